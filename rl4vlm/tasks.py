@@ -186,6 +186,11 @@ def success(self:Task, episode)->bool:
     last = episode.turns[-1]
     return bool(episode.info["success"]) if "success" in episode.info else last.terminated and last.reward > 0
 
+@patch
+def columns(self:Task, episode)->dict:
+    "Further numbers to report of an episode, by name; their mean becomes a column of the result table."
+    return {}
+
 # %% ../nbs/03_tasks.ipynb #e2b85c4e
 _tasks = {}
 
