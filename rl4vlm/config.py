@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_range', 'check_choice', 'LoRAConfig', 'CollectConfig', 'PreprocessConfig', 'SFTConfig', 'PPOConfig',
-           'EvalConfig']
+           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig']
 
 # %% ../nbs/01_config.ipynb #8d523978
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -236,3 +236,51 @@ class EvalConfig:
 
     def __post_init__(self):
         check_range(self, "temperature", above=0); check_range(self, "envs", low=1); check_range(self, "max_new_tokens", low=1)
+
+# %% ../nbs/01_config.ipynb #dd7246b9
+@dataclass
+class PipelineConfig:
+    "All stages, from a base model to a report."
+    task: str = "NumberLine"
+    """Task to learn (`rl4vlm tasks` lists all)."""
+    model: str = "tiny"
+    """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
+    out: str = "runs/pipeline"
+    """Run folder."""
+    seed: int = 0
+    """Seed of every stage."""
+    resume: bool = False
+    """Go on with the run in this folder."""
+    overwrite: bool = False
+    """Replace the run in this folder."""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    """How examples are collected."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    """How turns become conversations."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """How the model is fine-tuned."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """How the model is reinforced."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How it is measured."""
+
+# %% ../nbs/01_config.ipynb #6bcc4b7b
+@dataclass
+class ReportConfig:
+    "A page about runs."
+    runs: list[str] = field(default_factory=lambda: ["runs/quickstart"])
+    """Run folders to show, the first of which gets the page."""
+    out: str = ""
+    """Where the page goes; report.html in the first run folder by default."""
+
+@dataclass
+class TasksConfig:
+    "A list of the tasks."
+    task: str = ""
+    """Show this task only, with an example prompt."""
+    episodes: int = 200
+    """Episodes for the success rates of random play and oracle."""
+    seed: int = 0
+    """Seed of these episodes."""
+
+    def __post_init__(self): check_range(self, "episodes", low=0)

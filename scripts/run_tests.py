@@ -1,0 +1,90 @@
+"""Test everything and print one closing line of counts.
+
+1. rl4vlm/ is what nbs/ exports (checked on a copy, nothing here is touched).
+2. Every notebook runs, each in a process of its own, under a time limit.
+3. tests/, by pytest.
+
+`--quick` leaves out tests marked slow; `--full` adds those marked full and writes RESULTS.md's numbers.
+"""
+import argparse, filecmp, os, shutil, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import xml.etree.ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 600   # seconds for one notebook
+
+
+def run(command, timeout, **kwargs):
+    "(ok, output, seconds) of a command; one that runs too long counts as failed."
+    start = time.time()
+    try:
+        p = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, **kwargs)
+        return p.returncode == 0, p.stdout, time.time() - start
+    except subprocess.TimeoutExpired as e:
+        return False, f"{(e.stdout or b'').decode(errors='replace')}\nno end after {timeout} s", time.time() - start
+
+
+def same_tree(a, b, pattern):
+    "Names of files that differ between two folders."
+    names = {p.relative_to(d) for d in (a, b) for p in d.rglob(pattern) if "__pycache__" not in p.parts}
+    return sorted(str(n) for n in names if not ((a/n).exists() and (b/n).exists() and filecmp.cmp(a/n, b/n, shallow=False)))
+
+
+def check_export():
+    "The modules are what the notebooks export, and the notebooks are clean."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)/"repo"
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info"))
+        for module in (copy/"rl4vlm").rglob("*.py"): module.unlink()
+        subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+        for command in ("nbdev_clean", "nbdev_export"):
+            p = subprocess.run([command], cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if p.returncode: return f"{command} failed:\n{p.stdout}"
+        wrong = same_tree(ROOT/"rl4vlm", copy/"rl4vlm", "*.py") + same_tree(ROOT/"nbs", copy/"nbs", "*.ipynb")
+        return f"not what nbdev_clean and nbdev_export make: {', '.join(wrong)}" if wrong else ""
+
+
+def test_notebook(path, flags):
+    "Run one notebook as `nbdev_test` does."
+    env = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
+    return run(["nbdev_test", "--path", str(path), "--n_workers", "0", *(["--flags", flags] if flags else [])], LIMIT, env=env)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
+    parser.add_argument("--full", action="store_true", help="every seed and every kill")
+    args = parser.parse_args()
+    passed, failed, start = 0, [], time.time()
+
+    problem = check_export()
+    print("export: " + (problem or "ok"), flush=True)
+    if problem: failed.append("export")
+    else: passed += 1
+
+    notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
+    with ThreadPoolExecutor(2) as pool:
+        for path, (ok, output, seconds) in zip(notebooks, pool.map(lambda p: test_notebook(p, "slow" if args.full else ""), notebooks)):
+            name = path.relative_to(ROOT)
+            print(f"{'ok    ' if ok else 'FAILED'} {name} {seconds:.0f} s" + ("" if ok else "\n" + output[-6000:]), flush=True)
+            if ok: passed += 1
+            else: failed.append(str(name))
+
+    marks = "not slow and not full" if args.quick else "" if args.full else "not full"
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder)/"tests.xml"
+        code = subprocess.run([sys.executable, "-m", "pytest", "-m", marks, f"--junitxml={xml}", "--durations=8", "tests"], cwd=ROOT).returncode
+        cases = list(ET.parse(xml).getroot().iter("testcase")) if xml.exists() else []
+    bad = [c.get("name") for c in cases if c.find("failure") is not None or c.find("error") is not None]
+    skipped = sum(c.find("skipped") is not None for c in cases)
+    passed += len(cases) - len(bad) - skipped
+    failed += bad or (["pytest"] if code else [])
+
+    print(f"\n{time.time() - start:.0f} s")
+    if failed: print("failed: " + ", ".join(failed))
+    print(f"{passed} passed, {len(failed)} failed, {skipped} skipped")
+    return bool(failed)
+
+
+if __name__ == "__main__": sys.exit(main())
