@@ -10,6 +10,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 # %% ../nbs/02_parsing.ipynb #c4a8c1e6
@@ -86,7 +87,8 @@ def _longest(
     size:int,     # length of the text
 )->list:
     "The places that are left when each gives way to longer ones that it overlaps, in the order of the text."
-    if len(places) < 2: return places
+    places = sorted(places)
+    if all(one[1] <= other[0] for one, other in pairwise(places)): return places   # none overlap
     taken, kept = bytearray(size), []
     for start, end, names in sorted(places, key=lambda p: p[0] - p[1]):
         if taken.find(1, start, end) < 0:
@@ -119,8 +121,8 @@ def _named_by_value(
     if isinstance(value, dict): return None, "unknown_action"
     words = {True: "true", False: "false", None: "null"}
     names = {str(value), words[value]} if value is None or isinstance(value, bool) else {str(value)}
-    exact = names & set(actions) or {a for n in names for a in _equal(n, actions)}
-    return (exact.pop(), None) if len(exact) == 1 else (None, "ambiguous" if exact else "unknown_action")
+    equal = {a for n in names for a in _equal(n, actions)}
+    return (equal.pop(), None) if len(equal) == 1 else (None, "ambiguous" if equal else "unknown_action")
 
 # %% ../nbs/02_parsing.ipynb #44b266aa
 _GOES_ON = r"(?=\s*+(?:[,:}\]]|\Z))"
