@@ -74,9 +74,11 @@ from fastcore.basics import patch
 @patch
 def make_env(self:Task):
     "The gymnasium environment of this task."
-    import gymnasium
+    import gymnasium, warnings
     if not self.env_id: raise UsageError(f"task {self.name} has no env_id")
-    return gymnasium.make(self.env_id, **self.env_kwargs)
+    with warnings.catch_warnings():   # a task that names v0 means v0
+        warnings.filterwarnings("ignore", message=".*out of date.*")
+        return gymnasium.make(self.env_id, **self.env_kwargs)
 
 @patch
 def image(self:Task,
