@@ -4,7 +4,7 @@
 2. Every notebook runs, each in a process of its own, under a time limit.
 3. tests/, by pytest.
 
-`--quick` leaves out tests marked slow; `--full` adds those marked full and writes RESULTS.md's numbers.
+`--quick` leaves out tests marked slow, `--full` adds those marked full.
 """
 import argparse, filecmp, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,0 +1,28 @@
+"What several tests share: commands run as a user runs them, and a tiny model made once."
+import os, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture
+def rl4vlm(tmp_path):
+    "Run `rl4vlm ...` in an empty folder: rl4vlm('ppo', '--steps', '2') -> completed process."
+    def run(*arguments, timeout=600, code=0, **env):
+        done = subprocess.run([sys.executable, "-m", "rl4vlm.cli", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+        if code is not None: assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+    return run
+
+
+@pytest.fixture(scope="session")
+def blind_model(tmp_path_factory):
+    "An untrained tiny checkpoint: seconds to make, good enough to test that things run."
+    from rl4vlm.tasks import make_task
+    from rl4vlm.tiny import build_tiny, frame_texts, sample_frames
+    task = make_task("NumberLine")
+    return build_tiny(tmp_path_factory.mktemp("blind"), texts=frame_texts(task, sample_frames(task, 20)))

@@ -1,0 +1,66 @@
+"The rules of the house: floors, documentation, the README, no machine paths."
+import ast, importlib, inspect, json, re, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rooms():
+    "{module name: floor} from the notebooks' numbers."
+    found = {}
+    for path in sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")):
+        match = re.search(r"#\|\s*default_exp\s+(\S+)", "".join("".join(c["source"]) + "\n" for c in json.loads(path.read_text())["cells"]))
+        if match: found[match[1]] = int(path.name[:2])
+    return found
+
+
+def imports(module):
+    "Modules of this package that a module imports, anywhere in its code."
+    tree = ast.parse((ROOT/"rl4vlm"/(module.replace(".", "/") + ".py")).read_text())
+    depth = module.count(".")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): yield from (a.name.removeprefix("rl4vlm.") for a in node.names if a.name.startswith("rl4vlm."))
+        if isinstance(node, ast.ImportFrom):
+            name = node.module or ""
+            if name.startswith("rl4vlm."): yield name.removeprefix("rl4vlm.")
+            elif node.level: yield ".".join(module.split(".")[:depth + 1 - node.level] + [name]).strip(".")
+
+
+def test_every_module_has_a_room():
+    files = {str(p.relative_to(ROOT/"rl4vlm").with_suffix("")).replace("/", ".") for p in (ROOT/"rl4vlm").rglob("*.py")}
+    assert {f for f in files if not f.endswith(("__init__", "_modidx"))} == set(rooms()) - {"__init__"}
+
+
+@pytest.mark.parametrize("module", [m for m in rooms() if m != "__init__"])
+def test_imports_come_from_lower_floors(module):
+    floors = rooms()
+    for other in imports(module):
+        if other in floors: assert floors[other] < floors[module], f"{module} (floor {floors[module]}) imports {other} (floor {floors[other]})"
+
+
+@pytest.mark.parametrize("module", [m for m in rooms() if m != "__init__"])
+def test_public_names_are_documented(module):
+    loaded = importlib.import_module(f"rl4vlm.{module}")
+    for name in loaded.__all__:
+        value = getattr(loaded, name)
+        if inspect.isclass(value) or inspect.isfunction(value): assert (value.__doc__ or "").strip() and not (value.__doc__ or "").startswith(f"{name}("), f"rl4vlm.{module}.{name} has no docstring"
+
+
+def test_readme_is_the_index():
+    done = subprocess.run([sys.executable, ROOT/"scripts"/"readme.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_config_and_import_are_light():
+    code = "import rl4vlm.cli, rl4vlm.config, sys; print([m for m in ('torch', 'transformers', 'datasets', 'jsonargparse') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_notebooks_open_with_title_and_subtitle_and_show_no_errors():
+    for path in (ROOT/"nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in path.parts or "_proc" in path.parts: continue
+        cells = json.loads(path.read_text())["cells"]
+        first = "".join(cells[0]["source"])
+        assert first.startswith("# ") and "\n> " in first, f"{path.name} must open with a title and a subtitle"
+        assert not [o for c in cells for o in c.get("outputs", []) if o.get("output_type") == "error"], f"{path.name} shows an error output"
