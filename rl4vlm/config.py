@@ -114,6 +114,10 @@ class SFTConfig:
     """Train a low-rank adapter instead of the weights."""
     dtype: str = "auto"
     """Precision of the weights: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    max_pixels: int = 0
+    """Pictures are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
     save_every: int = 100
     """Steps between checkpoints from which a run can resume."""
     resume: bool = False
@@ -123,7 +127,7 @@ class SFTConfig:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "save_every"): check_range(self, name, low=1)
-        check_range(self, "lr", above=0); check_range(self, "warmup", 0, 1); check_range(self, "weight_decay", low=0); check_range(self, "max_grad_norm", above=0)
+        check_range(self, "lr", above=0); check_range(self, "warmup", 0, 1); check_range(self, "weight_decay", low=0); check_range(self, "max_grad_norm", above=0); check_range(self, "max_pixels", low=0)
         check_choice(self, "parts", ("language", "language+merger", "all"))
 
 # %% ../nbs/01_config.ipynb #01cef124
@@ -153,7 +157,11 @@ class PPOConfig:
     lr: float = 1e-4
     """Learning rate at the start; 1e-5 suits large models."""
     end_lr: float = 1e-5
-    """Learning rate at the end; it falls in a straight line."""
+    """Learning rate at the end."""
+    schedule: str = "linear"
+    """How the learning rate goes from lr to end_lr: linear, cosine or constant."""
+    lr_updates: int = 0
+    """Updates in which it gets there; 0 takes all of them."""
     value_lr: float = 1e-3
     """Learning rate of the value head."""
     value_warmup: int = 1
@@ -194,6 +202,10 @@ class PPOConfig:
     """Train a low-rank adapter instead of the weights."""
     dtype: str = "auto"
     """Precision of the weights: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    max_pixels: int = 0
+    """Pictures are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
     resume: bool = False
     """Go on with the run in this folder."""
     overwrite: bool = False
@@ -205,6 +217,7 @@ class PPOConfig:
         for name in ("end_lr", "value_coef", "entropy_coef", "value_warmup"): check_range(self, name, low=0)
         for name in ("thought_weight", "gamma", "gae_lambda"): check_range(self, name, 0, 1)
         check_range(self, "clip", above=0, high=1)
+        check_choice(self, "schedule", ("linear", "cosine", "constant")); check_range(self, "lr_updates", low=0); check_range(self, "max_pixels", low=0)
         check_choice(self, "ratio", ("token", "turn")); check_choice(self, "lambda_norm", ("sum", "mean")); check_choice(self, "parts", ("language", "language+merger", "all"))
 
 # %% ../nbs/01_config.ipynb #32df0314

@@ -77,7 +77,8 @@ def run_sft(
     seed_everything(config.seed)
     rows = rows if rows is not None else Conversations(Path(config.data)/"train.parquet" if Path(config.data).is_dir() else config.data)
     model = resolve_model(config.model, config.task, screen.tell)
-    policy = VLMPolicy.load(model, lora=config.lora, parts=config.parts, dtype=config.dtype)
+    policy = VLMPolicy.load(model, lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
+    if config.activation_checkpointing: policy.checkpoint_activations()
     train_sft(rows, policy, config, Path(config.out)/"sft", progress=screen.tell)
     return Path(config.out)/"sft"
 
@@ -87,7 +88,7 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
-    policy = VLMPolicy.load(resolve_model(config.model, config.task, screen.tell), lora=config.lora, parts=config.parts, dtype=config.dtype)
+    policy = VLMPolicy.load(resolve_model(config.model, config.task, screen.tell), lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
     screen.say(update_head())
     def show(row, ppo):
         screen.tell(ppo.update, config.updates, success=row.get("success"), mean_return=row.get("mean_return"))

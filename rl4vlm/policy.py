@@ -110,7 +110,7 @@ def image_key(image:np.ndarray)->bytes:
 def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple:
     "Token ids (P,) and positions (A, P) of a prompt."
     text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    inputs = self.processor(text=[text], images=list(images) or None, return_tensors="pt")
+    inputs = self.processor(text=[text], images=[np.array(i) for i in images] or None, return_tensors="pt")
     ids, grids = inputs["input_ids"], inputs.get("image_grid_thw")
     return ids[0].numpy().astype(np.int64), self._positions(ids, grids)
 
@@ -248,6 +248,21 @@ def value(self:VLMPolicy,
     return self.value_head((hidden.detach() if detach else hidden).float())[:, 0] * self.value_scale
 
 # %% ../nbs/11_policy.ipynb #05a10968
+@patch
+def one_sequence_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:torch.Tensor)->torch.Tensor: # (B, R, H)
+    "Hidden states at the places that predict `ids` (B, R), without a cache."
+    batch, R = self.batch(prompts), ids.shape[1]
+    after = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)[:, None] + torch.arange(R - 1, device=self.device)   # (B, R - 1)
+    whole = dict(input_ids=torch.cat([batch["input_ids"], ids[:, :-1]], 1), attention_mask=torch.cat([batch["attention_mask"], mask[:, :-1].long()], 1),
+                 position_ids=torch.cat([batch["position_ids"], after.expand(len(batch["position_ids"]), -1, -1)], 2))
+    return self.hidden(whole, prompts, use_cache=False).last_hidden_state[:, -R:]
+
+@patch
+def checkpoint_activations(self:VLMPolicy):
+    "Trade time for memory in the backward pass; what samples is not touched."
+    self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+
+# %% ../nbs/11_policy.ipynb #e15c15d4
 @dataclass
 class Scores:
     "What the policy says about responses that were given."
@@ -266,6 +281,10 @@ def response_states(self:VLMPolicy,
     ids, mask = np.zeros((len(responses), R), np.int64), np.zeros((len(responses), R), bool)
     for i, r in enumerate(responses): ids[i, :len(r)], mask[i, :len(r)] = r, True
     ids, mask = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+    if self.base.is_gradient_checkpointing and torch.is_grad_enabled():
+        self.model.train()   # the layers checkpoint in training mode only; dropout is off in both
+        try: return self.one_sequence_states(prompts, ids, mask), ids, mask
+        finally: self.model.eval()
     reading = self.read(prompts)
     states = reading.state[:, None]                                                              # (B, 1, H)
     if R > 1: states = torch.cat([states, self.write(reading, ids[:, :-1], mask[:, :-1].long())], 1)
