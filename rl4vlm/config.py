@@ -88,6 +88,8 @@ class SFTConfig:
     """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
     data: str = ""
     """Folder of conversations, as `rl4vlm preprocess` writes it."""
+    captions: bool = False
+    """Learn to see instead: from the task's own pictures and the words its `text` has for them."""
     task: str = "NumberLine"
     """Task the data is about; a tiny model is taught to see this task."""
     out: str = "runs/sft"

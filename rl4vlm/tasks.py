@@ -158,8 +158,9 @@ def answer(self:Task,
     info:dict,   # the state it is about
 )->str: # JSON
     "The response that states `action`, with true fields and a reason."
+    values = self.values(info) if self.fields else {}
     thoughts = {"thoughts": self.reason(info)} if self.thoughts else {}
-    return json.dumps({**self.values(info), **thoughts, "action": action}, ensure_ascii=False)
+    return json.dumps({**{k: values[k] for k in self.fields}, **thoughts, "action": action}, ensure_ascii=False)
 
 @patch
 def reason(self:Task, info:dict)->str:

@@ -7,7 +7,7 @@ __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'FAMILIES', 'RECIPE', 'train_token
            'frame_texts', 'caption_rows', 'caption_accuracy', 'teach_to_see', 'tiny_vlm', 'resolve_model']
 
 # %% ../nbs/21_tiny.ipynb #281794af
-import hashlib, json, shutil
+import hashlib, json, random, shutil
 from pathlib import Path
 from .core import UsageError, cache_dir, did_you_mean
 
@@ -104,11 +104,12 @@ def frame_texts(task, frames:list)->list:
 
 # %% ../nbs/21_tiny.ipynb #6fd002c6
 def caption_rows(frames:list)->list:
-    "Conversations of a picture and the words for it."
-    return [dict(messages=[dict(role="user", content=[dict(type="image") for _ in f.images]), dict(role="assistant", content=f.text)], images=f.images) for f in frames]
+    "Conversations of a picture and the words for it; frames without picture or words are left out."
+    return [dict(messages=[dict(role="user", content=[dict(type="image") for _ in f.images]), dict(role="assistant", content=f.text)], images=f.images)
+            for f in frames if f.images and f.text]
 
-def caption_accuracy(policy, rows:list, most:int=256)->float:
-    "Share of captions that the policy writes without a mistake, taking the most likely token each time."
+def caption_accuracy(policy, rows:list, most:int=64)->float:
+    "Share of (the first `most`) captions that the policy writes without a mistake, taking the most likely token each time."
     from rl4vlm.generate import generate
     rows = rows[:most]
     answers = generate(policy, [policy.encode(r["messages"][:-1], r["images"]) for r in rows], max_new_tokens=64)
@@ -129,12 +130,14 @@ def teach_to_see(
 
     class UntilRight(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step % 25 == 0 and state.global_step >= 100:
+            if state.global_step % 25 == 0:
                 control.should_training_stop = caption_accuracy(policy.eval(), rows) == 1.0
                 policy.train()
 
-    repeated = rows * -(-steps * 32 // len(rows))    # few pictures: the same ones again and again
-    train_sft(repeated, policy, SFTConfig(steps=steps, batch_size=32, lr=1e-3, warmup=30 / steps, parts="all", save_every=10**6), folder, [UntilRight()], progress)
+    size, rng = min(32, len(rows)), random.Random(0)
+    lessons = [row for _ in range(-(-steps * size // len(rows))) for row in rng.sample(rows, len(rows))]   # each batch shows as many different pictures as it can
+    config = SFTConfig(steps=steps, batch_size=size, lr=1e-3, warmup=30 / steps, parts="all", save_every=10**6)
+    train_sft(lessons, policy, config, folder, [UntilRight()], progress, shuffle=False)
     return caption_accuracy(policy, rows)
 
 # %% ../nbs/21_tiny.ipynb #92077ee1
@@ -169,7 +172,7 @@ def _make(folder:Path, family:str, texts:list, rows:list, progress):
     try:
         build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
         policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
-        right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress)
+        right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None   # no words for its pictures: the model stays blind
         policy.model.save_pretrained(work/"final"); policy.processor.save_pretrained(work/"final")
         write_json(work/"final"/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
         if not folder.exists(): os.replace(work/"final", folder)
