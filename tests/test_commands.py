@@ -19,6 +19,16 @@ def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
     assert "http" not in (tmp_path/"runs/d/report.html").read_text().replace("http://www.w3.org", "")
 
 
+def test_adapters_go_the_same_way(rl4vlm, tmp_path, blind_model):
+    rl4vlm("collect", "--episodes", 10, "--out", "runs/a")
+    rl4vlm("preprocess", "--data", "runs/a/data/episodes", "--out", "runs/a")
+    rl4vlm("sft", "--model", blind_model, "--data", "runs/a/data", "--steps", 2, "--lora.r", 4, "--out", "runs/b")
+    assert (tmp_path/"runs/b/sft/adapter_config.json").exists() and (tmp_path/"runs/b/sft/heads.safetensors").exists()
+    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--activation_checkpointing", *TINY)
+    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--activation_checkpointing", "--resume", *TINY)
+    rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--max_new_tokens", 8, "--baselines", "false", "--out", "runs/d")
+
+
 def test_print_config_reads_back(rl4vlm, tmp_path):
     first = rl4vlm("ppo", "--lora.r", 8, "--print_config").stdout
     assert yaml.safe_load(first)["lora"]["r"] == 8
