@@ -14,7 +14,16 @@ from .config import CollectConfig, EvalConfig, PipelineConfig, PPOConfig, Prepro
 from .core import RL4VLMError, UsageError, claim_run_folder, did_you_mean
 
 # %% ../nbs/40_cli.ipynb #64a390a5
-def _claim(config): return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
+def _claim(config):
+    "Check what can be checked at once, then make the run folder: a mistyped name leaves no folder behind."
+    from rl4vlm.evaluate import panel_seeds
+    from rl4vlm.tasks import make_task
+    make_task(config.task)
+    if hasattr(config, "panel"): panel_seeds(config.panel)
+    if getattr(config, "model", "") and not config.model.startswith("tiny"):
+        from rl4vlm.models import checkpoint_kind
+        checkpoint_kind(config.model)
+    return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
 
 def cmd_quickstart(config:PipelineConfig):
     "Train and measure a tiny agent in front of you: `pipeline` with a recipe that fits a laptop."
@@ -45,9 +54,10 @@ def cmd_preprocess(config:PreprocessConfig):
 
 def cmd_sft(config:SFTConfig):
     "Fine-tune a model on conversations."
-    from rl4vlm.pipeline import Screen, run_sft
+    from rl4vlm.pipeline import Screen, run_sft, sft_rows
+    rows = sft_rows(config)
     _claim(config)
-    with Screen() as screen: screen.stage("sft", f"{config.model} on {config.data}"); print(run_sft(config, screen=screen))
+    with Screen() as screen: screen.stage("sft", f"{config.model}, {len(rows)} conversations"); print(run_sft(config, rows, screen))
 
 def cmd_ppo(config:PPOConfig):
     "Improve a model on a task by proximal policy optimisation."
@@ -107,7 +117,7 @@ def read_options(command:str, arguments:list):
     import argparse
     parser, config = build_parser(command), COMMANDS[command][1]
     import_modules(arguments)
-    try: options = parser.instantiate_classes(parser.parse_args(_switches(config, arguments)))
+    try: options = parser.instantiate(parser.parse_args(_switches(config, arguments)))
     except (argparse.ArgumentError, TypeError, ValueError) as e: raise UsageError(_one_line(parser, str(e)))
     return config(**{f.name: options[f.name] for f in fields(config)})
 

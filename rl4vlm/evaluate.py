@@ -75,13 +75,14 @@ def evaluate(
 _KNOWN = ("name", "success", "low", "high", "episodes", "mean_return", "return_low", "return_high", "mean_turns", "failed_parses", "causes")
 
 def as_markdown(rows:list)->str:
-    "Rows of `summarise` as a Markdown table."
-    percent, signed = (lambda v: f"{100 * v:.1f} %"), (lambda v: f"{v:+.2f}")
-    further = [k for k in rows[0] if k not in _KNOWN]
+    "Rows of `summarise` as a Markdown table; a cell stays empty where a row has no such number."
+    percent = lambda v: "" if v is None else f"{100 * v:.1f} %" if 0 <= v <= 1 else f"{v:.2f}"
+    further = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in _KNOWN and not k.startswith("greedy_")]
+    if any("greedy_success" in r for r in rows): further = ["greedy_success", *further]
     head = ["", "success", "95 % interval", *[k.replace("_", " ") for k in further], "mean return", "turns", "failed parses", "episodes"]
     lines = [head, ["---"] * len(head)]
     for r in rows:
         causes = f" ({', '.join(f'{c} {n}' for c, n in r['causes'].items())})" if r["causes"] else ""
-        lines.append([r["name"], percent(r["success"]), f"{100 * r['low']:.1f} – {100 * r['high']:.1f}", *[percent(r[k]) if 0 <= r[k] <= 1 else f"{r[k]:.2f}" for k in further],
-                      signed(r["mean_return"]), f"{r['mean_turns']:.1f}", percent(r["failed_parses"]) + causes, str(r["episodes"])])
+        lines.append([r["name"], percent(r["success"]), f"{100 * r['low']:.1f} – {100 * r['high']:.1f}", *[percent(r.get(k)) for k in further],
+                      f"{r['mean_return']:+.2f}", f"{r['mean_turns']:.1f}", percent(r["failed_parses"]) + causes, str(r["episodes"])])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -16,7 +16,7 @@ def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
     assert results["panel"] == "val-50" and {"name", "success", "low", "high", "episodes"} <= set(results["rows"][0])
     assert [json.loads(line)["step"] for line in (tmp_path/"runs/c/metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
     rl4vlm("report", "--runs", "[runs/d]")
-    assert "http" not in (tmp_path/"runs/d/report.html").read_text().replace("http://www.w3.org", "")
+    assert "http:" not in (page := (tmp_path/"runs/d/report.html").read_text()) and "https:" not in page
 
 
 def test_adapters_go_the_same_way(rl4vlm, tmp_path, blind_model):
