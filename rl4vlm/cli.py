@@ -18,7 +18,7 @@ def _claim(config):
     "Check what can be checked at once, then make the run folder: a mistyped name leaves no folder behind."
     from rl4vlm.evaluate import panel_seeds
     from rl4vlm.tasks import make_task
-    make_task(config.task)
+    make_task(config.task, **config.task_options)
     if hasattr(config, "panel"): panel_seeds(config.panel)
     if getattr(config, "model", "") and not config.model.startswith("tiny"):
         from rl4vlm.models import checkpoint_kind
@@ -77,7 +77,8 @@ def cmd_eval(config:EvalConfig):
 
 def _checkpoint(config)->str:
     from rl4vlm.tiny import resolve_model
-    return resolve_model(config.model, config.task)
+    from rl4vlm.tasks import make_task
+    return resolve_model(config.model, make_task(config.task, **config.task_options))
 
 def cmd_report(config:ReportConfig):
     "Write a page about one or several runs."

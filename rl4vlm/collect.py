@@ -31,7 +31,7 @@ def collect(
     progress=None,         # called with (episodes finished, episodes in all)
 )->Path: # the folder of Parquet shards
     "Play episodes and keep them, a shard every `shard_episodes`."
-    task, store = make_task(config.task), EpisodeStore(Path(config.out)/"data"/"episodes")
+    task, store = make_task(config.task, **config.task_options), EpisodeStore(Path(config.out)/"data"/"episodes")
     teacher = make_teacher(config.actor, task, config.error_rate)
     seeds = [episode_seed(config.seed, 0, i) for i in range(config.episodes)]
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):

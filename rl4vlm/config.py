@@ -7,7 +7,8 @@ __all__ = ['check_range', 'check_choice', 'LoRAConfig', 'CollectConfig', 'Prepro
            'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig']
 
 # %% ../nbs/01_config.ipynb #8d523978
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from .core import UsageError
 
 # %% ../nbs/01_config.ipynb #d6ba2b75
@@ -46,6 +47,8 @@ class CollectConfig:
     "Play a task and keep the turns."
     task: str = "NumberLine"
     """Task to play (`rl4vlm tasks` lists all)."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     actor: str = "oracle"
     """Who plays: oracle or random."""
     error_rate: float = 0.25
@@ -92,6 +95,8 @@ class SFTConfig:
     """Learn to see instead: from the task's own pictures and the words its `text` has for them."""
     task: str = "NumberLine"
     """Task the data is about; a tiny model is taught to see this task."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     out: str = "runs/sft"
     """Run folder; the fine-tuned checkpoint lies in its sft/ folder."""
     seed: int = 0
@@ -138,6 +143,8 @@ class PPOConfig:
     "Proximal policy optimisation."
     task: str = "NumberLine"
     """Task to learn (`rl4vlm tasks` lists all)."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = "tiny"
     """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
     out: str = "runs/ppo"
@@ -228,6 +235,8 @@ class EvalConfig:
     "Play a panel and report."
     task: str = "NumberLine"
     """Task to play."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = ""
     """Model that plays: a folder, an adapter folder, a hub name, or tiny[:family]; empty for the baselines alone."""
     panel: str = "test-200"
@@ -258,6 +267,8 @@ class PipelineConfig:
     "All stages, from a base model to a report."
     task: str = "NumberLine"
     """Task to learn (`rl4vlm tasks` lists all)."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = "tiny"
     """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
     out: str = "runs/pipeline"
@@ -293,9 +304,13 @@ class TasksConfig:
     "A list of the tasks."
     task: str = ""
     """Show this task only, with an example prompt."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
     episodes: int = 200
     """Episodes for the success rates of random play and oracle."""
     seed: int = 0
     """Seed of these episodes."""
+    out: str = ""
+    """Where a sheet with a picture of each task goes (a .png file)."""
 
     def __post_init__(self): check_range(self, "episodes", low=0)

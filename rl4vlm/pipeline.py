@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UPDATE_COLUMNS', 'STAGES', 'Screen', 'update_line', 'update_head', 'sft_rows', 'task_captions', 'run_sft', 'run_ppo',
-           'evaluate_all', 'has_oracle', 'share', 'run_pipeline', 'peak_memory_gb', 'describe_tasks']
+           'evaluate_all', 'has_oracle', 'share', 'run_pipeline', 'peak_memory_gb', 'describe_tasks', 'contact_sheet']
 
 # %% ../nbs/31_pipeline.ipynb #8893f3b7
 from dataclasses import asdict, replace
@@ -68,14 +68,14 @@ def update_head()->str:
 def sft_rows(config:SFTConfig):
     "The conversations to learn from: those of `config.data`, or captions of the task's own pictures."
     from rl4vlm.preprocess import Conversations
-    if config.captions: return task_captions(config.task)
+    if config.captions: return task_captions(make_task(config.task, **config.task_options))
     return Conversations(Path(config.data)/"train.parquet" if Path(config.data).is_dir() else config.data)
 
-def task_captions(name:str)->list:
+def task_captions(task)->list:
     "Pictures of a task with the words for them, each picture once."
     from rl4vlm.tiny import caption_rows, sample_frames
-    rows = caption_rows(sample_frames(make_task(name)))
-    if not rows: raise UsageError(f"task {name} has no words for its pictures: override text(observation, info), or values(info) with fields")
+    rows = caption_rows(sample_frames(task))
+    if not rows: raise UsageError(f"task {task.name} has no words for its pictures: override text(observation, info), or values(info) with fields")
     return rows
 
 def run_sft(
@@ -89,7 +89,7 @@ def run_sft(
     from rl4vlm.tiny import resolve_model
     screen, rows = screen or Screen(), sft_rows(config) if rows is None else rows
     seed_everything(config.seed)
-    model = resolve_model(config.model, config.task, screen.tell)
+    model = resolve_model(config.model, make_task(config.task, **config.task_options), screen.tell)
     policy = VLMPolicy.load(model, lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
     if config.activation_checkpointing: policy.checkpoint_activations()
     train_sft(rows, policy, config, Path(config.out)/"sft", progress=screen.tell)
@@ -101,12 +101,12 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
-    policy = VLMPolicy.load(resolve_model(config.model, config.task, screen.tell), lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
+    policy = VLMPolicy.load(resolve_model(config.model, make_task(config.task, **config.task_options), screen.tell), lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
     screen.say(update_head())
     def show(row, ppo):
         screen.tell(ppo.update, config.updates, success=row.get("success"), mean_return=row.get("mean_return"))
         if "val_success" in row: screen.say(update_line(row))
-    return train_ppo(config.task, policy, config, [show, *callbacks], config.out)
+    return train_ppo(make_task(config.task, **config.task_options), policy, config, [show, *callbacks], config.out)
 
 # %% ../nbs/31_pipeline.ipynb #7dc96ea7
 def evaluate_all(
@@ -118,7 +118,7 @@ def evaluate_all(
     from rl4vlm.collect import make_teacher
     from rl4vlm.evaluate import evaluate
     from rl4vlm.episodes import EpisodeStore
-    task, out, screen = make_task(config.task), Path(config.out), screen or Screen()
+    task, out, screen = make_task(config.task, **config.task_options), Path(config.out), screen or Screen()
     rows, names = [], ([n for n in ("random", "oracle") if n == "random" or has_oracle(task)] if config.baselines else []) + list(models)
     for number, name in enumerate(names):
         screen.tell(number, len(names))
@@ -146,17 +146,17 @@ def _policy_actor(config:EvalConfig, model:str):
 # %% ../nbs/31_pipeline.ipynb #d8e6fd8b
 def share(config:PipelineConfig)->PipelineConfig:
     "Give the shared options to every stage."
-    out, common = config.out, dict(out=config.out, seed=config.seed)
-    return replace(config, collect=replace(config.collect, task=config.task, **common),
+    out, common = config.out, dict(task=config.task, task_options=config.task_options, out=config.out, seed=config.seed)
+    return replace(config, collect=replace(config.collect, **common),
                    preprocess=replace(config.preprocess, data=f"{out}/data/episodes", out=out),
-                   sft=replace(config.sft, task=config.task, model=config.model, data=f"{out}/data", resume=config.resume, **common),
-                   ppo=replace(config.ppo, task=config.task, model=f"{out}/sft", resume=config.resume, **common),
-                   eval=replace(config.eval, task=config.task, model=f"{out}/ppo/best", **common))
+                   sft=replace(config.sft, model=config.model, data=f"{out}/data", resume=config.resume, **common),
+                   ppo=replace(config.ppo, model=f"{out}/sft", resume=config.resume, **common),
+                   eval=replace(config.eval, model=f"{out}/ppo/best", **common))
 
 # %% ../nbs/31_pipeline.ipynb #fc3660d9
 def _base(c, screen):
     from rl4vlm.tiny import resolve_model
-    resolve_model(c.model, c.task, screen.tell)
+    resolve_model(c.model, make_task(c.task, **c.task_options), screen.tell)
 
 def _collect(c, screen):
     from rl4vlm.collect import collect
@@ -188,7 +188,7 @@ def run_pipeline(
     screen:Screen=None,
 )->list: # rows of the result table
     "Run all stages in one folder."
-    make_task(config.task)
+    make_task(config.task, **config.task_options)
     out = claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     c, stages, done = share(config), out/"stages.json", {}
     if stages.exists(): done = read_json(stages)
@@ -215,14 +215,28 @@ def describe_tasks(config)->list: # rows
     from rl4vlm.collect import make_teacher
     from rl4vlm.tasks import list_tasks
     from rl4vlm.vector import TaskEnv
-    rows = []
+    rows, pictures = [], {}
     for name in [config.task] if config.task else list_tasks():
-        task, rates = make_task(name), {}
+        task, rates = make_task(name, **config.task_options), {}
         for who in ["random"] + ["oracle"] * has_oracle(task):
-            if config.episodes: rates[who] = evaluate(task, make_teacher(who, task, 0.0), range(40_000 + config.seed, 40_000 + config.seed + config.episodes))[0]["success"]
+            if config.episodes: rates[who] = evaluate(task, make_teacher(who, task, 0.0), range(40_000 + config.seed, 40_000 + config.seed + config.episodes))[0]
         frame = TaskEnv(task).reset(config.seed)
-        rows.append(dict(name=name, actions=frame.actions, **rates))
-        print(f"{name:<16}" + "  ".join(f"{who} {rate:.1%}" for who, rate in rates.items()) + f"  actions {', '.join(frame.actions[:12])}")
-        if rates.get("random") in (0.0, 1.0): print(f"  warning: random play succeeds in {rates['random']:.0%} of the episodes; check what success() means here")
+        rows.append(dict(name=name, actions=frame.actions, **{k: r["success"] for k, r in rates.items()}))
+        pictures[name] = frame.images
+        print(f"{name:<16}" + "  ".join(f"{who} {r['success']:.1%} ({r['low']:.1%} – {r['high']:.1%})" for who, r in rates.items()) + f"  actions {', '.join(frame.actions[:14])}")
+        if "random" in rates and rates["random"]["success"] in (0.0, 1.0): print(f"  warning: random play succeeds in {rates['random']['success']:.0%} of the episodes; check what success() means here")
         if config.task: print("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
+    if config.out: contact_sheet(pictures, config.out)
     return rows
+
+def contact_sheet(pictures:dict, path, size:int=200, columns:int=4):
+    "One picture of each task with its name, as a PNG file."
+    from PIL import Image, ImageDraw, ImageFont
+    height, lines = size + 28, -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (size + 12) + 12, lines * height + 12), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for i, (name, images) in enumerate(pictures.items()):
+        x, y = 12 + i % columns * (size + 12), 8 + i // columns * height
+        draw.text((x, y), name, fill="black", font=font)
+        if images: sheet.paste(Image.fromarray(images[0]).resize((size, size)), (x, y + 20))
+    Path(path).parent.mkdir(parents=True, exist_ok=True); sheet.save(path)
