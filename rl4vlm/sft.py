@@ -33,12 +33,12 @@ class Collator:
 # %% ../nbs/20_sft.ipynb #f007c3c2
 class VLMTrainer(Trainer):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
-    def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=()):
+    def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
         arguments = TrainingArguments(
             output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=config.batch_size, gradient_accumulation_steps=config.accumulate,
             learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine", weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=10, save_steps=config.save_every, save_total_limit=1, report_to="none",
-            disable_tqdm=True, remove_unused_columns=False, dataloader_num_workers=0, use_cpu=policy.device.type == "cpu", dataloader_pin_memory=False)
+            disable_tqdm=True, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, use_cpu=policy.device.type == "cpu", dataloader_pin_memory=False)
         super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = False   # the loss is a mean over this batch's tokens
         self.remove_callback(PrinterCallback)
@@ -70,12 +70,13 @@ def train_sft(
     folder,                 # gets metrics.jsonl, checkpoints and, at its top, the final policy
     callbacks:list=(),      # transformers' `TrainerCallback`s
     progress=None,          # called with (step, steps, loss=...)
+    shuffle:bool=True,      # False takes the rows in their order
 )->dict: # loss at the end, steps taken, folder of the policy
     "Fine-tune a policy on conversations."
     if not len(rows): raise UsageError("there are no conversations to learn from")
     folder = Path(folder)
     if not config.resume: JsonLines(folder/"metrics.jsonl").truncate(-1)
-    trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(folder, progress), *callbacks])
+    trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(folder, progress), *callbacks], shuffle)
     last = get_last_checkpoint(folder/"checkpoints") if config.resume and (folder/"checkpoints").exists() else None
     if last: JsonLines(folder/"metrics.jsonl").truncate(int(last.split("-")[-1]))
     result = trainer.train(resume_from_checkpoint=last)

@@ -141,7 +141,7 @@ def teach_to_see(
     return caption_accuracy(policy, rows)
 
 # %% ../nbs/21_tiny.ipynb #92077ee1
-RECIPE = dict(version=1, width=128, layers=2, seed=0, steps=600)
+RECIPE = dict(version=2, width=128, layers=2, seed=0, steps=600)
 
 def tiny_vlm(
     family:str="qwen2_5_vl",   # one of `FAMILIES`
