@@ -7,7 +7,7 @@ __all__ = ['SECRET_WORDS', 'OUTSIDE', 'TURN_COLUMNS', 'JSONLTracker', 'flat_numb
            'start_trackers', 'prompt_text', 'read_wandb', 'wandb_rows']
 
 # %% ../nbs/18_tracking.ipynb #bc2a7cfe
-import re, warnings
+import os, re, warnings
 from pathlib import Path
 import numpy as np
 from accelerate import PartialState
@@ -143,6 +143,12 @@ def _log_numbers(tracker, numbers:dict, step:int):
     else: tracker.log({k: v for k, v in numbers.items() if k != "step"}, step=step)
 
 # %% ../nbs/18_tracking.ipynb #2a135adc
+def _is_main()->bool:
+    "Whether this process writes."
+    state = PartialState()
+    return state.is_main_process if state.num_processes > 1 else int(os.environ.get("RANK", 0)) == 0
+
+# %% ../nbs/18_tracking.ipynb #7b2041cf
 def start_trackers(
     names:list,            # of `wandb` and `tensorboard`; the file is always written
     folder,                # run folder, or None to write nothing
@@ -157,14 +163,14 @@ def start_trackers(
     if folder is None:
         if set(names) - {"jsonl"}: raise UsageError(f"trackers {', '.join(names)} need a run folder")
         return Trackers()
-    folder, state, (started, problem) = Path(folder), PartialState(), ([], None)
-    if state.is_main_process:
+    folder, main, (started, problem) = Path(folder), _is_main(), ([], None)
+    if main:
         folder.mkdir(parents=True, exist_ok=True)
         wanted = [n for n in OUTSIDE if n in names]
         started, problem = _start_outside(wanted, folder, project, run_name or folder.resolve().name, plain_config(config or {}), resumed)
-    if state.num_processes > 1: problem = broadcast_object_list([problem])[0]   # all ranks stop, or none
+    if PartialState().num_processes > 1: problem = broadcast_object_list([problem])[0]   # all ranks stop, or none
     if problem: raise UsageError(problem)
-    return Trackers(JSONLTracker("", folder) if state.is_main_process else None, started)
+    return Trackers(JSONLTracker("", folder) if main else None, started)
 
 # %% ../nbs/18_tracking.ipynb #ca0b7741
 TURN_COLUMNS = ["step", "picture", "prompt", "response", "action", "cause", "reward", "value"]
