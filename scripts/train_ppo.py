@@ -12,7 +12,7 @@ Every field of `PPOConfig` is an option, and `--help` explains each.
 from dataclasses import asdict
 from jsonargparse import auto_cli
 from rl4vlm.config import PPOConfig
-from rl4vlm.core import claim_run_folder
+from rl4vlm.core import claim_run_folder, seed_everything
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import train_ppo
 from rl4vlm.tasks import make_task
@@ -27,6 +27,7 @@ def show(row, ppo):
 if __name__ == "__main__":
     config = auto_cli(PPOConfig, as_positional=False)
     claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
+    seed_everything(config.seed)   # of a fresh adapter and value head
     policy = VLMPolicy.load(resolve_model(config.model, config.task), lora=config.lora, parts=config.parts, dtype=config.dtype)
     summary = train_ppo(make_task(config.task), policy, config, callbacks=[show], folder=config.out)
     print(summary["best"], summary["folder"])
