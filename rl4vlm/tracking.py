@@ -207,7 +207,7 @@ def _turn_pictures(tracker, turns:list, step:int):
 
 # %% ../nbs/18_tracking.ipynb #73862b24
 def read_wandb(
-    path,   # a `run-ID.wandb` file
+    path,   # a `run-ID.wandb` file; whole when the process that wrote it has ended
 ):
     "The records of an offline W&B run, in order."
     from wandb.proto.wandb_internal_pb2 import Record
