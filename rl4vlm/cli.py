@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'QUIET', 'cmd_quickstart', 'cmd_pipeline', 'cmd_collect', 'cmd_preprocess', 'cmd_sft', 'cmd_ppo',
-           'cmd_eval', 'cmd_report', 'cmd_tasks', 'overview', 'build_parser', 'read_options', 'main']
+           'cmd_eval', 'cmd_report', 'cmd_tasks', 'cmd_merge', 'cmd_doctor', 'overview', 'build_parser', 'read_options',
+           'main']
 
 # %% ../nbs/40_cli.ipynb #b5daced7
 import importlib, importlib.resources, os, sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from .config import CollectConfig, EvalConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig
+from .config import CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig
 from .core import RL4VLMError, UsageError, claim_run_folder, did_you_mean
 
 # %% ../nbs/40_cli.ipynb #64a390a5
@@ -40,6 +41,7 @@ def cmd_pipeline(config:PipelineConfig):
     print(f"{time.perf_counter() - start:.0f} s, at most {peak_memory_gb()} GB of memory")
     print(f"report: {Path(config.out)/'report.html'}")
 
+# %% ../nbs/40_cli.ipynb #b4a19484
 def cmd_collect(config:CollectConfig):
     "Play a task with a teacher and keep the turns."
     from rl4vlm.collect import collect
@@ -52,6 +54,7 @@ def cmd_preprocess(config:PreprocessConfig):
     from rl4vlm.preprocess import preprocess
     print(preprocess(config))
 
+# %% ../nbs/40_cli.ipynb #ee78d2b6
 def cmd_sft(config:SFTConfig):
     "Fine-tune a model on conversations."
     from rl4vlm.pipeline import Screen, run_sft, sft_rows
@@ -65,6 +68,7 @@ def cmd_ppo(config:PPOConfig):
     _claim(config)
     with Screen() as screen: screen.stage("ppo", f"{config.model} on {config.task}"); print(run_ppo(config, screen)["best"])
 
+# %% ../nbs/40_cli.ipynb #c53ceec4
 def cmd_eval(config:EvalConfig):
     "Play a panel with a model and the baselines, and print the table."
     from rl4vlm.evaluate import as_markdown
@@ -90,10 +94,21 @@ def cmd_tasks(config:TasksConfig):
     from rl4vlm.pipeline import describe_tasks
     describe_tasks(config)
 
-# %% ../nbs/40_cli.ipynb #b4a19484
+# %% ../nbs/40_cli.ipynb #e2dcf61d
+def cmd_merge(config:MergeConfig):
+    "Merge an adapter into its base and write a plain checkpoint folder."
+    from rl4vlm.merge import merge_adapter
+    print(merge_adapter(config.model, config.out, config.dtype))
+
+def cmd_doctor(config:DoctorConfig):
+    "Say what works on this machine, what is missing, and how to get it."
+    from rl4vlm.doctor import run_doctor
+    return run_doctor(config.network)
+
+# %% ../nbs/40_cli.ipynb #c23b145f
 COMMANDS = dict(quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig), collect=(cmd_collect, CollectConfig),
                 preprocess=(cmd_preprocess, PreprocessConfig), sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), eval=(cmd_eval, EvalConfig),
-                report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig))
+                report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig), merge=(cmd_merge, MergeConfig), doctor=(cmd_doctor, DoctorConfig))
 
 def overview()->str:
     "What `rl4vlm --help` prints."
@@ -154,10 +169,9 @@ def main(arguments:list=None)->int:
     command, *rest = arguments
     try:
         if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
-        COMMANDS[command][0](read_options(command, rest))
+        return COMMANDS[command][0](read_options(command, rest)) or 0
     except RL4VLMError as e: print(f"error: {e}", file=sys.stderr); return e.exit_code
     except KeyboardInterrupt: print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr); return 130
-    return 0
 
 # %% ../nbs/40_cli.ipynb #adcd8200
 #| eval: false

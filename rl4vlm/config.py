@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_range', 'check_choice', 'LoRAConfig', 'CollectConfig', 'PreprocessConfig', 'SFTConfig', 'PPOConfig',
-           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig']
+           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'MergeConfig', 'DoctorConfig']
 
 # %% ../nbs/01_config.ipynb #8d523978
 from dataclasses import dataclass, field
@@ -127,6 +127,8 @@ class SFTConfig:
     """Pictures are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
     save_every: int = 100
     """Steps between checkpoints from which a run can resume."""
+    trackers: list[str] = field(default_factory=list)
+    """Where metrics go besides metrics.jsonl: wandb, tensorboard."""
     resume: bool = False
     """Go on with the run in this folder."""
     overwrite: bool = False
@@ -215,6 +217,8 @@ class PPOConfig:
     """Compute activations again in the backward pass: less memory, more time."""
     max_pixels: int = 0
     """Pictures are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
+    trackers: list[str] = field(default_factory=list)
+    """Where metrics go besides metrics.jsonl: wandb, tensorboard."""
     resume: bool = False
     """Go on with the run in this folder."""
     overwrite: bool = False
@@ -314,3 +318,23 @@ class TasksConfig:
     """Where a sheet with a picture of each task goes (a .png file)."""
 
     def __post_init__(self): check_range(self, "episodes", low=0)
+
+# %% ../nbs/01_config.ipynb #a7e4a819
+@dataclass
+class MergeConfig:
+    "Merge an adapter into its base."
+    model: str = ""
+    """Adapter folder."""
+    out: str = ""
+    """Folder of the merged checkpoint, a plain Hugging Face folder; must be empty or not there."""
+    dtype: str = "auto"
+    """Precision of the result: auto (that of the base), float32, bfloat16 or float16."""
+
+    def __post_init__(self):
+        if not self.model or not self.out: raise UsageError("merge needs --model ADAPTER_FOLDER and --out NEW_FOLDER")
+
+@dataclass
+class DoctorConfig:
+    "Say what works here and what is missing."
+    network: bool = False
+    """Try to reach the Hugging Face hub too."""

@@ -21,6 +21,7 @@ from .losses import check_finite, check_same_policy, ppo_loss, value_loss
 from .policy import VLMPolicy, token_weights
 from .rollout import Plan, Player, PolicyActor
 from .tasks import make_task
+from .tracking import start_trackers
 
 # %% ../nbs/24_ppo.ipynb #f1443c5e
 @dataclass
@@ -163,6 +164,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
     self.update += 1
     start = time.perf_counter()
     grid = self.player.rollout(self.config.steps)
+    self.last_turns = grid[-1]
     episodes, self.player.finished = self.player.finished, []
     played = time.perf_counter()
     self.returns.add(judge(grid, self.config)[1].flatten().numpy())
@@ -217,21 +219,17 @@ def train_ppo(
     ppo = PPO(task, policy, config, folder)
     resumed = ppo.resume() if folder and config.resume else False
     rows = JsonLines(ppo.folder/"metrics.jsonl").read() if resumed else []
+    trackers = start_trackers(config.trackers, folder, config=asdict(config), resumed=ppo.update if resumed else None)
+    def keep(row, timing=None):
+        rows.append(row); trackers.log(row, timing)
+        if "val_success" in row and timing: trackers.log_turns(ppo.last_turns, ppo.update)
+        for callback in callbacks: callback(row, ppo)
     try:
-        if not resumed: _keep(ppo, rows, dict(step=0, **ppo.validate()), None, callbacks)
+        if not resumed: keep(dict(step=0, **ppo.validate()))
         while ppo.update < config.updates:
             row, timing = ppo.run_update()
             if ppo.update % config.eval_every == 0 or ppo.update == config.updates: row.update(ppo.validate())
-            _keep(ppo, rows, row, timing, callbacks)
+            keep(row, timing)
             if ppo.folder and (ppo.update % config.save_every == 0 or ppo.update == config.updates): ppo.save()
-    finally: ppo.player.close()
+    finally: ppo.player.close(); trackers.finish()
     return dict(best=ppo.best, rows=rows, folder=str(ppo.folder/"ppo"/"best") if ppo.folder else None)
-
-# %% ../nbs/24_ppo.ipynb #490e84ec
-def _keep(ppo, rows, row, timing, callbacks):
-    "Log an update."
-    rows.append(row)
-    if ppo.folder:
-        JsonLines(ppo.folder/"metrics.jsonl").append(row)
-        if timing: JsonLines(ppo.folder/"timing.jsonl").append(timing)
-    for callback in callbacks: callback(row, ppo)

@@ -6,6 +6,7 @@
 __all__ = ['split_row', 'Collator', 'VLMTrainer', 'train_sft']
 
 # %% ../nbs/20_sft.ipynb #4df55763
+from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -13,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .config import SFTConfig
 from .core import JsonLines, UsageError
 from .policy import VLMPolicy
+from .tracking import start_trackers
 
 # %% ../nbs/20_sft.ipynb #845c65b9
 def split_row(row:dict)->tuple: # (messages of the prompt, pictures, answer)
@@ -55,11 +57,11 @@ class VLMTrainer(Trainer):
 
 # %% ../nbs/20_sft.ipynb #cb8145d3
 class _Log(TrainerCallback):
-    "Write the loss to metrics.jsonl, and tell `progress` how far we are."
-    def __init__(self, folder, progress): self.file, self.progress = JsonLines(Path(folder)/"metrics.jsonl"), progress
+    "Log the loss, and tell `progress` how far we are."
+    def __init__(self, trackers, progress): self.trackers, self.progress = trackers, progress
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}): return
-        self.file.append(dict(step=state.global_step, loss=float(logs["loss"]), lr=logs["learning_rate"], grad_norm=float(logs["grad_norm"])))
+        self.trackers.log(dict(step=state.global_step, loss=float(logs["loss"]), lr=logs["learning_rate"], grad_norm=float(logs["grad_norm"])))
         if self.progress: self.progress(state.global_step, state.max_steps, loss=float(logs["loss"]))
 
 # %% ../nbs/20_sft.ipynb #04c017dd
@@ -76,9 +78,11 @@ def train_sft(
     if not len(rows): raise UsageError("there are no conversations to learn from")
     folder = Path(folder)
     if not config.resume: JsonLines(folder/"metrics.jsonl").truncate(-1)
-    trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(folder, progress), *callbacks], shuffle)
     last = get_last_checkpoint(folder/"checkpoints") if config.resume and (folder/"checkpoints").exists() else None
-    if last: JsonLines(folder/"metrics.jsonl").truncate(int(last.split("-")[-1]))
-    result = trainer.train(resume_from_checkpoint=last)
+    done = int(last.split("-")[-1]) if last else None
+    if last: JsonLines(folder/"metrics.jsonl").truncate(done)
+    with start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers:
+        trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), *callbacks], shuffle)
+        result = trainer.train(resume_from_checkpoint=last)
     policy.eval(); policy.save(folder)
     return dict(loss=result.training_loss, steps=trainer.state.global_step, folder=str(folder))
