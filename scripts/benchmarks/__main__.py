@@ -44,7 +44,8 @@ def main():
     text = modules[options.what].run(options)
     print(text)
     if options.out:
-        about = f"`./scripts/bench {" ".join(sys.argv[1:])}`, {datetime.date.today():%d %B %Y}. Machine: {machine(load)}."
+        command = " ".join(["./scripts/bench", *sys.argv[1:]])
+        about = f"`{command}`, {datetime.date.today():%d %B %Y}. Machine: {machine(load)}."
         write_section(options.out, options.what, f"## {modules[options.what].TITLE}\n\n{about}\n\n{text}")
 
 
