@@ -136,7 +136,7 @@ def _flat(config:dict, prefix:str="")->dict:
 def _same_config(path, old:dict, new:dict):
     "Raise `UsageError` naming the options in which a resumed run differs."
     old, new = _flat(old), _flat(new)
-    differs = [k for k in {**old, **new} if k.split(".")[-1] not in ("out", "resume", "overwrite") and old.get(k) != new.get(k)]
+    differs = [k for k in {**old, **new} if k.split(".")[-1] not in ("out", "resume", "overwrite", "trackers") and old.get(k) != new.get(k)]
     if differs:
         shown = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differs[:5])
         raise UsageError(f"cannot resume {path} with other options: {shown}")

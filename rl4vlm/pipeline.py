@@ -101,6 +101,7 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
+    seed_everything(config.seed)   # of a fresh adapter and value head
     policy = VLMPolicy.load(resolve_model(config.model, make_task(config.task, **config.task_options), screen.tell), lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels)
     screen.say(update_head())
     def show(row, ppo):
