@@ -59,9 +59,12 @@ class VLMPolicy(nn.Module):
         self.register_buffer("allowed", _allowed_tokens(model, self.tokenizer), persistent=False)
         self.value_head.to(self.device); self.value_scale, self.allowed = self.value_scale.to(self.device), self.allowed.to(self.device)
         self._texts, self._pixels, self._features = _Cache(4096), _Cache(cache_bytes), _Cache(cache_bytes)
-        for module in model.modules():   # dropout would make the first ratio differ from one
+
+    def disable_dropout(self):
+        "For reinforcement: dropout would make the first ratio differ from one."
+        for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
-            if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float): module.attention_dropout = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device

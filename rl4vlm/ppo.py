@@ -87,6 +87,7 @@ class PPO:
         self.player = Player(self.task, self.actor, self._plan, config.envs)
         body = [p for n, p in policy.named_parameters() if p.requires_grad and not n.startswith("value_head")]
         self.optimizer = torch.optim.AdamW([dict(params=body, lr=config.lr), dict(params=list(policy.value_head.parameters()), lr=config.value_lr)], weight_decay=0.0)
+        policy.eval().disable_dropout()
         if config.activation_checkpointing: policy.checkpoint_activations()
         self.update, self.returns, self.best = 0, RunningDeviation(), None
 
