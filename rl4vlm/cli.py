@@ -153,10 +153,22 @@ def _one_line(parser, message:str)->str:
 def import_modules(arguments:list):
     "Import the modules named by `--import`, so that their tasks are registered."
     sys.path.insert(0, os.getcwd())
-    for flag, name in zip(arguments, arguments[1:]):
-        if flag != "--import": continue
-        try: importlib.import_module(name.removesuffix(".py").replace("/", "."))
-        except ModuleNotFoundError as e: raise UsageError(f"--import {name}: {e}; the module must lie in this folder or be installed")
+    named = [b for a, b in zip(arguments, arguments[1:]) if a == "--import"] + [a.removeprefix("--import=") for a in arguments if a.startswith("--import=")]
+    for name in named:
+        module = name.removeprefix("./").removesuffix(".py").replace("/", ".")
+        try: importlib.import_module(module)
+        except RL4VLMError as e: raise UsageError(f"--import {name}: {e}") from e
+        except ModuleNotFoundError as e:
+            remedy = "the module must lie in this folder or be installed" if e.name in (module, module.split(".")[0]) else f"{module} imports it, so it must be installed"
+            raise UsageError(f"--import {name}: {e}; {remedy}") from e
+        except Exception as e: raise UsageError(f"--import {name}: {type(e).__name__}: {e}{_where(e)}") from e
+
+def _where(error:Exception)->str:
+    "Where the imported code failed."
+    import traceback
+    if isinstance(error, SyntaxError): return ""    # its message has the place
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(last.filename).name}, line {last.lineno})"
 
 # %% ../nbs/40_cli.ipynb #ead17097
 QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")

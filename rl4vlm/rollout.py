@@ -23,6 +23,7 @@ class Question:
     "What an actor is asked."
     frame:Frame       # the state
     messages:list     # the prompt
+    images:list       # its pictures, those of earlier turns included
     seed:int          # source of all randomness of the answer
 
 @dataclass
@@ -93,7 +94,7 @@ class PolicyActor(Actor):
         from rl4vlm.generate import prompt_values
         return prompt_values(self.policy, self._encode(questions)).tolist()
 
-    def _encode(self, questions): return [self.policy.encode(q.messages, q.frame.images) for q in questions]
+    def _encode(self, questions): return [self.policy.encode(q.messages, q.images) for q in questions]
 
 # %% ../nbs/13_rollout.ipynb #cfb873e0
 @dataclass
@@ -147,7 +148,7 @@ class Player:
 
     def question(self, seat:_Seat)->Question:
         "What the actor is asked next."
-        return Question(seat.frame, self.task.prompt(seat.frame, seat.past), stream_seed("draw", *seat.plan.key, len(seat.turns)))
+        return Question(seat.frame, self.task.prompt(seat.frame, seat.past), self.task.pictures(seat.frame, seat.past), stream_seed("draw", *seat.plan.key, len(seat.turns)))
 
     def close(self): self.pool.close()
 
@@ -159,7 +160,7 @@ def _turn(self:Player, seat:_Seat, question:Question, answer:Answer)->Turn:
     played = parsed.action
     if played is None and self.task.invalid == "random": played = _choose(seat.frame.actions, question.seed)
     seen = hashlib.blake2b(repr(self.task.prompt(seat.frame, [])).encode() + b"".join(i.tobytes() for i in seat.frame.images), digest_size=8)
-    return Turn(question.messages, seat.frame.images, answer.text, parsed.action, parsed.cause, parsed.span, played, state=seat.frame.text,
+    return Turn(question.messages, question.images, answer.text, parsed.action, parsed.cause, parsed.span, played, state=seat.frame.text,
                 suggestion=seat.frame.suggestion, episode="-".join(map(str, seat.plan.key)), index=len(seat.turns), seed=seat.plan.seed,
                 group=seat.plan.group, anchor=seen.hexdigest(), **answer.record)
 

@@ -18,7 +18,7 @@ from .parsing import Parsed, parse_action
 class Frame:
     "Everything known about the environment before one decision."
     observation:object                          # what the environment returned
-    info:dict                                   # its info
+    info:dict                                   # its info, with what the task's `facts` added
     images:list = field(default_factory=list)   # pictures, each (H, W, 3) uint8
     text:str = ""                               # the state in words, for text-only actors and captions
     actions:list = field(default_factory=list)  # names of the actions allowed now
@@ -43,6 +43,7 @@ class Task:
     fields:dict = {}           # fields of the JSON answer before the thoughts: name -> what belongs there
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
     history:int = 0            # how many earlier turns the prompt quotes
+    history_images:bool = False   # quote them by their pictures instead of in words (the model must take several images)
     invalid:str = "random"     # what happens when no action can be parsed: random, noop, retry, terminate
     max_turns:int = 100        # an episode is truncated after so many turns, whatever the environment says
 
@@ -63,10 +64,14 @@ def _set_options(task, options:dict):
         if key not in known: raise UsageError(f"task {task.name} has no option '{key}';{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
         setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
     if task.invalid not in INVALID_RULES: raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
-    names = task.actions
-    if isinstance(names, (list, tuple)):
-        if not names or any(not str(n).strip() for n in names): raise UsageError(f"task {task.name} has an empty action name in {list(names)}")
-        if len(set(names)) < len(names): raise UsageError(f"task {task.name} names an action twice: {list(names)}")
+    if task.history_images and task.history < 1: raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
+    if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
+
+def _check_names(task, names):
+    "Refuse a list of actions that an answer cannot choose from."
+    if not names: raise UsageError(f"task {task.name} allows no action")
+    if any(not isinstance(n, str) or not n.strip() for n in names): raise UsageError(f"task {task.name} has an empty action name (or one that is no string) in {list(names)}")
+    if len(set(names)) < len(names): raise UsageError(f"task {task.name} names an action twice: {list(names)}")
 
 # %% ../nbs/03_tasks.ipynb #ac72b282
 from fastcore.basics import patch
@@ -76,9 +81,28 @@ def make_env(self:Task):
     "The gymnasium environment of this task."
     import gymnasium, warnings
     if not self.env_id: raise UsageError(f"task {self.name} has no env_id")
-    with warnings.catch_warnings():   # a task that names v0 means v0
-        warnings.filterwarnings("ignore", message=".*out of date.*")
-        return gymnasium.make(self.env_id, **self.env_kwargs)
+    with warnings.catch_warnings():   # a task that names v0 means v0, one that names none means the newest
+        warnings.filterwarnings("ignore", message=".*(out of date|Using the latest versioned).*")
+        try: env = gymnasium.make(self.env_id, **self.env_kwargs)
+        except (gymnasium.error.Error, TypeError) as e: raise UsageError(f"task {self.name} cannot make {self.env_id} with {self.env_kwargs}: {e}") from e
+    self.check_actions(env)
+    return env
+
+@patch
+def check_actions(self:Task, env):
+    "Refuse names that cannot be counted off against the actions of `env`; a task with its own `to_env` answers for them itself."
+    if type(self).to_env is not Task.to_env: return
+    remedy = f"or override to_env(action, info) of task {self.name} to say what the environment gets for each name"
+    if not isinstance(self.actions, (list, tuple)): raise UsageError(f"actions of task {self.name} must be a list of names, got {self.actions!r}; give a list, {remedy}")
+    sizes = getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)
+    if sizes != (len(self.actions), 0):
+        raise UsageError(f"task {self.name} names {len(self.actions)} actions ({', '.join(self.actions)}) but {self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer fewer), {remedy}")
+
+# %% ../nbs/03_tasks.ipynb #bfecdfbc
+@patch
+def facts(self:Task, observation, info:dict, env)->dict:
+    "All that words and actions are made from: the info, with whatever else of observation and environment a task needs."
+    return info
 
 @patch
 def image(self:Task,
@@ -109,18 +133,28 @@ def values(self:Task, info:dict)->dict:
 
 @patch
 def allowed(self:Task, info:dict)->list:
-    "Names of the actions that may be taken now."
+    "Names of the actions that may be taken now; override to offer only some of `actions`."
     return list(self.actions(info) if callable(self.actions) else self.actions)
 
+# %% ../nbs/03_tasks.ipynb #e9865eae
 @patch
 def frame(self:Task, observation, info:dict, env)->Frame:
     "Put everything known about this moment into a `Frame`."
+    info = self.facts(observation, info, env)
     pictures = self.image(observation, info, env)
     pictures = [] if pictures is None else list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
-    text = self.text(observation, info)
+    for picture in pictures: _check_picture(self, picture)
+    text, actions = self.text(observation, info), self.allowed(info)
+    _check_names(self, actions)
     if not pictures and not text:
         raise UsageError(f"task {self.name} shows nothing: its environment gives no picture (render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
-    return Frame(observation, info, pictures, text, self.allowed(info))
+    return Frame(observation, info, pictures, text, actions)
+
+def _check_picture(task, picture):
+    "Refuse what is no colour picture."
+    shape, kind = getattr(picture, "shape", None), getattr(picture, "dtype", type(picture).__name__)
+    if kind != np.uint8 or len(shape) != 3 or shape[-1] != 3:
+        raise UsageError(f"image() of task {task.name} gave {kind}" + (f" of shape {shape}" if shape is not None else "") + ", wanted an array (H, W, 3) of uint8")
 
 # %% ../nbs/03_tasks.ipynb #8f9c0993
 @patch
@@ -129,11 +163,33 @@ def prompt(self:Task,
     history:list=(),    # the episode so far, a list of `Past`
 )->list: # chat messages
     "The question put to the model."
-    pictures = [dict(type="image") for _ in frame.images]
-    words = [self.goal, self.quote(history), self.menu(frame.actions), self.form(frame.actions)]
-    if not pictures: words.insert(1, f"Now: {frame.text}")
-    return [dict(role="user", content=pictures + [dict(type="text", text="\n".join(w for w in words if w))])]
+    earlier = self.shown(frame, history)
+    words = [self.goal, "" if earlier else self.quote(history), self.menu(frame.actions), self.form(frame.actions)]
+    if not frame.images: words.insert(1, f"Now: {frame.text}")
+    before = [part for p in earlier for part in (_say("Earlier picture:"), *_places(p.frame), _say(f" -> {_done(p)}\n"))]
+    now = [_say("Picture now:")] * bool(earlier)
+    return [dict(role="user", content=[*before, *now, *_places(frame), _say("\n".join(w for w in words if w))])]
 
+def _say(text:str)->dict: return dict(type="text", text=text)
+def _places(frame:Frame)->list: return [dict(type="image") for _ in frame.images]
+def _done(past:Past)->str: return past.action if past.action is not None else "invalid answer"
+
+@patch
+def shown(self:Task, frame:Frame, history:list)->list: # of `Past`
+    "The earlier turns whose pictures the prompt shows."
+    return self.recent(history) if self.history_images and frame.images else []
+
+@patch
+def pictures(self:Task, frame:Frame, history:list=())->list: # each (H, W, 3) uint8
+    "The pictures of the prompt, in the order of their places in it."
+    return [i for p in self.shown(frame, history) for i in p.frame.images] + list(frame.images)
+
+@patch
+def recent(self:Task, history:list)->list: # of `Past`
+    "The last `self.history` turns."
+    return list(history)[-self.history:] if self.history else []
+
+# %% ../nbs/03_tasks.ipynb #e298c7b6
 @patch
 def menu(self:Task, actions:list)->str:
     "The line that lists the actions."
@@ -148,8 +204,8 @@ def form(self:Task, actions:list)->str:
 @patch
 def quote(self:Task, history:list)->str:
     "The line that quotes the last `self.history` turns."
-    last = list(history)[-self.history:] if self.history else []
-    return "Before: " + "; ".join(f"{p.frame.text} -> {p.action if p.action is not None else 'invalid answer'}" for p in last) if last else ""
+    last = self.recent(history)
+    return "Before: " + "; ".join(f"{p.frame.text} -> {_done(p)}" for p in last) if last else ""
 
 # %% ../nbs/03_tasks.ipynb #0dbd7a38
 @patch
@@ -175,7 +231,8 @@ def parse(self:Task, text:str, actions:list, truncated:bool=False)->Parsed:
 @patch
 def to_env(self:Task, action:str, info:dict):
     "What `env.step` takes for the action of this name; by default its index in `actions`."
-    return self.allowed(info).index(action)
+    if action not in self.actions: raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, self.actions)} it has {', '.join(self.actions)}")
+    return self.actions.index(action)
 
 # %% ../nbs/03_tasks.ipynb #3a158941
 @patch
@@ -200,6 +257,7 @@ _tasks = {}
 def register_task(cls=None, *, name:str=None):
     "Class decorator: make a `Task` known by its class name."
     if cls is None: return lambda c: register_task(c, name=name)
+    if not (isinstance(cls, type) and issubclass(cls, Task)): raise UsageError(f"only a subclass of Task can be registered, got {cls!r}")
     cls()   # options of the class itself are checked now, where the mistake is
     _tasks[name or cls.__name__] = cls
     return cls
@@ -216,6 +274,12 @@ def make_task(
     if isinstance(name, Task): return name
     if name not in _tasks:
         for entry in entry_points(group="rl4vlm.tasks"):
-            if entry.name == name: register_task(entry.load(), name=name)
+            if entry.name == name: register_task(_load(entry), name=name)
     if name not in _tasks: raise UsageError(f"task '{name}' is not registered;{did_you_mean(name, list_tasks())} (rl4vlm tasks lists all)")
     return _tasks[name](**options)
+
+def _load(entry):
+    "The class that an entry point names; the fault of a stranger's package is told as theirs."
+    try: return entry.load()
+    except UsageError: raise
+    except Exception as e: raise UsageError(f"task '{entry.name}' cannot be loaded from {entry.value} (installed by {entry.dist.name if entry.dist else 'an unknown package'}): {type(e).__name__}: {e}") from e
