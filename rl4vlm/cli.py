@@ -22,8 +22,8 @@ def _claim(config):
     make_task(config.task, **config.task_options)
     if hasattr(config, "panel"): panel_seeds(config.panel)
     if getattr(config, "model", "") and not config.model.startswith("tiny"):
-        from rl4vlm.models import checkpoint_kind
-        checkpoint_kind(config.model)
+        from rl4vlm.models import check_model
+        check_model(config.model)
     return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
 
 def cmd_quickstart(config:PipelineConfig):
@@ -146,6 +146,8 @@ def _switches(config, arguments:list)->list:
 def _one_line(parser, message:str)->str:
     "jsonargparse's message without its line breaks, with the nearest option."
     names = [s for a in parser._actions for s in a.option_strings]
+    unknown = message.split("Option '")[1].split("'")[0] if message.startswith("Option '") else ""   # of a YAML file
+    if unknown: return f"option '{unknown}' is not accepted;" + did_you_mean(f"--{unknown}", names).replace("'--", "'")
     wrong = [w for w in message.replace("'", " ").replace('"', " ").split() if w.startswith("--")]
     hint = did_you_mean(wrong[0].split("=")[0], names) if wrong and wrong[0].split("=")[0] not in names else ""
     return " ".join(message.split())[:400] + (";" + hint if hint else "")

@@ -29,7 +29,7 @@ def did_you_mean(
 )->str:          # " did you mean 'X'?" or an empty string
     "A hint naming the option that is nearest to `name`."
     lower = {str(o).lower(): str(o) for o in options}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     return f" did you mean '{lower[close[0]]}'?" if close else ""
 
 # %% ../nbs/00_core.ipynb #d3750cf8
@@ -116,7 +116,7 @@ def claim_run_folder(
     "Make `path` the folder of this run, or refuse with the reason."
     import yaml
     path = Path(path); marker = path/"config.yaml"
-    if overwrite and marker.exists(): shutil.rmtree(path)
+    if marker.exists() and (overwrite or not any(p != marker for p in path.iterdir())): shutil.rmtree(path)   # a run that never began is none
     if marker.exists():
         if not resume: raise UsageError(f"{path} already holds a run; give --resume to go on with it, --overwrite to replace it, or another --out")
         _same_config(path, yaml.safe_load(marker.read_text()) or {}, config)

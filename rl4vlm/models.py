@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'pick_device', 'pick_dtype', 'checkpoint_kind', 'part_of', 'train_parts',
-           'lora_targets', 'add_lora', 'load_vlm']
+           'lora_targets', 'add_lora', 'load_vlm', 'check_model']
 
 # %% ../nbs/10_models.ipynb #a3c068f3
 import re
@@ -82,11 +82,11 @@ def load_vlm(
     max_pixels:int=0,         # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
 )->tuple: # (model, processor)
     "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
-    from transformers import AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    check_model(name)
     kind, device = checkpoint_kind(name), pick_device(device)
     base = read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"] if kind == "adapter" else name
-    if kind == "adapter": _check_base(name, base)
-    model = _from_pretrained(base, pick_dtype(dtype, device)).to(device)
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=pick_dtype(dtype, device)).to(device)
     processor = AutoProcessor.from_pretrained(name if kind == "model" or (Path(name)/"preprocessor_config.json").exists() or (Path(name)/"processor_config.json").exists() else base)
     if max_pixels: processor.image_processor.size = {"shortest_edge": min(max_pixels, processor.image_processor.size["shortest_edge"]), "longest_edge": max_pixels}
     if kind == "adapter":
@@ -102,11 +102,14 @@ def _check_base(name:str, base:str):
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
 
-def _from_pretrained(name:str, dtype:torch.dtype):
-    "The model of this name, with errors in words."
+def check_model(name:str):
+    "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoConfig, AutoModelForImageTextToText
+    if checkpoint_kind(name) == "adapter":
+        base = read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"]
+        _check_base(name, base)
+        return check_model(base)
     try: config = AutoConfig.from_pretrained(name)
     except OSError as e:
         raise UsageError(f"model '{name}' could not be loaded: it is no folder here and the hub did not give it ({str(e).splitlines()[0][:120]}); download it first and pass --model FOLDER")
     if type(config) not in AutoModelForImageTextToText._model_mapping: raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); a vision-language model is needed")
-    return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
