@@ -36,5 +36,5 @@ def collect(
     seeds = [episode_seed(config.seed, 0, i) for i in range(config.episodes)]
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         tell = (lambda done, n: progress(start + done, len(seeds))) if progress else None
-        store.write(play(task, teacher, seeds[start:start + config.shard_episodes], config.envs, config.seed, tell), f"{number:05d}")
+        store.write(play(task, teacher, seeds[start:start + config.shard_episodes], config.envs, config.seed, tell, workers=config.workers), f"{number:05d}")
     return store.folder

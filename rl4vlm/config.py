@@ -62,6 +62,8 @@ class CollectConfig:
     """Episodes to play."""
     envs: int = 32
     """Environments side by side."""
+    workers: int = 0
+    """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
     shard_episodes: int = 250
     """Episodes in one Parquet file."""
     out: str = "runs/collect"
@@ -73,6 +75,7 @@ class CollectConfig:
 
     def __post_init__(self):
         for name in ("episodes", "envs", "shard_episodes"): check_range(self, name, low=1)
+        check_range(self, "workers", low=-1)
         check_range(self, "error_rate", 0, 1); check_choice(self, "actor", ("oracle", "random"))
 
 # %% ../nbs/01_config.ipynb #e9e5de29
@@ -162,6 +165,8 @@ class PPOConfig:
     """How often to play and learn."""
     envs: int = 32
     """Environments side by side."""
+    workers: int = 0
+    """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
     steps: int = 8
     """Turns played in each environment between updates."""
     epochs: int = 2
@@ -234,7 +239,7 @@ class PPOConfig:
         for name in ("lr", "value_lr", "temperature", "max_kl", "max_grad_norm"): check_range(self, name, above=0)
         for name in ("end_lr", "value_coef", "entropy_coef", "value_warmup"): check_range(self, name, low=0)
         for name in ("thought_weight", "gamma", "gae_lambda"): check_range(self, name, 0, 1)
-        check_range(self, "clip", above=0, high=1)
+        check_range(self, "clip", above=0, high=1); check_range(self, "workers", low=-1)
         check_trackers(self); check_choice(self, "schedule", ("linear", "cosine", "constant")); check_range(self, "lr_updates", low=0); check_range(self, "max_pixels", low=0)
         check_choice(self, "ratio", ("token", "turn")); check_choice(self, "lambda_norm", ("sum", "mean")); check_choice(self, "parts", ("language", "language+merger", "all"))
 
@@ -258,6 +263,8 @@ class EvalConfig:
     """Play the random player and the oracle too."""
     envs: int = 50
     """Environments side by side."""
+    workers: int = 0
+    """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
     dtype: str = "auto"
     """Precision of the weights: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16."""
     out: str = "runs/eval"
@@ -268,7 +275,7 @@ class EvalConfig:
     """Replace the run in this folder."""
 
     def __post_init__(self):
-        check_range(self, "temperature", above=0); check_range(self, "envs", low=1); check_range(self, "max_new_tokens", low=1)
+        check_range(self, "temperature", above=0); check_range(self, "envs", low=1); check_range(self, "workers", low=-1); check_range(self, "max_new_tokens", low=1)
 
 # %% ../nbs/01_config.ipynb #dd7246b9
 @dataclass

@@ -125,10 +125,10 @@ def evaluate_all(
         screen.tell(number, len(names))
         actor = make_teacher(name, task, 0.0) if name not in models else _policy_actor(config, models[name])
         actor.name = name
-        row, episodes = evaluate(task, actor, config.panel, config.envs, config.seed)
+        row, episodes = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers)
         if name in models:
             actor.greedy = True
-            greedy, _ = evaluate(task, actor, config.panel, config.envs, config.seed)
+            greedy, _ = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers)
             row.update({f"greedy_{k}": greedy[k] for k in ("success", "low", "high", "mean_return", *episodes[0].columns)})
         rows.append(row)
         EpisodeStore(out/"episodes").write(episodes, name)

@@ -84,7 +84,7 @@ class PPO:
     def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None):
         self.task, self.policy, self.config, self.folder = make_task(task), policy, config, Path(folder) if folder else None
         self.actor = PolicyActor(policy, config.max_new_tokens, config.temperature, batch_size=config.envs)
-        self.player = Player(self.task, self.actor, self._plan, config.envs)
+        self.player = Player(self.task, self.actor, self._plan, config.envs, config.workers)
         body = [p for n, p in policy.named_parameters() if p.requires_grad and not n.startswith("value_head")]
         self.optimizer = torch.optim.AdamW([dict(params=body, lr=config.lr), dict(params=list(policy.value_head.parameters()), lr=config.value_lr)], weight_decay=0.0)
         policy.eval().disable_dropout()
@@ -178,7 +178,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
 @patch
 def validate(self:PPO)->dict:
     "Play the validation panel at the training temperature; keep the policy if none was better."
-    row, _ = evaluate(self.task, self.actor, self.config.panel, self.config.envs)
+    row, _ = evaluate(self.task, self.actor, self.config.panel, self.config.envs, workers=self.config.workers)
     score = [row["success"], row["mean_return"]]
     if self.best is None or score >= self.best["score"]:
         self.best = dict(score=score, update=self.update)

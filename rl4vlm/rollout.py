@@ -124,12 +124,12 @@ class Player:
         actor:Actor,
         next_plan,           # function (environment index, episode index) -> `Plan` or None
         envs:int=16,         # environments side by side
-        workers:int|str=0,   # worker processes that share them, see `EnvPool`
+        workers:int=0,       # worker processes that share them; -1 decides by measured cost, see `EnvPool`
         timeout:float|None=120.0,  # seconds that a worker has for an answer
         on_lost=None,        # function (`Plan`), called when an episode was lost with its worker
     ):
         self.task, self.actor, self.next_plan, self.on_lost = task, actor, next_plan, on_lost
-        self.pool = EnvPool(task, envs, actor.needs_oracle, workers, timeout)
+        self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.seats, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
 
     def fill(self):
@@ -226,7 +226,7 @@ def play(
     envs:int=16,         # environments side by side
     draw_seed:int=0,     # source of the actor's randomness
     progress=None,       # called with (episodes finished, episodes in all)
-    workers:int|str=0,   # worker processes that share the environments, see `EnvPool`
+    workers:int=0,       # worker processes that share the environments; -1 decides by measured cost
     timeout:float|None=120.0,  # seconds that a worker has for an answer
 )->list: # of `Episode`, in the order of `seeds`
     "Play one episode of each seed."

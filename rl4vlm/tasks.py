@@ -44,6 +44,7 @@ class Task:
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
     history:int = 0            # how many earlier turns the prompt quotes
     history_images:bool = False   # quote them by their pictures instead of in words (the model must take several images)
+    text_only:bool = False     # show the state in words instead of pictures
     invalid:str = "random"     # what happens when no action can be parsed: random, noop, retry, terminate
     max_turns:int = 100        # an episode is truncated after so many turns, whatever the environment says
 
@@ -141,7 +142,7 @@ def allowed(self:Task, info:dict)->list:
 def frame(self:Task, observation, info:dict, env)->Frame:
     "Put everything known about this moment into a `Frame`."
     info = self.facts(observation, info, env)
-    pictures = self.image(observation, info, env)
+    pictures = None if self.text_only else self.image(observation, info, env)
     pictures = [] if pictures is None else list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     for picture in pictures: _check_picture(self, picture)
     text, actions = self.text(observation, info), self.allowed(info)
