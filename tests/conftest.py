@@ -1,11 +1,12 @@
 "What several tests share: commands run as a user runs them, and a tiny model made once."
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a job started in the background ignores Ctrl-C, and so would every process the tests start
 
 
 @pytest.fixture
