@@ -74,7 +74,7 @@ def main():
     marks = "not slow and not full" if args.quick else "" if args.full else "not full"
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder)/"tests.xml"
-        code = subprocess.run([sys.executable, "-m", "pytest", "-m", marks, f"--junitxml={xml}", "--durations=8", "tests"], cwd=ROOT).returncode
+        code = subprocess.run([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks, f"--junitxml={xml}", "--durations=8", "tests"], cwd=ROOT).returncode
         cases = list(ET.parse(xml).getroot().iter("testcase")) if xml.exists() else []
     bad = [c.get("name") for c in cases if c.find("failure") is not None or c.find("error") is not None]
     skipped = sum(c.find("skipped") is not None for c in cases)
