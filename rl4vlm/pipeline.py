@@ -19,7 +19,8 @@ class Screen:
     "Shows stages, progress and result rows; quiet unless something happens."
     def __init__(self, out=None, every:float=10.0):
         from rich.console import Console
-        self.console, self.every, self.last = Console(file=out or sys.stdout), every, 0.0
+        out = out or sys.stdout
+        self.console, self.every, self.last = Console(file=out, force_terminal=out.isatty()), every, 0.0
         self.live = self.table = None
 
     def __enter__(self):
@@ -49,7 +50,7 @@ class Screen:
 
     def done(self, seconds:float):
         "The stage has ended."
-        if self.live: self.bar.remove_task(self.task)
+        if self.live: self.bar.update(self.task, visible=False)
         self.console.print(f"  done in {seconds:.0f} s", style="dim", highlight=False)
 
 # %% ../nbs/31_pipeline.ipynb #a3208947
