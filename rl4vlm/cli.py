@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'QUIET', 'cmd_quickstart', 'cmd_pipeline', 'cmd_collect',
            'main']
 
 # %% ../nbs/40_cli.ipynb #b5daced7
-import importlib, importlib.resources, os, sys
+import importlib, importlib.resources, logging, os, sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from .config import CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig
@@ -180,6 +180,7 @@ def main(arguments:list=None)->int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"): print(overview()); return 0
     for name, value in QUIET.items(): os.environ.setdefault(name, value)
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())   # no news on a laptop
     command, *rest = arguments
     try:
         if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")

@@ -65,11 +65,12 @@ def evaluate(
     name:str=None,            # of the row; the actor's by default
     progress=None,            # called with (episodes finished, episodes in all)
     workers:int=0,            # worker processes for the environments
+    pictures:int=100,         # keep the pictures of the first so many episodes
 )->tuple: # (row, episodes)
     "Play a panel and summarise it."
     seeds = panel_seeds(panel) if isinstance(panel, str) else list(panel)
     if not seeds: raise UsageError("the panel is empty")
-    episodes = play(task, actor, seeds, envs, draw_seed, progress, workers=workers)
+    episodes = play(task, actor, seeds, envs, draw_seed, progress, workers=workers, pictures=pictures)
     return summarise(episodes, name or actor.name), episodes
 
 # %% ../nbs/14_evaluate.ipynb #88cd41ae

@@ -129,7 +129,7 @@ def evaluate_all(
         row, episodes = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers)
         if name in models:
             actor.greedy = True
-            greedy, _ = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers)
+            greedy, _ = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers, pictures=0)
             row.update({f"greedy_{k}": greedy[k] for k in ("success", "low", "high", "mean_return", *episodes[0].columns)})
         rows.append(row)
         EpisodeStore(out/"episodes").write(episodes, name)
@@ -221,11 +221,11 @@ def describe_tasks(config)->list: # rows
     for name in [config.task] if config.task else list_tasks():
         task, rates = make_task(name, **config.task_options), {}
         for who in ["random"] + ["oracle"] * has_oracle(task):
-            if config.episodes: rates[who] = evaluate(task, make_teacher(who, task, 0.0), range(40_000 + config.seed, 40_000 + config.seed + config.episodes))[0]
+            if config.episodes: rates[who] = evaluate(task, make_teacher(who, task, 0.0), range(40_000 + config.seed, 40_000 + config.seed + config.episodes), pictures=0)[0]
         frame = TaskEnv(task).reset(config.seed)
         rows.append(dict(name=name, actions=frame.actions, **{k: r["success"] for k, r in rates.items()}))
         pictures[name] = frame.images
-        print(f"{name:<16}" + "  ".join(f"{who} {r['success']:.1%} ({r['low']:.1%} – {r['high']:.1%})" for who, r in rates.items()) + f"  actions {', '.join(frame.actions[:14])}")
+        print(f"{name:<18}" + "  ".join(f"{who} {r['success']:.1%} ({r['low']:.1%} – {r['high']:.1%})" for who, r in rates.items()) + f"  actions {', '.join(frame.actions[:14])}")
         if "random" in rates and rates["random"]["success"] in (0.0, 1.0): print(f"  warning: random play succeeds in {rates['random']['success']:.0%} of the episodes; check what success() means here")
         if config.task: print("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
     if config.out: contact_sheet(pictures, config.out)

@@ -178,7 +178,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
 @patch
 def validate(self:PPO)->dict:
     "Play the validation panel at the training temperature; keep the policy if none was better."
-    row, _ = evaluate(self.task, self.actor, self.config.panel, self.config.envs, workers=self.config.workers)
+    row, _ = evaluate(self.task, self.actor, self.config.panel, self.config.envs, workers=self.config.workers, pictures=0)
     score = [row["success"], row["mean_return"]]
     if self.best is None or score >= self.best["score"]:
         self.best = dict(score=score, update=self.update)

@@ -217,6 +217,12 @@ def _drop(self:Player, results:dict)->bool:
     return bool(lost)
 
 # %% ../nbs/13_rollout.ipynb #f0686c3d
+def _forget(episodes:list, pictures:int):
+    "Drop the pictures of episodes beyond the first `pictures`; a long game on a large panel would fill the memory."
+    for episode in episodes:
+        if int(episode.id.split("-")[-1]) >= pictures:
+            for turn in episode.turns: turn.images, turn.final = [], None
+
 MAX_LOST = 3   # times that an episode is played again because its worker was lost
 
 def play(
@@ -228,6 +234,7 @@ def play(
     progress=None,       # called with (episodes finished, episodes in all)
     workers:int=0,       # worker processes that share the environments; -1 decides by measured cost
     timeout:float|None=120.0,  # seconds that a worker has for an answer
+    pictures:int=None,   # keep the pictures of the first so many episodes only; None keeps all
 )->list: # of `Episode`, in the order of `seeds`
     "Play one episode of each seed."
     task, waiting, tries = make_task(task), deque(enumerate(seeds)), Counter()
@@ -243,7 +250,9 @@ def play(
     player = Player(task, actor, next_plan, max(1, min(envs, len(seeds))), workers, timeout, again)
     try:
         while waiting or player.seats:
+            before = len(player.finished)
             player.step()
+            if pictures is not None: _forget(player.finished[before:], pictures)
             if progress: progress(len(player.finished), len(seeds))
     finally: player.close()
     return sorted(player.finished, key=lambda e: int(e.id.split("-")[-1]))
