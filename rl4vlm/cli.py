@@ -66,7 +66,9 @@ def cmd_ppo(config:PPOConfig):
     "Improve a model on a task by proximal policy optimisation."
     from rl4vlm.pipeline import Screen, run_ppo
     _claim(config)
-    with Screen() as screen: screen.stage("ppo", f"{config.model} on {config.task}"); print(run_ppo(config, screen)["best"])
+    with Screen() as screen: screen.stage("ppo", f"{config.model} on {config.task}"); best = run_ppo(config, screen)["best"]
+    print(f"best on {config.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, after update {best['update']}; checkpoint {config.out}/ppo/best")
+    print(f"next: rl4vlm eval --task {config.task} --model {config.out}/ppo/best   or   rl4vlm report --runs [{config.out}]")
 
 # %% ../nbs/40_cli.ipynb #c53ceec4
 def cmd_eval(config:EvalConfig):
@@ -173,7 +175,7 @@ def _where(error:Exception)->str:
     return f" ({Path(last.filename).name}, line {last.lineno})"
 
 # %% ../nbs/40_cli.ipynb #ead17097
-QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy")
 
 def main(arguments:list=None)->int:
     "Entry point of the command `rl4vlm`; returns the exit code."

@@ -131,6 +131,7 @@ def evaluate_all(
             actor.greedy = True
             greedy, _ = evaluate(task, actor, config.panel, config.envs, config.seed, workers=config.workers, pictures=0)
             row.update({f"greedy_{k}": greedy[k] for k in ("success", "low", "high", "mean_return", *episodes[0].columns)})
+        if name == "random" and row["success"] in (0.0, 1.0): screen.say(f"  warning: random play succeeds in {row['success']:.0%} of the episodes; check what success() of task {task.name} means")
         rows.append(row)
         EpisodeStore(out/"episodes").write(episodes, name)
     write_json(out/"results.json", dict(task=task.name, panel=config.panel, temperature=config.temperature, rows=rows))
@@ -190,7 +191,9 @@ def run_pipeline(
     screen:Screen=None,
 )->list: # rows of the result table
     "Run all stages in one folder."
+    from rl4vlm.evaluate import panel_seeds
     make_task(config.task, **config.task_options)
+    for panel in (config.ppo.panel, config.eval.panel): panel_seeds(panel)   # a misspelt one is named now, not after an hour
     out = claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     c, stages, done = share(config), out/"stages.json", {}
     if stages.exists(): done = read_json(stages)

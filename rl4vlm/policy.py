@@ -51,7 +51,7 @@ class VLMPolicy(nn.Module):
     ):
         super().__init__()
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
-        self.config = model.config
+        self.config, self.checkpointing = model.config, False
         width = self.config.get_text_config().hidden_size
         self.value_head = nn.Sequential(nn.Linear(width, value_hidden), nn.ReLU(), nn.Linear(value_hidden, 1))
         nn.init.zeros_(self.value_head[-1].weight); nn.init.zeros_(self.value_head[-1].bias)
@@ -264,6 +264,7 @@ def one_sequence_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:tor
 def checkpoint_activations(self:VLMPolicy):
     "Trade time for memory in the backward pass; what samples is not touched."
     self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    self.checkpointing = True
 
 # %% ../nbs/11_policy.ipynb #e15c15d4
 @dataclass
@@ -284,7 +285,7 @@ def response_states(self:VLMPolicy,
     ids, mask = np.zeros((len(responses), R), np.int64), np.zeros((len(responses), R), bool)
     for i, r in enumerate(responses): ids[i, :len(r)], mask[i, :len(r)] = r, True
     ids, mask = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
-    if self.base.is_gradient_checkpointing and torch.is_grad_enabled():
+    if self.checkpointing and torch.is_grad_enabled():
         self.model.train()   # the layers checkpoint in training mode only; dropout is off in both
         try: return self.one_sequence_states(prompts, ids, mask), ids, mask
         finally: self.model.eval()

@@ -276,7 +276,9 @@ def make_task(
     if name not in _tasks:
         for entry in entry_points(group="rl4vlm.tasks"):
             if entry.name == name: register_task(_load(entry), name=name)
-    if name not in _tasks: raise UsageError(f"task '{name}' is not registered;{did_you_mean(name, list_tasks())} (rl4vlm tasks lists all)")
+    if name not in _tasks:
+        hint = did_you_mean(name, list_tasks())
+        raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint else " (rl4vlm tasks lists all; --import MODULE brings in your own)"))
     return _tasks[name](**options)
 
 def _load(entry):
