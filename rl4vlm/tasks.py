@@ -145,6 +145,7 @@ def frame(self:Task, observation, info:dict, env)->Frame:
     pictures = None if self.text_only else self.image(observation, info, env)
     pictures = [] if pictures is None else list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     for picture in pictures: _check_picture(self, picture)
+    pictures = [picture.copy() for picture in pictures]   # an environment may draw into the same array again
     text, actions = self.text(observation, info), self.allowed(info)
     _check_names(self, actions)
     if not pictures and not text:

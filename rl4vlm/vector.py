@@ -38,7 +38,7 @@ class TaskEnv:
 
     def _frame(self, observation, info)->Frame:
         self.last = self.task.frame(observation, info, self.env)
-        if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, info)
+        if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, self.last.info)
         return self.last
 
     def close(self): self.env.close()
