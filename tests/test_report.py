@@ -296,6 +296,8 @@ def test_browser_shows_every_part(browser, run):
     assert len(charts["Success"].find_elements("css selector", ":scope > svg .series path:not(.marker)")) == 2
     assert "at update 8" in charts["Success"].find_element("css selector", ":scope > svg").get_attribute("aria-label")
     charts["Success"].find_element("css selector", "summary").click()
+    deadline = time.time() + 10   # the table is made when the browser gets round to the event
+    while time.time() < deadline and not charts["Success"].find_elements("css selector", "table"): time.sleep(0.05)
     assert "40" in charts["Success"].find_element("css selector", "table").text
     assert "100.0 %" in text(browser, "actions") and text(browser, "footer").startswith("Written by rl4vlm")
     assert not browser.find_element("id", "notes").is_displayed()
