@@ -41,7 +41,7 @@ def requirements()->dict: # extra (None for the core) -> list of `packaging.requ
 MODULES = {"pyyaml": "yaml", "pillow": "PIL"}   # where the module is called otherwise than the package
 
 def check_import(name:str)->str: # what went wrong, or an empty string
-    "Import the module of a package."
+    "Import the module of the package `name`."
     with _quiet():
         try: importlib.import_module(MODULES.get(name.lower(), name.replace("-", "_"))); return ""
         except BaseException as e: return f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"   # a broken build may raise anything
@@ -50,7 +50,7 @@ def check_package(
     requirement,        # `packaging.requirements.Requirement`
     group:str="core",
 )->Finding:
-    "Is the package there, in a version that is asked for, and does it import?"
+    "Is the package there, in a version that is asked for, and does it import? `group` is the extra that wants it."
     install = f'pip install "{requirement.name}{requirement.specifier}"'
     try: version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError: return Finding(group, requirement.name, "broken", "not installed", install)
@@ -104,7 +104,8 @@ def check_forward()->Finding:
 
 # %% ../nbs/32_doctor.ipynb #8771e98a
 FEATURES = dict(
-    alfworld=(["alfworld"], "ALFWorld tasks (text engine and drawn view)"),
+    alfworld=(["alfworld", "textworld", "fast_downward_textworld"], "ALFWorld tasks (text engine and drawn view)"), **{
+    "alfworld-thor": (["ai2thor", "opencv-python"], "AlfThor (AI2-THOR's pictures)")},
     trl=(["trl"], "TRL's RLOO trainer on PickImage"),
     label=(["openai"], "thoughts written by a served model while collecting"),
     quant=(["bitsandbytes"], "8-bit and 4-bit base models"),
@@ -194,7 +195,7 @@ def doctor(
     return findings, not any(f.state == "broken" for f in findings)
 
 def as_lines(findings:list)->list: # of str
-    "Findings as aligned lines, grouped, advice under what it is about."
+    "The `findings` as aligned lines, grouped, advice under what it is about."
     width, lines = max(len(f.name) for f in findings), []
     for number, f in enumerate(findings):
         if number == 0 or findings[number - 1].group != f.group: lines += ["", f.group]
@@ -203,7 +204,7 @@ def as_lines(findings:list)->list: # of str
     return lines[1:]
 
 def run_doctor(network:bool=False)->int: # exit code: 1 if the core is broken
-    "Print what the doctor finds, and one line of conclusion."
+    "Print what the doctor finds, with the `network` if asked, and one line of conclusion."
     findings, ok = doctor(network)
     broken, missing = ([f.name for f in findings if f.state == state] for state in ("broken", "missing"))
     print("\n".join(as_lines(findings)) + "\n")

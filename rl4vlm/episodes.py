@@ -28,6 +28,7 @@ class Turn:
     truncated:bool = False
     state:str = ""                      # the state in words
     suggestion:str|None = None          # the oracle's action, where it was asked
+    acted:str|None = None               # the response of the one who acted, where `text` is somebody else's
     # where it belongs
     episode:str = ""                    # id of the episode
     index:int = 0                       # number of the turn in the episode
@@ -38,8 +39,11 @@ class Turn:
     prompt_ids:np.ndarray|None = None   # (P,) token ids, image tokens expanded
     response_ids:np.ndarray|None = None # (R,) sampled token ids, end token included
     logprobs:np.ndarray|None = None     # (R,) float32, under the distribution that was sampled
+    token_ends:list|None = None         # (R,) number of characters of the response up to the end of each token
     temperature:float = 1.0             # of that distribution
     value:float|None = None             # of the prompt, in reward units
+    token_values:np.ndarray|None = None # (R,) float32, before each token, where token-level advantages are asked for
+    advantage:float|None = None         # of the turn, in reward units, once it has been judged
     next_value:float|None = None        # bootstrap of a turn that was cut off: the value of what would have come next
     final:object = None                 # the question after a truncation, until its value is known
 
@@ -65,8 +69,8 @@ class Episode:
     def __len__(self)->int: return len(self.turns)
 
 # %% ../nbs/09_episodes.ipynb #a055c5e5
-COLUMNS = ("text", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion",
-           "episode", "index", "seed", "group", "value", "temperature")
+COLUMNS = ("text", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion", "acted",
+           "episode", "index", "seed", "group", "value", "advantage", "temperature", "token_ends")
 
 def _png(image:np.ndarray)->dict:
     from PIL import Image
@@ -87,18 +91,28 @@ def _row(episode:Episode, turn:Turn, png)->dict:
     "One turn as plain values."
     return dict({c: getattr(turn, c) for c in COLUMNS}, messages=json.dumps(turn.messages, ensure_ascii=False),
                 images=[png(i) for i in turn.images], task=episode.task, success=episode.success, actor=episode.actor,
-                span=list(turn.span) if turn.span else None,
+                span=list(turn.span) if turn.span else None, columns=json.dumps(episode.columns),
                 logprobs=None if turn.logprobs is None else np.asarray(turn.logprobs, np.float32).tolist())
 
 # %% ../nbs/09_episodes.ipynb #4584a383
 def _features():
     from datasets import Features, Image, List, Value
-    text = {c: Value("string") for c in ("text", "action", "cause", "played", "state", "suggestion", "episode", "group", "messages", "task", "actor")}
-    numbers = dict(reward=Value("float64"), value=Value("float64"), temperature=Value("float64"), index=Value("int32"), seed=Value("int64"),
+    text = {c: Value("string") for c in ("text", "action", "cause", "played", "state", "suggestion", "acted", "episode", "group", "messages", "task", "actor", "columns")}
+    numbers = dict(reward=Value("float64"), value=Value("float64"), advantage=Value("float64"), temperature=Value("float64"), index=Value("int32"), seed=Value("int64"),
                    terminated=Value("bool"), truncated=Value("bool"), success=Value("bool"))
-    return Features(**text, **numbers, images=List(Image()), span=List(Value("int32")), logprobs=List(Value("float32")))
+    return Features(**text, **numbers, images=List(Image()), span=List(Value("int32")), token_ends=List(Value("int32")), logprobs=List(Value("float32")))
 
 # %% ../nbs/09_episodes.ipynb #ba20513d
+def _light_episodes(shard:Path)->list:
+    import pyarrow.parquet as pq
+    file, found, fields = pq.ParquetFile(shard), {}, set(Turn.__dataclass_fields__)
+    have = [c for c in file.schema_arrow.names if c not in ("images", "messages")]
+    for row in file.read(columns=have).to_pylist():
+        episode = found.setdefault((row["actor"], row["episode"]), Episode(row["task"], row["seed"], [], row["success"], columns=json.loads(row.get("columns") or "{}"), actor=row["actor"]))
+        episode.turns.append(Turn([], [], **{k: v for k, v in row.items() if k in fields}))
+    return list(found.values())
+
+# %% ../nbs/09_episodes.ipynb #55f85440
 class EpisodeStore:
     "A folder of Parquet shards, one row a turn."
     def __init__(self, folder): self.folder = Path(folder)
@@ -118,11 +132,26 @@ class EpisodeStore:
         table = pa.Table.from_pylist([_row(e, t, png) for e in episodes for t in e.turns], schema=_features().arrow_schema)
         temporary = path.with_suffix(".tmp")
         pq.write_table(table, temporary)
+        with open(temporary, "rb") as f: os.fsync(f.fileno())
         os.replace(temporary, path)
         return path
+
+    def whole(self, name:str)->bool:
+        "Whether the shard of this name is there and complete."
+        import pyarrow as pa, pyarrow.parquet as pq
+        try: return pq.read_metadata(self.folder/f"{name}.parquet").num_rows >= 0
+        except (OSError, pa.ArrowException): return False
+
+    def episodes(self,
+        name:str=None,   # of one shard; all of them by default
+    )->list: # of `Episode`
+        "The episodes without prompts and pictures: what is needed to count and compare."
+        return [e for shard in self.shards if name in (None, shard.stem) for e in _light_episodes(shard)]
 
     def read(self):
         "The turns as a `datasets.Dataset`, pictures decoded on access."
         from datasets import Dataset, concatenate_datasets
         if not self.shards: raise UsageError(f"no episodes in {self.folder} (no *.parquet); `rl4vlm collect --out {self.folder}` makes some")
+        broken = [p.name for p in self.shards if not self.whole(p.stem)]
+        if broken: raise UsageError(f"{self.folder}: {', '.join(broken)} cannot be read (cut off or damaged); the same `rl4vlm collect` with --resume makes it again, or delete it")
         return concatenate_datasets([Dataset.from_parquet(str(p), features=_features(), keep_in_memory=False, cache_dir=str(self.folder/".cache")) for p in self.shards])

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'pick_device', 'pick_dtype', 'checkpoint_kind', 'part_of', 'train_parts',
-           'lora_targets', 'add_lora', 'load_vlm', 'check_model']
+           'lora_targets', 'add_lora', 'check_processor', 'limit_pixels', 'load_vlm', 'check_model']
 
 # %% ../nbs/10_models.ipynb #a3c068f3
 import re
+from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .config import LoRAConfig
@@ -20,7 +21,7 @@ def pick_device(device:str="auto")->torch.device:
     return torch.device(device)
 
 def pick_dtype(dtype:str, device:torch.device)->torch.dtype:
-    "The dtype of this name; `auto` is bfloat16 on a GPU and float32 on a CPU."
+    "The dtype of this name; `auto` is bfloat16 if `device` is a GPU and float32 on a CPU."
     if dtype == "auto": return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in ("float32", "bfloat16", "float16"): raise UsageError(f"dtype {dtype!r} must be auto, float32, bfloat16 or float16")
     return getattr(torch, dtype)
@@ -39,7 +40,7 @@ def checkpoint_kind(name:str)->str:
 
 # %% ../nbs/10_models.ipynb #904a20d0
 VISION_NAMES = ("visual", "vision_tower")
-MERGER_NAMES = ("merger", "multi_modal_projector", "deepstack_merger_list")
+MERGER_NAMES = ("merger", "deepstack_merger_list", "multi_modal_projector", "image_newline")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(
@@ -50,27 +51,89 @@ def part_of(
     if any(w in MERGER_NAMES for w in words): return "merger"
     return "vision" if any(w in VISION_NAMES for w in words) else "language"
 
+def _never_read(config)->re.Pattern:
+    "Names in LLaVA's vision tower above the layer that it reads (the last but one): they never get a gradient."
+    if not hasattr(config, "vision_feature_layer"): return re.compile("(?!)")
+    depth = config.vision_config.num_hidden_layers
+    first = config.vision_feature_layer % (depth + 1) if isinstance(config.vision_feature_layer, int) else depth
+    return re.compile(rf"vision_tower\.(.*\.)?(post_layernorm|{'|'.join(rf'layers.{i}' for i in range(first, depth)) or '(?!)'})\.")
+
+def _learning(model, parts:str):
+    "A function of a name: is it of the named parts, and of any use?"
+    if parts not in PARTS: raise UsageError(f"parts={parts!r} must be one of {', '.join(PARTS)}")
+    chosen, idle = dict(language={"language"}, all={"language", "merger", "vision"}).get(parts, {"language", "merger"}), _never_read(model.config)
+    return lambda name: part_of(name) in chosen and not idle.search(name + ".")
+
 def train_parts(
     model,       # a vision-language model, without adapters
     parts:str,   # one of `PARTS`
 ):
     "Let the parameters of the named parts learn and freeze the others."
-    if parts not in PARTS: raise UsageError(f"parts={parts!r} must be one of {', '.join(PARTS)}")
-    learn = dict(language={"language"}, all={"language", "merger", "vision"}).get(parts, {"language", "merger"})
-    for name, parameter in model.named_parameters(): parameter.requires_grad_(part_of(name) in learn)
+    learn = _learning(model, parts)
+    for name, parameter in model.named_parameters(): parameter.requires_grad_(learn(name))
 
 # %% ../nbs/10_models.ipynb #9ffa2770
 def lora_targets(model, parts:str)->list:
-    "Names of the linear layers of the chosen parts; the output head is left alone."
-    learn = dict(language={"language"}, all={"language", "merger", "vision"}).get(parts, {"language", "merger"})
-    head = model.get_output_embeddings()
-    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and part_of(n) in learn]
+    "Names of the linear layers of the chosen `parts` of `model`; the output head is left alone."
+    learn, head = _learning(model, parts), model.get_output_embeddings()
+    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and learn(n)]
 
 def add_lora(model, config:LoRAConfig):
     "Wrap the model with a fresh LoRA adapter on the chosen parts."
     from peft import LoraConfig, get_peft_model
     return get_peft_model(model, LoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout,
                                             target_modules=lora_targets(model, config.parts)))
+
+# %% ../nbs/10_models.ipynb #fd06eb19
+def _rounded(quant:str, dtype:torch.dtype, device:torch.device)->dict:
+    "What `from_pretrained` must be told."
+    if quant not in ("none", "4bit", "8bit"): raise UsageError(f"quant={quant!r} must be none, 4bit or 8bit")
+    if quant == "none": return {}
+    if not find_spec("bitsandbytes"): raise UsageError(f"quant={quant} needs bitsandbytes, which is not installed: pip install 'rl4vlm[quant]', or leave it at none")
+    from transformers import BitsAndBytesConfig
+    return dict(device_map={"": device}, quantization_config=BitsAndBytesConfig(
+        load_in_4bit=quant == "4bit", load_in_8bit=quant == "8bit", bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[rf".*\.{n}" for n in (*VISION_NAMES, *MERGER_NAMES)] + ["lm_head"]))
+
+# %% ../nbs/10_models.ipynb #336c1fdc
+def check_processor(
+    config,       # of the model
+    processor,    # loaded beside it
+    name:str,     # of the checkpoint, for the message
+):
+    "Raise `UsageError` if the processor cannot serve this model."
+    def wrong(what): raise UsageError(f"the processor of '{name}' does not fit its model: {what}")
+    if not hasattr(processor, "image_processor"): wrong("it has no image processor, so pictures cannot be read (preprocessor_config.json is missing)")
+    token, images, tokens = getattr(config, "image_token_id", None), processor.image_processor, processor.tokenizer
+    if token is None or token != getattr(processor, "image_token_id", None): wrong(f"its image token is {getattr(processor, 'image_token_id', None)}, the model's is {token}")
+    if len(tokens) > config.get_text_config().vocab_size: wrong(f"its tokenizer has {len(tokens)} tokens, the model {config.get_text_config().vocab_size}")
+    if not (processor.chat_template or tokens.chat_template): wrong("it has no chat template (chat_template.jinja is missing)")
+    text = processor.apply_chat_template([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])], add_generation_prompt=True, tokenize=False)
+    if text.count(processor.image_token) != 1 or "Which?" not in text: wrong(f"its chat template makes {text!r} of a picture and a word, without one image token {processor.image_token!r} and the word")
+    for here, there, what in _sizes(getattr(config, "vision_config", None), config, images, processor):
+        if here != there: wrong(f"{what} is {here} in the processor and {there} in the model")
+
+def _sizes(vision, config, images, processor):
+    "Pairs that must agree: (the processor's, the model's, what it is)."
+    if hasattr(vision, "spatial_merge_size"): return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
+    if not hasattr(config, "image_grid_pinpoints"): return []
+    grids = [list(p) for p in images.image_grid_pinpoints]
+    return [(processor.patch_size, vision.patch_size, "patch_size"), (images.crop_size["height"], vision.image_size, "the size of a tile"),
+            (processor.vision_feature_select_strategy, config.vision_feature_select_strategy, "vision_feature_select_strategy"),
+            (grids, [g for g in grids if g in map(list, config.image_grid_pinpoints)], "image_grid_pinpoints")]
+
+# %% ../nbs/10_models.ipynb #cdfbd983
+def limit_pixels(processor, max_pixels:int):
+    "Let no picture be resized to more than `max_pixels` (of a `processor`)."
+    images = processor.image_processor
+    if hasattr(images, "image_grid_pinpoints"):
+        kept = [p for p in images.image_grid_pinpoints if p[0] * p[1] <= max_pixels]
+        if not kept: raise UsageError(f"max_pixels={max_pixels} is less than the smallest shape of this model, {min(p[0] * p[1] for p in images.image_grid_pinpoints)} pixels")
+        images.image_grid_pinpoints = kept
+    else:
+        side = images.patch_size * images.merge_size
+        if max_pixels < side * side: raise UsageError(f"max_pixels={max_pixels} is less than the pixels of one image token, {side} × {side} = {side * side}")
+        images.size = {"shortest_edge": min(max_pixels, images.size["shortest_edge"]), "longest_edge": max_pixels}
 
 # %% ../nbs/10_models.ipynb #fe8fe0e9
 def load_vlm(
@@ -80,29 +143,49 @@ def load_vlm(
     dtype:str="auto",         # auto, float32, bfloat16 or float16
     device:str="auto",        # auto, cpu, cuda, cuda:1, ...
     max_pixels:int=0,         # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+    quant:str="none",         # none, 4bit or 8bit
+    attention:str="auto",     # auto, eager, sdpa or flash_attention_2
 )->tuple: # (model, processor)
     "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    check_model(name)
-    kind, device = checkpoint_kind(name), pick_device(device)
+    kind, device, config = checkpoint_kind(name), pick_device(device), check_model(name)
     base = read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"] if kind == "adapter" else name
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=pick_dtype(dtype, device)).to(device)
-    processor = AutoProcessor.from_pretrained(name if kind == "model" or (Path(name)/"preprocessor_config.json").exists() or (Path(name)/"processor_config.json").exists() else base)
-    if max_pixels: processor.image_processor.size = {"shortest_edge": min(max_pixels, processor.image_processor.size["shortest_edge"]), "longest_edge": max_pixels}
+    processor = _load_processor(name if kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json")) else base)
+    check_processor(config, processor, name)
+    if max_pixels: limit_pixels(processor, max_pixels)
+    if hasattr(config, "image_grid_pinpoints"): config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
+    model = _load_model(base, config, pick_dtype(dtype, device), device, quant, attention)
     if kind == "adapter":
         from peft import PeftModel
         model = PeftModel.from_pretrained(model, name, is_trainable=True)
     elif lora and lora.r: model = add_lora(model, lora)
+    elif quant != "none": model.requires_grad_(False)
     else: train_parts(model, parts)
     return model.eval(), processor
 
 # %% ../nbs/10_models.ipynb #dcc0a0bb
+def _load_processor(name:str):
+    from transformers import AutoProcessor
+    try: return AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as e: raise UsageError(f"'{name}' has no processor that can be loaded ({str(e).splitlines()[0][:120]}); a checkpoint needs its tokenizer and its image processor beside the weights")
+
+def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str):
+    from transformers import AutoModelForImageTextToText
+    options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
+    try: model = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype=dtype, **options)
+    except (ImportError, ValueError) as e:
+        if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
+        raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); auto always can")
+    for module in model.modules():   # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
+        if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
+    return model if quant != "none" else model.to(device)
+
+# %% ../nbs/10_models.ipynb #a935153f
 def _check_base(name:str, base:str):
     "The base of an adapter must be there."
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
 
-def check_model(name:str):
+def check_model(name:str): # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoConfig, AutoModelForImageTextToText
     if checkpoint_kind(name) == "adapter":
@@ -113,3 +196,4 @@ def check_model(name:str):
     except OSError as e:
         raise UsageError(f"model '{name}' could not be loaded: it is no folder here and the hub did not give it ({str(e).splitlines()[0][:120]}); download it first and pass --model FOLDER")
     if type(config) not in AutoModelForImageTextToText._model_mapping: raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); a vision-language model is needed")
+    return config

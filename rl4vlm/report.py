@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXPECTED', 'TEXT_LIMIT', 'MOST_EPISODES', 'PANELS_DRAWN', 'Run', 'read_run', 'Played', 'survey', 'tally', 'measured',
-           'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 'security_policy', 'fill', 'write_report', 'captioned',
-           'episode_strip', 'write_gif', 'learning_curves']
+           'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 'security_policy', 'fill', 'make_page', 'write_report',
+           'report_server', 'serve_report', 'captioned', 'episode_strip', 'write_gif', 'learning_curves']
 
 # %% ../nbs/30_report.ipynb #7cc89fc3
 import base64, hashlib, html, io, json, math, re
@@ -53,6 +53,8 @@ def _read_results(path:Path, notes:list)->dict:
     except (ValueError, RecursionError) as e: notes.append(f"results.json cannot be read: {e}."); return {}
     rows = results.get("rows") if isinstance(results, dict) else None
     if not isinstance(rows, list): notes.append("results.json has no rows; it may come from another version."); return {}
+    notes += [str(note) for note in results.get("notes") or [] if isinstance(results.get("notes"), list)]
+    if (version := results.get("version", __version__)) != __version__: notes.append(f"results.json was written by rl4vlm {version}, this page by {__version__}: what it calls by other names is not shown.")
     return dict(results, rows=[r for r in rows if isinstance(r, dict) and r.get("name")])
 
 # %% ../nbs/30_report.ipynb #772971c0
@@ -81,7 +83,7 @@ TEXT_LIMIT = 20_000   # characters of one text that the page shows
 
 # %% ../nbs/30_report.ipynb #8b160f6a
 _LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion", "terminated", "truncated")
-_SHOWN = ("text", "span", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion", "value", "advantage", "logprobs", "messages", "images", "index")
+_SHOWN = ("text", "span", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion", "value", "advantage", "logprobs", "token_ends", "messages", "images", "index")
 
 def _batches(shard:Path, columns:tuple):
     "Rows of a shard as dicts, a few at a time, so that its pictures are never all in memory."
@@ -116,7 +118,7 @@ class Played:
 
 # %% ../nbs/30_report.ipynb #5ba91dfd
 def survey(run:Run, number:int=0)->list: # of `Played`
-    "All episodes of a run, without texts and pictures."
+    "All episodes of a run, the `number`-th of the page, without texts and pictures."
     found = {}
     for shard in run.shards:
         try: looks = [row for batch in _batches(shard, _LOOK) for row in batch]
@@ -140,16 +142,16 @@ def _episode_ids(looks:list)->list: # of str
 
 # %% ../nbs/30_report.ipynb #3f800cd8
 def tally(episodes:list)->dict:
-    "Counts of actions, failure causes and agreement with the oracle, over the turns of some `Played`."
+    "Counts of actions, failure causes and agreement with the oracle, over the turns of `episodes`, which are `Played`."
     turns = [t for e in episodes for t in e.looks]
     asked = [t for t in turns if t["suggestion"] is not None]
-    return dict(run=episodes[0].run, actor=episodes[0].actor, episodes=len(episodes), turns=len(turns), asked=len(asked),
+    return dict(run=episodes[0].run, actor=episodes[0].actor, task=episodes[0].task, episodes=len(episodes), turns=len(turns), asked=len(asked),
                 agreed=sum(t["action"] == t["suggestion"] for t in asked),
                 actions=dict(Counter(str(t["action"]) for t in turns if t["action"] is not None)),
                 causes=dict(Counter(str(t["cause"]) for t in turns if t["cause"])))
 
 def measured(episodes:list)->dict:
-    "A result row, computed from some `Played`."
+    "A result row, computed from `episodes`, which are `Played`."
     counts, n = tally(episodes), len(episodes)
     wins, returns = sum(bool(e.success) for e in episodes), [e.total_reward for e in episodes]
     (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(returns)
@@ -211,6 +213,15 @@ def _prompt(messages)->str|None:
     except (TypeError, KeyError, AttributeError): return _clip(json.dumps(messages))
 
 # %% ../nbs/30_report.ipynb #c85cf415
+def _token_ends(text, ends, shown:list)->list|None: # 16-bit units
+    "Where each token ends, as JavaScript counts; None where that is not known."
+    good = isinstance(text, str) and ends and "".join(shown) == text and all(isinstance(e, int) for e in ends) and ends == sorted(ends) and 0 <= ends[0] and ends[-1] <= len(text)
+    if not good: return None
+    units, at, counted = [], 0, 0
+    for e in ends: counted += (e - at) + sum(c > "\uffff" for c in text[at:e]); at = e; units.append(counted)
+    return units
+
+# %% ../nbs/30_report.ipynb #f7ce0746
 def _turn(row:dict, pictures:dict)->dict:
     "A turn as the page wants it; what is not known is left out."
     names = ("action", "cause", "played", "state", "suggestion")
@@ -218,8 +229,10 @@ def _turn(row:dict, pictures:dict)->dict:
     turn.update({k: _number(row[k]) for k in ("reward", "value", "advantage") if _number(row[k]) is not None})
     turn.update({k: True for k in ("terminated", "truncated") if row[k]})
     logprobs = [round(v, 3) for v in map(_number, row["logprobs"] or []) if v is not None]
+    response = _three_parts(row["text"], row["span"])
     if logprobs: turn["logprobs"] = logprobs[:1000]
-    return dict(turn, response=_three_parts(row["text"], row["span"]), prompt=_prompt(row["messages"]), pictures=[_picture(p, pictures) for p in row["images"] or []])
+    if logprobs and (ends := _token_ends(row["text"], row["token_ends"], response)): turn["ends"] = ends[:1000]
+    return dict(turn, response=response, prompt=_prompt(row["messages"]), pictures=[_picture(p, pictures) for p in row["images"] or []])
 
 def _picture(entry, pictures:dict)->str:
     "A picture of the store as a data URI; equal pictures are shrunk once."
@@ -247,7 +260,7 @@ def read_turns(
 
 # %% ../nbs/30_report.ipynb #3d0a7fb2
 def embed(value)->str:
-    "JSON that can stand inside an HTML script element and says the same."
+    "JSON of `value` that can stand inside an HTML script element and says the same."
     return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
 
 # %% ../nbs/30_report.ipynb #e6211d42
@@ -309,15 +322,60 @@ def _table(run:Run, number:int, episodes:list)->list:
     if rows and not run.results: run.notes.append("The table was computed from the episodes that were kept.")
     kinds = dict(name=str, task=str, panel=str, causes=dict)   # all else must be a number; the page relies on it
     usable = lambda k, v: isinstance(v, kinds[k]) if k in kinds else _number(v) is not None
+    parts = [dict(part, name=f"{r['name']}: {kind}", task=r.get("task")) for r in rows for kind, part in [("", r), *_dict(r.get("kinds")).items()] if kind and isinstance(part, dict)]
+    rows = [x for r in rows for x in [r, *[p for p in parts if p["name"].startswith(f"{r['name']}: ") and p["task"] == r.get("task")]]]
     return [{**{k: v for k, v in {**about, **r}.items() if usable(k, v)}, "run": number} for r in rows]
+
+def _dict(value)->dict: return value if isinstance(value, dict) else {}
 
 def _by_actor(episodes:list)->list: # of lists
     groups = defaultdict(list)
-    for e in episodes: groups[e.run, e.actor].append(e)
+    for e in episodes: groups[e.run, e.actor, e.task].append(e)
     return list(groups.values())
+
+# %% ../nbs/30_report.ipynb #9a68bda4
+def _experiment(run:Run)->str|None:
+    "What a run has in common with its repetitions under other seeds; None where that is not known."
+    import yaml
+    try: options = yaml.safe_load(run.config)
+    except (yaml.YAMLError, RecursionError): return None
+    if not isinstance(options, dict): return None
+    folder = str(options.get("out") or run.path)
+    def bare(value):
+        if isinstance(value, dict): return {k: bare(v) for k, v in value.items() if k not in ("seed", "out", "resume", "overwrite", "trackers")}
+        return re.sub(r"seed[_-]?\d+", "seed", value.replace(folder, "")) if isinstance(value, str) else value
+    return json.dumps(bare(options), default=str)
+
+def _experiments(runs:list)->list: # of dicts with a name and the numbers of runs
+    "Runs grouped by experiment, in the order of the runs."
+    found = defaultdict(list)
+    for i, run in enumerate(runs): found[_experiment(run) or f"run {i}"].append(i)
+    return [dict(name=_common_name([runs[i].name for i in group]), runs=group) for group in found.values()]
+
+def _common_name(names:list)->str:
+    "Names as one, with a star where they differ."
+    from os.path import commonprefix
+    start = commonprefix(names)
+    end = commonprefix([n[len(start):][::-1] for n in names])[::-1]
+    return names[0] if len(names) == 1 else f"{start}*{end} ({len(names)} runs)"
 
 # %% ../nbs/30_report.ipynb #3ab2d317
 MOST_EPISODES = 600   # on one page, so that it opens at once
+
+def make_page(
+    runs,               # a run folder or a list of them
+    limit_mb:float=10,  # megabytes of the page
+    live:float=0,       # seconds after which the page loads itself again; 0 for never
+)->str: # HTML
+    "One self-contained page about one or several runs."
+    runs = [read_run(p, name) for p, name in _names([runs] if isinstance(runs, (str, Path)) else list(runs))]
+    surveys = [survey(run, i) for i, run in enumerate(runs)]
+    everyone = [e for s in surveys for e in s]
+    data = dict(version=__version__, live=live, table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])], tallies=[tally(g) for g in _by_actor(everyone)],
+                comparisons=[_usable_comparison(c) for run in runs for c in run.results.get("comparisons") or [] if isinstance(c, dict)], experiments=_experiments(runs),
+                runs=[dict(name=r.name, config=r.config, curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
+                notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes], episodes=[], shared=[])
+    return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
 
 def write_report(
     runs,               # a run folder or a list of them
@@ -325,16 +383,58 @@ def write_report(
     limit_mb:float=10,  # megabytes of the file
 )->Path:
     "Write one self-contained page about one or several runs."
-    runs = [read_run(p, name) for p, name in _names([runs] if isinstance(runs, (str, Path)) else list(runs))]
-    out = Path(out) if out else runs[0].path/"report.html"
-    surveys = [survey(run, i) for i, run in enumerate(runs)]
-    everyone = [e for s in surveys for e in s]
-    data = dict(version=__version__, table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])], tallies=[tally(g) for g in _by_actor(everyone)],
-                runs=[dict(name=r.name, config=r.config, curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
-                notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes], episodes=[], shared=[])
-    page = _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
+    page = make_page(runs, limit_mb)
+    out = Path(out) if out else Path(runs if isinstance(runs, (str, Path)) else runs[0])/"report.html"
     write_atomic(out/"report.html" if out.is_dir() else out, page)
     return out/"report.html" if out.is_dir() else out
+
+# %% ../nbs/30_report.ipynb #532a6f57
+def _usable_comparison(c:dict)->dict:
+    "A comparison with texts where the page expects texts and numbers where it expects numbers."
+    return {**{k: str(c.get(k, "?")) for k in ("task", "a", "b", "play")}, **{k: _number(c.get(k)) for k in ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low", "return_high")}}
+
+# %% ../nbs/30_report.ipynb #1cfb2a22
+def report_server(
+    runs,               # a run folder or a list of them
+    port:int=8642,      # 0 takes a free one
+    every:float=30,     # seconds between two looks of an idle page
+): # an HTTP server, not started yet
+    "A server of the report at a loopback address."
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Lock
+    kept, lock = {}, Lock()
+    def page():
+        with lock:
+            state = _state(runs)
+            if kept.get("state") != state: kept.update(page=make_page(runs, live=every), state=state)
+            return kept["page"]
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.headers.get("Host", "").rsplit(":", 1)[0] not in ("127.0.0.1", "localhost"): return self.answer(403, "This report is shown to this machine only.")
+            if self.path.split("?")[0] != "/": return self.answer(404, "There is one page here, /.")
+            try: self.answer(200, page())
+            except Exception as e: self.answer(503, f"<meta charset=utf-8><meta http-equiv=refresh content=5><p>The report cannot be made yet: {html.escape(str(e))}")
+        def answer(self, code, text):
+            body = text.encode("utf-8", "replace")
+            self.send_response(code)
+            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")): self.send_header(name, value)
+            self.end_headers(); self.wfile.write(body)
+        def log_message(self, *args): pass
+    try: return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as e: raise UsageError(f"cannot listen at port {port}: {e.strerror}; give another --port, or 0 for a free one") from e
+
+def serve_report(runs, port:int=8642):
+    "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
+    with report_server(runs, port) as server:
+        print(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)", flush=True)
+        try: server.serve_forever()
+        except KeyboardInterrupt: print()
+
+# %% ../nbs/30_report.ipynb #cd76b4b0
+def _state(runs)->list:
+    "Names, times and sizes of the files that a report is made of."
+    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in EXPECTED for p in sorted(Path(run).glob(pattern))]
+    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
 
 # %% ../nbs/30_report.ipynb #1259a834
 def _names(paths:list)->list: # of (path, name)
@@ -353,10 +453,11 @@ def _fill_with_episodes(title:str, data:dict, everyone:list, limit:float)->str:
     read = read_turns(chosen)
     kept, data["shared"] = fit(read, room)
     order = {actor: i for i, actor in enumerate(dict.fromkeys(e.actor for e in everyone))}
-    data["episodes"] = sorted(kept, key=lambda e: (e["run"], -order[e["actor"]]))   # the actor of the last row first: it is the one that was trained
+    named = {row["name"] for row in data["table"]}
+    data["episodes"] = sorted(kept, key=lambda e: (e["run"], e["actor"] not in named, -order[e["actor"]]))   # the actor of the last row first: it is the one that was trained
     left_out, damaged, absent = len(everyone) - len(kept), len(chosen) - len(read), sum(data["shared"][p] == "" for e in data["episodes"] for t in e["turns"] for p in t["pictures"])
     if damaged: data["notes"].append(f"{damaged} episodes cannot be read: their shard is damaged.")
-    if left_out > damaged: data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; the others are left out to keep the file small. The numbers above are about all of them.")
+    if left_out > damaged: data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; the others are left out to keep the file small. All counts and tables are about all of them.")
     if absent: data["notes"].append(f"{absent} pictures are missing or cannot be read.")
     return fill(title, data)
 
@@ -447,9 +548,9 @@ PANELS_DRAWN = (   # title, unit, factor, {key: label}
     ("response length", "tokens", 1, dict(response_tokens="")))
 
 def learning_curves(
-    rows,   # metric rows of one run, or a dict of run name -> rows
+    rows,   # metric rows of one run, or a dict of run name -> rows, or -> a list of the rows of several seeds
 ): # a matplotlib figure
-    "The six curves that tell most about a run of reinforcement."
+    "The six curves that tell most about a run of reinforcement; of several seeds the mean, and a shade over all."
     from matplotlib.figure import Figure
     runs = rows if isinstance(rows, dict) else {"": rows}
     figure = Figure(figsize=(10, 5), layout="constrained")
@@ -463,7 +564,11 @@ def learning_curves(
 
 # %% ../nbs/30_report.ipynb #399c865b
 def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int):
-    "One curve of one run; runs differ by colour and marker, panel and training by the dashes."
-    points = [(r["step"], factor * r[key]) for r in rows if _number(r.get(key)) is not None]
-    if not points: return
-    axis.plot(*zip(*points), color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)
+    "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
+    seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
+    for r in (r for one in seeds for r in one):
+        if _number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
+    if not found: return
+    steps = sorted(found)
+    if len(seeds) > 1: axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}", alpha=0.1 if line else 0.2, linewidth=0)
+    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)

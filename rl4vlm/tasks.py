@@ -257,7 +257,7 @@ def columns(self:Task, episode)->dict:
 _tasks = {}
 
 def register_task(cls=None, *, name:str=None):
-    "Class decorator: make a `Task` known by its class name."
+    "Class decorator: make `cls`, a `Task`, known by its class name."
     if cls is None: return lambda c: register_task(c, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Task)): raise UsageError(f"only a subclass of Task can be registered, got {cls!r}")
     cls()   # options of the class itself are checked now, where the mistake is
@@ -272,7 +272,7 @@ def make_task(
     name:str|Task,   # a registered name; a task is returned as it is
     **options,       # attributes to set on it
 )->Task:
-    "Make a task by name."
+    "Make a task by name, and set `options` as its attributes."
     if isinstance(name, Task): return name
     if name not in _tasks:
         for entry in entry_points(group="rl4vlm.tasks"):

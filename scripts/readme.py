@@ -19,7 +19,7 @@ def render(notebook):
             text = "".join(output.get("text", []) or data.get("text/markdown", []) or data.get("text/plain", []))
             if text.strip(): parts.append(text.strip() if "text/markdown" in data else "```\n" + text.rstrip() + "\n```")
     text = "\n\n".join(parts) + "\n"
-    return text.replace("](images/", "](nbs/images/").replace("](tutorials/", "](nbs/tutorials/").replace("](https://github.com/rl4vlm/rl4vlm/blob/main/", "](")
+    return text.replace("](images/", "](nbs/images/").replace("](tutorials/", "](nbs/tutorials/").replace("](explanations/", "](nbs/explanations/").replace("](https://github.com/rl4vlm/rl4vlm/blob/main/", "](")
 
 
 if __name__ == "__main__":

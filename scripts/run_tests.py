@@ -1,8 +1,9 @@
 """Test everything and print one closing line of counts.
 
 1. rl4vlm/ is what nbs/ exports (checked on a copy, nothing here is touched).
-2. Every notebook runs, each in a process of its own, under a time limit.
-3. tests/, by pytest.
+2. Every page of the site is sound (scripts/docs_check.py).
+3. Every notebook runs, each in a process of its own, under a time limit.
+4. tests/, by pytest.
 
 `--quick` leaves out tests marked slow, `--full` adds those marked full.
 """
@@ -62,6 +63,11 @@ def main():
     print("export: " + (problem or "ok"), flush=True)
     if problem: failed.append("export")
     else: passed += 1
+
+    ok, output, _ = run([sys.executable, "scripts/docs_check.py"], LIMIT)
+    print("pages: " + ("ok" if ok else output[-6000:]), flush=True)
+    if ok: passed += 1
+    else: failed.append("pages")
 
     notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
     with ThreadPoolExecutor(2) as pool:

@@ -1,5 +1,6 @@
 # Sourced by the other scripts: a Python with the package installed, in .venv unless a virtual environment is active.
 # usage: setup_python [EXTRA]   (EXTRA is one of the optional-dependencies of pyproject.toml)
+# shellcheck shell=bash disable=SC1091,SC2015
 setup_python() {
   local extra="${1:-}" python="" candidate stamp want
   if [ -z "${VIRTUAL_ENV:-}" ]; then

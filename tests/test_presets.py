@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT/"scripts"/"configs").rglob("*.yaml"))
 name_of = lambda path: str(path.relative_to(ROOT/"scripts"/"configs").with_suffix(""))
 every_preset = pytest.mark.parametrize("path", PRESETS, ids=name_of)
-PUBLISHED = [p for p in PRESETS if p.parent.name == "ppo" and not p.stem.endswith("_test") and "minigrid" not in p.stem]
+PUBLISHED = [p for p in PRESETS if p.parent.name == "ppo" and not p.stem.endswith("_test") and not p.stem.startswith(("minigrid", "alfworld"))]
 
 
 def header(path): return "\n".join(line[1:] for line in path.read_text().split("\n\n")[0].splitlines())
@@ -50,7 +50,7 @@ def test_the_header_says_how_to_launch_this_file(path):
     top, command, here = header(path), path.parent.name, str(path.relative_to(ROOT))
     lines = [shlex.split(line) for line in top.splitlines() if re.match(r"   (rl4vlm|accelerate launch) ", line)]
     assert lines and all(here in line for line in lines), f"{here} has no launch line that names it"
-    assert (["accelerate", "launch"] in [line[:2] for line in lines]) == (command in ("sft", "ppo", "pipeline"))
+    assert (["accelerate", "launch"] in [line[:2] for line in lines]) == (command in ("sft", "ppo", "pipeline", "trl-rloo"))
     for line in lines:
         start = line.index("rl4vlm.cli" if line[0] == "accelerate" else "rl4vlm")
         assert line[start + 1:start + 4] == [command, "--config", here]

@@ -427,3 +427,98 @@ def test_browser_loads_500_trajectories_in_3_seconds(browser, tmp_path):
     visit(browser, page)
     assert text(browser, "count") == "500 of 500 episodes" and browser.find_elements("css selector", "#frames img")
     assert time.perf_counter() - start < 3
+
+
+# ---- tokens, seeds, comparisons, a run that goes on
+
+def with_tokens(episode, cut):
+    "The same episode with tokens: `cut` gives their texts."
+    for t in episode.turns:
+        pieces = cut(t.text)
+        t.token_ends, t.logprobs = np.cumsum([len(p) for p in pieces]).tolist(), np.log(np.linspace(0.05, 1, len(pieces)))
+    return episode
+
+
+def test_browser_colours_tokens(browser, tmp_path):
+    texts = ['😀 see {"action": "+"}', "שלום \u202eabc {\"action\": \"+\"}", HOSTILE["script"] + '{"action": "+"}', "x" * 100_000]
+    cut = lambda text: [text[i:i + 3] for i in range(0, len(text), 3)] + [""]      # three characters a token, and an end token
+    made = with_tokens(make_episode(0, "ppo", True, 4, texts), cut)
+    visit(browser, write_report(make_run(tmp_path/"run", [made])))
+    for i, wanted in enumerate(texts[:3]):
+        spans = browser.find_elements("css selector", "#response span")
+        assert text(browser, "response") == wanted.replace("\u202e", "⟨U+202E⟩")
+        assert browser.find_element("css selector", "#response mark").get_attribute("textContent") == wanted[wanted.index('"action"'):]
+        assert spans[0].get_attribute("class") == "p5" and "token 1: probability 0.050" in spans[0].get_attribute("title")
+        colour = lambda span: browser.execute_script("return getComputedStyle(arguments[0]).backgroundColor", span)
+        assert colour(spans[0]) != "rgba(0, 0, 0, 0)" and f"token {len(cut(wanted)) - 1}" in spans[-1].get_attribute("title")
+        press(browser, "ARROW_RIGHT")
+    assert not browser.find_elements("css selector", "#response span") and len(browser.find_elements("css selector", "#tokens rect")) == 1000   # too long to colour
+
+
+def test_a_store_without_the_newer_columns_is_shown(tmp_path):
+    import pyarrow.parquet as pq
+    run = make_run(tmp_path/"run", [with_tokens(make_episode(0, "ppo", True), lambda text: list(text))])
+    [shard] = (run/"episodes").glob("*.parquet")
+    assert "ends" in Page(write_report(run)).data["episodes"][0]["turns"][0]
+    pq.write_table(pq.read_table(shard).drop_columns(["token_ends", "advantage", "columns", "value"]), shard)
+    turn = Page(write_report(run)).data["episodes"][0]["turns"][0]
+    assert "ends" not in turn and turn["logprobs"] and turn["response"][1]
+
+
+def seeds_of(folder, name, n, level):
+    "Runs that differ in their seed only."
+    for seed in range(n):
+        run = make_run(folder/f"{name}_{seed}", [make_episode(s, "ppo", True) for s in range(2)])
+        (run/"config.yaml").write_text(f"task: NumberLine\nseed: {seed}\nclip: {level}\nout: runs/{name}_{seed}\n")
+        (run/"metrics.jsonl").write_text("".join(json.dumps(dict(step=i, success=level + 0.1 * seed)) + "\n" for i in range(4)))
+        yield run
+
+
+def test_browser_draws_seeds_as_mean_and_shade(browser, tmp_path):
+    runs = [*seeds_of(tmp_path, "narrow", 3, 0.1), *seeds_of(tmp_path, "wide", 1, 0.6)]
+    visit(browser, write_report(runs, tmp_path/"all.html"))
+    chart = browser.find_element("css selector", "#curves .chart")
+    assert [li.text for li in chart.find_elements("css selector", ".legend li")] == ["narrow_* (3 runs), training", "wide_0, training"]
+    assert len(chart.find_elements("css selector", ".band path")) == 1
+    assert "narrow_* (3 runs), training: 20 at update 3" in chart.find_element("css selector", ":scope > svg").get_attribute("aria-label")   # the mean of 10, 20 and 30 %
+    assert "shade from the lowest to the highest" in text(browser, "curves")
+
+
+def test_browser_shows_comparisons_and_kinds(browser, run):
+    results = json.loads((run/"results.json").read_text())
+    results["rows"][1]["kinds"] = {"pick": dict(name="pick", success=0.5, low=0.3, high=0.7, episodes=10, mean_return=0.1), "heat": 3}
+    results["comparisons"] = [dict(task="NumberLine", a="sft", b=HOSTILE["image"], play="greedy", difference=0.12, low=0.05, high=0.19, only_a=3, only_b=15, episodes=100, return_difference=0.4, return_low=0.1, return_high=0.7), "nothing", {}]
+    results.update(version="0.0.1", notes=["Points24 could not be played: no cards."])
+    (run/"results.json").write_text(json.dumps(results))
+    visit(browser, write_report(run))
+    [row] = [r.text for r in browser.find_elements("css selector", "#comparisons tbody tr") if "?" not in r.text]
+    assert HOSTILE["image"] + " against sft" in row and "+12.0 %" in row and "+5.0 % to +19.0 %" in row
+    assert [r.find_element("css selector", "th").text for r in browser.find_elements("css selector", "#results tbody tr")] == ["random", "ppo", "ppo: pick"]
+    assert "Points24 could not be played" in text(browser, "notes") and "written by rl4vlm 0.0.1" in text(browser, "notes")
+
+
+def test_browser_follows_a_run_that_goes_on(chromium, run):
+    from threading import Thread
+    from rl4vlm.report import report_server
+    with report_server(run, port=0, every=0.4) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        chromium.get(f"http://127.0.0.1:{server.server_address[1]}/#episode=ppo%2F0-3&turn=2")
+        label = lambda: chromium.find_element("css selector", "#curves .chart > svg").get_attribute("aria-label")
+        assert "at update 8" in label() and "loads itself again" in text(chromium, "footer")
+        with open(run/"metrics.jsonl", "a") as f: f.write(json.dumps(dict(step=9, success=0.9)) + "\n")
+        deadline = time.time() + 20
+        while time.time() < deadline:
+            try:
+                if "at update 9" in label(): break
+            except Exception: pass     # between two pages
+            time.sleep(0.1)
+        assert "at update 9" in label() and chromium.current_url.endswith("#episode=ppo%2F0-3&turn=2")
+        server.shutdown()
+    chromium.get("about:blank")
+
+
+def test_the_server_is_for_this_machine_only(run):
+    from rl4vlm.report import report_server
+    with report_server(run, port=0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(UsageError, match="cannot listen at port"): report_server(run, port=server.server_address[1])

@@ -95,7 +95,7 @@ def paste(
     piece:np.ndarray,     # (h, w, 3) uint8
     left:int, top:int,    # where its corner goes, pixels
 ):
-    "Put `piece` on `picture`; what sticks out to the right or below is cut off."
+    "Put `piece` on `picture` with its corner at (`left`, `top`); what sticks out to the right or below is cut off."
     space = picture[top:top + piece.shape[0], left:left + piece.shape[1]]
     space[:] = piece[:space.shape[0], :space.shape[1]]
 
@@ -107,7 +107,7 @@ def paste_row(
     gap:int,                   # pixels between entries
     new_line:int|None=None,    # left edge of further lines; None: as the first
 ):
-    "Write `texts` in a row, and on a new line where the picture ends."
+    "Write `texts` in a row from (`left`, `top`), and on a new line where the picture ends."
     x, start = left, left if new_line is None else new_line
     for text in texts:
         piece = text_picture(text, size)

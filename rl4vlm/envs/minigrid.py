@@ -294,7 +294,7 @@ _USEFUL = {   # beginning of the id -> actions that serve a purpose there
 }
 
 def useful_actions(env_id:str)->list:
-    "Names of the actions that an environment has a use for; all seven where nothing is known."
+    "Names of the actions that the environment `env_id` has a use for; all seven where nothing is known."
     return next((names.split() for starts, names in _USEFUL.items() if env_id.startswith(starts)), list(ACTIONS))
 
 # %% ../../nbs/05_minigrid.ipynb #a80bd854

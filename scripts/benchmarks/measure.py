@@ -28,6 +28,26 @@ def best(cases, repeats):
     return {name: min(found) for name, found in rounds.items()}
 
 
+def clock_of(call):
+    "Processor seconds of this process, all threads, in one call."
+    start = time.process_time(); call()
+    return time.process_time() - start
+
+
+def rounds(cases, repeats):
+    "{name: median} of {name: function that measures once}; the cases take turns, and a first round is thrown away."
+    found = {name: [] for name in cases}
+    for k in range(repeats + 1):
+        for name, measure in cases.items():
+            gc.collect()
+            value = measure()
+            if k: found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def median(values): return statistics.median(values)
+
+
 def milliseconds(seconds): return f"{1000 * seconds:.3g} ms"
 def ratio(value): return f"{float(f'{value:.2g}'):g}×"
 def rate(seconds): return f"{float(f'{1 / seconds:.3g}'):,.0f} /s".replace(",", " ")

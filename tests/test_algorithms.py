@@ -1,0 +1,207 @@
+"Advantages and losses held against Stable-Baselines3, TRL and finite differences."
+import numpy as np, pytest, torch
+from rl4vlm.advantages import following_values, gae, grpo, rloo
+from rl4vlm.config import PPOConfig
+from rl4vlm.losses import ppo_loss, value_loss
+
+
+# ---- Stable-Baselines3 ----
+
+sb3 = pytest.importorskip("stable_baselines3", reason="pip install stable-baselines3 (part of rl4vlm[dev])")
+
+
+@pytest.mark.parametrize("gamma,lam", [(0.9, 0.95), (0.99, 0.5), (1.0, 1.0), (0.8, 0.0)])
+def test_gae_is_that_of_stable_baselines3(gamma, lam):
+    "Terminations and truncations; SB3 adds the discounted value of the final observation to the last reward of a truncated episode."
+    import gymnasium as gym
+    from stable_baselines3.common.buffers import RolloutBuffer
+    rng = np.random.default_rng(0)
+    T, N = 60, 5
+    rewards, values, cut = (rng.normal(size=(T, N)).astype(np.float32) for _ in range(3))
+    terminated = rng.random((T, N)) < 0.1
+    truncated = ~terminated & (rng.random((T, N)) < 0.1)
+    ends = terminated | truncated
+    assert terminated.any() and truncated.any()
+    box = gym.spaces.Box(-1, 1, (1,))
+    buffer = RolloutBuffer(T, box, box, gamma=gamma, gae_lambda=lam, n_envs=N)
+    start = np.ones(N, bool)
+    for t in range(T):
+        buffer.add(np.zeros((N, 1)), np.zeros((N, 1)), rewards[t] + gamma * cut[t] * truncated[t], start, torch.tensor(values[t]), torch.zeros(N))
+        start = ends[t]
+    last = rng.normal(size=N).astype(np.float32)     # values after the buffer
+    buffer.compute_returns_and_advantage(torch.tensor(last), dones=ends[-1])
+    cut[-1] = np.where(ends[-1], cut[-1], last)
+    tensor = torch.tensor
+    advantages, returns = gae(tensor(rewards), tensor(values), following_values(tensor(values), tensor(cut), tensor(ends)), tensor(terminated), tensor(ends), gamma, lam)
+    np.testing.assert_allclose(advantages, buffer.advantages, atol=2e-5)
+    np.testing.assert_allclose(returns, buffer.returns, atol=2e-5)
+
+
+def test_losses_are_those_of_stable_baselines3():
+    "SB3's own `train`, one epoch of one batch, after the policy has moved away from the one that played."
+    from stable_baselines3 import PPO
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, n_epochs=1, clip_range=0.2, seed=0, device="cpu", normalize_advantage=False, learning_rate=1e-12)
+    model.learn(64)                                  # fills the buffer
+    with torch.no_grad():
+        for p in model.policy.parameters(): p.add_(0.15 * torch.randn_like(p))
+    batch = next(model.rollout_buffer.get(64))
+    values, logprobs, entropy = model.policy.evaluate_actions(batch.observations, batch.actions.long().flatten())
+    values, logprobs = values.flatten().detach(), logprobs.detach()
+    model.train()
+    theirs = model.logger.name_to_value
+    loss, parts = ppo_loss(logprobs[:, None], batch.old_log_prob[:, None], torch.ones(64, 1), batch.advantages, clip=0.2, ratio="turn")
+    assert theirs["train/clip_fraction"] > 0.05
+    assert loss.item() == pytest.approx(theirs["train/policy_gradient_loss"], abs=1e-5)
+    assert parts["clip_fraction"] == pytest.approx(theirs["train/clip_fraction"], abs=1e-6)
+    assert parts["kl"] == pytest.approx(theirs["train/approx_kl"], abs=1e-5)
+    assert 2 * value_loss(values, batch.returns, torch.tensor(1.0)).mean().item() == pytest.approx(theirs["train/value_loss"], rel=1e-4)
+
+
+def test_clipped_value_loss_line_by_line():
+    "Float64, one number at a time, as in PPO's reference implementation (the larger of the two errors)."
+    rng = np.random.default_rng(0)
+    v, old, R = rng.normal(size=(3, 300))
+    scale, clip = 1.7, 0.2
+    expected = []
+    for a, b, r in zip(v, old, R):
+        moved = b + min(max(a - b, -clip * scale), clip * scale)
+        expected.append(0.5 * max(((a - r) / scale) ** 2, ((moved - r) / scale) ** 2))
+    np.testing.assert_allclose(value_loss(*map(torch.tensor, (v, R)), torch.tensor(scale, dtype=torch.float64), torch.tensor(old), clip), expected, rtol=1e-6)
+
+
+# ---- TRL ----
+
+@pytest.fixture(scope="module")
+def tiny_text(tmp_path_factory):
+    "A small language model and its tokenizer in a folder."
+    from transformers import AutoProcessor, Qwen2Config, Qwen2ForCausalLM
+    from rl4vlm.tiny import build_tiny
+    folder = tmp_path_factory.mktemp("text")
+    processor = AutoProcessor.from_pretrained(build_tiny(folder/"vlm", texts=["Say a word about the weather, the sea and the wind."] * 3))
+    torch.manual_seed(0)
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                                         initializer_range=0.2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    return model, tokenizer
+
+
+def trl_batch(kind, tiny_text, tmp_path, **options):
+    "A trainer of TRL, the batch it made of 2 prompts × 4 completions, and the rewards it was given."
+    trl = pytest.importorskip("trl", reason="pip install 'rl4vlm[trl]'")
+    import copy
+    from datasets import Dataset
+    model, tokenizer = copy.deepcopy(tiny_text[0]), tiny_text[1]
+    rewards = torch.tensor([0.0, 1.0, 1.0, 3.0, 2.0, 2.0, 0.5, -1.0])
+    Config, Trainer = (trl.RLOOConfig, trl.RLOOTrainer) if kind == "rloo" else (trl.GRPOConfig, trl.GRPOTrainer)
+    config = Config(output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", per_device_train_batch_size=8, num_generations=4,
+                    max_completion_length=6, epsilon=0.2, **options)
+    data = Dataset.from_list([dict(prompt=[dict(role="user", content=t)]) for t in ("the sea", "the wind")])
+    trainer = Trainer(model=model, reward_funcs=lambda completions, **_: rewards[:len(completions)].tolist(), args=config, train_dataset=data, processing_class=tokenizer)
+    batch = trainer._generate_and_score_completions([data[i // 4] for i in range(8)])
+    with torch.no_grad():
+        for p in trainer.model.parameters(): p.add_(0.1 * torch.randn_like(p))     # the policy has moved
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -batch["completion_ids"].shape[1] - 1:-1]
+        now = logits.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+    return trainer, batch, rewards, now
+
+
+def test_rloo_is_that_of_trl(tiny_text, tmp_path):
+    trainer, batch, rewards, now = trl_batch("rloo", tiny_text, tmp_path, beta=0.0, normalize_advantages=False)
+    groups = torch.arange(8) // 4
+    assert torch.allclose(rloo(rewards, groups), batch["advantages"], atol=1e-6)
+    mask = batch["completion_mask"].float()
+    old = now - 0.15 * torch.randn_like(now)
+    batch["old_logps"] = (old * mask).sum(1)
+    theirs = trainer._compute_loss(trainer.model, batch)
+    ours, parts = ppo_loss(now, old, mask, rloo(rewards, groups), clip=0.2, ratio="turn")
+    assert parts["clip_fraction"] > 0 and ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_grpo_is_that_of_trl(tiny_text, tmp_path):
+    trainer, batch, rewards, now = trl_batch("grpo", tiny_text, tmp_path, beta=0.0, loss_type="bnpo")
+    groups = torch.arange(8) // 4
+    assert torch.allclose(grpo(rewards, groups), batch["advantages"], atol=1e-5)
+    mask = batch["completion_mask"].float()
+    trainer.current_gradient_accumulation_steps = 1
+    batch["old_per_token_logps"] = now - 0.15 * torch.randn_like(now)
+    theirs = trainer._compute_loss(trainer.model, batch)
+    ours, parts = ppo_loss(now, batch["old_per_token_logps"], mask, grpo(rewards, groups), clip=0.2, ratio="token")
+    assert parts["clip_fraction"] > 0 and ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+# ---- a tiny model ----
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    "A policy in float64 and two tracks that it played."
+    from rl4vlm.models import load_vlm
+    from rl4vlm.policy import VLMPolicy
+    from rl4vlm.rollout import Plan, Player, PolicyActor
+    from rl4vlm.tasks import make_task
+    from rl4vlm.tiny import build_tiny
+    from rl4vlm.vector import TaskEnv
+    torch.manual_seed(0)
+    task = make_task("NumberLine")
+    frames = [TaskEnv(task).reset(seed) for seed in range(3)]
+    folder = build_tiny(tmp_path_factory.mktemp("tiny"), texts=[task.prompt(f)[0]["content"][-1]["text"] + task.answer("+", f.info) for f in frames])
+    policy = VLMPolicy(*load_vlm(str(folder)))
+    policy.eval(); policy.disable_dropout()
+    player = Player(task, PolicyActor(policy, max_new_tokens=12), None, envs=2)
+    tracks = [e.turns[:2] for e in player.episodes([Plan(i, (0, i), str(i)) for i in range(2)])]
+    for track in tracks:
+        track[-1].truncated, track[-1].next_value = True, 0.3
+        for t in track: t.span = (2, 5) if len(t.text) > 5 else None      # some characters are the action
+    return policy, tracks
+
+
+def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
+    "λ-weighted turn ratio, float64, along random directions in the space of all parameters."
+    from rl4vlm.judge import prepare
+    policy, tracks = played
+    turns, _ = prepare(policy, tracks, PPOConfig(thought_weight=0.3, ratio="turn"))
+    assert ((turns.weights > 0) & (turns.weights < 1)).any() and (turns.weights == 1).any()
+    policy.double()
+    policy.log_softmax = lambda hidden, temperature: (policy.base.get_output_embeddings()(hidden) / temperature.double()).masked_fill(~policy.allowed, float("-inf")).log_softmax(-1)   # the usual one ends in float32
+    try:
+        policy._features.clear(); policy._features.used = 0
+        def loss():
+            states, ids, mask = policy.response_states(turns.prompts, turns.responses)
+            logp = policy.log_softmax(states, torch.ones(())).gather(-1, ids[..., None])[..., 0].masked_fill(~mask, 0)
+            return ppo_loss(logp, turns.old_logprobs.double() + 0.01, turns.weights.double(), turns.advantages.double(), 0.2, "turn")[0]
+        parameters = [p for n, p in policy.model.named_parameters() if "visual" not in n]
+        gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            directions = [torch.randn_like(p) for p in parameters]
+            slope = sum((g * d).sum() for g, d in zip(gradients, directions) if g is not None).item()
+            ends, h = [], 1e-5
+            with torch.no_grad():
+                for sign in (1, -1):
+                    for p, d in zip(parameters, directions): p.add_(sign * h * d)
+                    ends.append(loss().item())
+                    for p, d in zip(parameters, directions): p.sub_(sign * h * d)
+            assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-3, abs=1e-6)     # the model's norms round to float32
+    finally:
+        del policy.log_softmax
+        policy.float(); policy._features.clear(); policy._features.used = 0
+
+
+def test_order_and_padding_change_nothing(played):
+    "The loss of a minibatch does not depend on the order of its turns, nor on how long the longest answer or prompt is."
+    from rl4vlm.ppo import PPO
+    policy, tracks = played
+    learner = PPO("NumberLine", policy, PPOConfig(max_kl=0, entropy_coef=0.01))
+    from rl4vlm.judge import prepare
+    turns, _ = prepare(policy, tracks, learner.config)
+    totals = lambda rows: dict(token=float(turns.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(turns.responses[i]) for i in rows)))
+    rows = np.arange(len(turns))
+    loss = lambda rows: learner.losses(turns, rows, totals(rows), False)[0].item()
+    assert loss(rows) == pytest.approx(loss(rows[::-1].copy()), abs=1e-5)
+    with torch.no_grad():
+        alone = [policy.score([turns.prompts[i]], [turns.responses[i]]).logprobs[0] for i in rows]
+        long = policy.score([*turns.prompts, turns.prompts[0]], [*turns.responses, np.resize(turns.responses[0], 40)]).logprobs
+    for i, one in enumerate(alone): assert (long[i, :len(one)] - one).abs().max() < 1e-4
+    learner.player.close()

@@ -1,0 +1,72 @@
+"""SFT, PPO and RLOO with two processes (DDP, ZeRO-2, ZeRO-3) give the losses and weights of one, on CPU by gloo.
+
+`envs`, `minibatch` and `batch_size` are totals, so the same command runs with one process and with two. PPO's
+minibatches are drawn within each rank; here a minibatch is all turns, so that both see the same ones.
+"""
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+RL = "--task NumberLine --updates 3 --envs 8 --steps 4 --minibatch 512 --max_new_tokens 8 --eval_every 3 --save_every 1 --value_warmup 0 --max_kl 0 --seed 5".split()
+STAGES = dict(
+    sft="sft --task NumberLine --steps 10 --batch_size 8 --save_every 5".split(),
+    ppo=["ppo", *RL],
+    rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"])
+DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]
+MODES = dict(one=[sys.executable], ddp=DDP, zero2=accelerate("zero2.yaml"), zero3=accelerate("zero3.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for command in ("collect --task NumberLine --episodes 20", f"preprocess --data {folder}/data/episodes --validation_share 0.2"):
+        subprocess.run([sys.executable, "-m", "rl4vlm.cli", *command.split(), "--out", str(folder)], check=True, capture_output=True)
+    return folder/"data"
+
+
+@pytest.fixture(scope="module")
+def launch(blind_model, data, tmp_path_factory):
+    "launch(stage, mode) -> run folder; each is run once."
+    done = {}
+    def run(stage, mode, *more):
+        if (stage, mode) not in done:
+            out = tmp_path_factory.mktemp(f"{stage}_{mode}")/"run"
+            extra = ["--data", str(data)] if stage == "sft" else []
+            p = subprocess.run([*MODES[mode], "-m", "rl4vlm.cli", *STAGES[stage], "--model", str(blind_model), "--out", str(out), *extra, *more],
+                               capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            assert p.returncode == 0, (p.stdout + p.stderr)[-6000:]
+            done[stage, mode] = out
+        return done[stage, mode]
+    return run
+
+
+def rows(run): return [json.loads(line) for line in next(p for p in (run/"metrics.jsonl", run/"sft"/"metrics.jsonl") if p.exists()).read_text().splitlines()]
+def weights(run): return load_file(next(p for p in (run/"sft"/"model.safetensors", run/"ppo"/"checkpoints"/"step_3"/"model.safetensors") if p.exists()))
+
+
+CASES = [pytest.param(stage, mode, marks=[] if (stage, mode) in (("ppo", "ddp"), ("sft", "zero2")) else pytest.mark.full) for stage in STAGES for mode in ("ddp", "zero2", "zero3")]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage,mode", CASES)
+def test_two_processes_are_one(launch, stage, mode):
+    one, two = launch(stage, "one"), launch(stage, mode)
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert a.keys() == b.keys()
+        for k in a:
+            if isinstance(a[k], float): assert b[k] == pytest.approx(a[k], rel=2e-3, abs=2e-3 if k == "clip_fraction" else 2e-5), (k, a[k], b[k])   # a token more or less beyond the clip
+            else: assert a[k] == b[k], k
+    for name, w in weights(one).items():
+        gap = abs(w - weights(two)[name])      # Adam turns rounding of a gradient near zero into a step of any size up to the learning rate
+        assert gap.mean() < 2e-5 and gap.max() < 5e-3, (name, gap.mean(), gap.max())
+
+
+@pytest.mark.slow
+def test_a_launch_that_is_not_connected_is_refused(blind_model, tmp_path):
+    "A world size in the environment and nobody there to connect to would be two separate trainings."
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
+    code = "from rl4vlm.distributed import Ranks; Ranks(minutes=0.05)"
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=env)
+    assert p.returncode != 0
