@@ -51,16 +51,17 @@ CASES = [pytest.param(stage, mode, marks=[] if (stage, mode) in (("ppo", "ddp"),
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage,mode", CASES)
-def test_two_processes_are_one(launch, stage, mode):
+def test_two_processes_are_one(launch, blind_model, stage, mode):
     one, two = launch(stage, "one"), launch(stage, mode)
     for a, b in zip(rows(one), rows(two), strict=True):
         assert a.keys() == b.keys()
         for k in a:
             if isinstance(a[k], float): assert b[k] == pytest.approx(a[k], rel=2e-3, abs=2e-3 if k == "clip_fraction" else 2e-5), (k, a[k], b[k])   # a token more or less beyond the clip
             else: assert a[k] == b[k], k
-    for name, w in weights(one).items():
-        gap = abs(w - weights(two)[name])      # Adam turns rounding of a gradient near zero into a step of any size up to the learning rate
-        assert gap.mean() < 2e-5 and gap.max() < 5e-3, (name, gap.mean(), gap.max())
+    start, first, second = load_file(blind_model/"model.safetensors"), weights(one), weights(two)
+    for name, w in first.items():
+        gap, way = abs(w - second[name]).mean(), abs(w - start[name]).mean()   # Adam turns rounding of a gradient near zero into a step of any size up to the learning rate
+        assert gap <= 0.02 * way, (name, gap, way)
 
 
 @pytest.mark.slow
