@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Places', 'flatten', 'judge_turns', 'judge_tokens', 'numbered', 'judge_episodes', 'sorted_first', 'Reference',
-           'mismatch_weights', 'Turns', 'pad', 'score_turns', 'normalised', 'prepare', 'keep']
+           'mismatch_weights', 'Turns', 'lengths', 'pad', 'score_turns', 'normalised', 'prepare', 'keep']
 
 # %% ../nbs/23_judge.ipynb #46a59a22
 from dataclasses import dataclass
@@ -129,6 +129,11 @@ class Turns:
     same:Tensor|None = None    # (M,) bool: all members of the turn's group have the same return
 
     def __len__(self)->int: return len(self.prompts)
+    def lengths(self)->np.ndarray: return lengths(self.prompts, self.responses)
+
+def lengths(prompts:list, responses:list)->np.ndarray: # (M,) tokens
+    "How long each turn is, with its prompt (of `prompts` and their `responses`)."
+    return np.array([len(p) + len(r) for p, r in zip(prompts, responses)], int)
 
 def pad(rows:list)->Tensor: # (M, R)
     "Arrays of unequal length as one tensor, zeros behind them (of `rows`)."
@@ -136,10 +141,13 @@ def pad(rows:list)->Tensor: # (M, R)
 
 def score_turns(policy:VLMPolicy, turns:list, prompts:list, batch:int)->Tensor: # (M, R)
     "Log-probabilities of recorded answers under the policy of now, at the temperatures at which they were sampled (of `turns` and their `prompts`, `batch` at a time)."
+    found, order = {}, np.argsort(lengths(prompts, [t.response_ids for t in turns]), kind="stable")   # turns of similar length together: less padding
     with torch.no_grad():
-        return pad([row[:len(t.response_ids)] for start in range(0, len(turns), batch)
-                    for part, many in [(turns[start:start + batch], prompts[start:start + batch])]
-                    for t, row in zip(part, policy(many, [t.response_ids for t in part], torch.tensor([t.temperature for t in part]), entropy=False).logprobs.cpu())])
+        for rows in np.split(order, range(batch, len(order), batch)):
+            part = [turns[i] for i in rows]
+            scores = policy([prompts[i] for i in rows], [t.response_ids for t in part], torch.tensor([t.temperature for t in part]), entropy=False).logprobs.cpu()
+            found.update({i: row[:len(t.response_ids)] for i, t, row in zip(rows, part, scores)})
+    return pad([found[i] for i in range(len(turns))])
 
 # %% ../nbs/23_judge.ipynb #bd5b3a63
 def normalised(x:Tensor, mask:Tensor, gather=lambda x: [x])->Tensor:

@@ -116,6 +116,7 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
         errors = value_loss(scores.values, part(turns.returns), self.policy.value_scale, part(turns.values), c.value_clip)
         value = (errors * mask).sum() / totals["tokens"] if errors.ndim == 2 else errors.sum() / totals["turn"]
         loss, stats["value_loss"] = loss + c.value_coef * value, value.item()
+    else: loss = loss + 0.0 * scores.values.sum()   # DDP waits for the gradient of every parameter that has been used
     share = len(rows) / totals["turn"]
     stats.update(policy_loss=policy.item(), kl=share * parts["kl"], clip_fraction=share * parts["clip_fraction"])
     check_finite(f"update {self.update}", log_probs=scores.logprobs, values=scores.values, loss=loss.detach())
@@ -125,7 +126,8 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
 @patch
 def minibatch_step(self:PPO, turns:Turns, rows, check:bool)->dict: # of means over the minibatch
     "One optimizer step on some turns, unless the policy has moved too far already."
-    c, stats, gap, parts = self.config, Counter(), 0.0, np.array_split(np.asarray(rows), self.config.accumulate)
+    c, stats, gap = self.config, Counter(), 0.0
+    parts = np.array_split(np.asarray(rows)[np.argsort(turns.lengths()[rows], kind="stable")], c.accumulate)
     if self.ranks.world == 1: parts = [p for p in parts if len(p)]
     totals = self.ranks.total(dict(token=float(turns.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(turns.responses[i]) for i in rows))))
     self.learner.zero_grad()

@@ -10,11 +10,12 @@ __all__ = ['MAX_RETRIES', 'MAX_LOST', 'KEPT', 'Question', 'Answer', 'Actor', 'Ra
 from collections import Counter, deque
 from dataclasses import dataclass, field
 import hashlib
+from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 from .core import RL4VLMError, UsageError, stream_seed
 from .episodes import Episode, Turn
-from .tasks import Frame, Past, Task, make_task
+from .tasks import Frame, Past, Task, image_key, make_task
 from .vector import EnvPool
 
 # %% ../nbs/13_rollout.ipynb #10c7aa2b
@@ -127,6 +128,7 @@ class _Seat:
     frame:Frame
     turns:list = field(default_factory=list)
     past:list = field(default_factory=list)
+    keys:list = field(default_factory=list)   # hashes of the frame's pictures
     counted:int = 0    # turns that count towards the limit
     retries:int = 0    # failed tries in a row
 
@@ -147,6 +149,7 @@ class Player:
         self.task, self.actor, self.next_plan, self.on_lost = task, actor, next_plan, on_lost
         self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.seats, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
+        self.pictures = WeakValueDictionary()   # every picture that somebody still holds, by its hash
 
     def fill(self):
         "Start an episode in every idle environment for which there is one."
@@ -154,6 +157,8 @@ class Player:
             frames = self.pool.reset({i: plan.seed for i, plan in plans.items()})
             self.seats.update({i: _Seat(plan, frames[i]) for i, plan in plans.items()})
             self._drop(frames)
+            for i in plans:
+                if i in self.seats: self._show(self.seats[i], frames[i])
 
     def _plans(self)->dict:
         "The next episode of each idle environment."
@@ -161,6 +166,11 @@ class Player:
         plans = {i: plan for i, plan in plans.items() if plan is not None}
         for i in plans: self.begun[i] += 1
         return plans
+
+    def _show(self, seat:_Seat, frame:Frame):
+        "The next frame; a picture that was seen before, anywhere, is the same object."
+        seat.frame, seat.keys = frame, [image_key(i) for i in frame.images]
+        frame.images = [self.pictures.setdefault(k, i) for k, i in zip(seat.keys, frame.images)]
 
     def question(self, seat:_Seat)->Question:
         "What the actor is asked next."
@@ -175,7 +185,7 @@ def _turn(self:Player, seat:_Seat, question:Question, answer:Answer)->Turn:
     parsed = self.task.parse(answer.text, seat.frame.actions, truncated=answer.cut)
     played = parsed.action if answer.acted is None else self.task.parse(answer.acted.text, seat.frame.actions, truncated=answer.acted.cut).action
     if played is None and self.task.invalid == "random": played = _choose(seat.frame.actions, question.seed)
-    seen = hashlib.blake2b(repr(self.task.prompt(seat.frame, [])).encode() + b"".join(i.tobytes() for i in seat.frame.images), digest_size=8)
+    seen = hashlib.blake2b(repr(self.task.prompt(seat.frame, [])).encode() + b"".join(seat.keys), digest_size=8)
     return Turn(question.messages, question.images, answer.text, parsed.action, parsed.cause, parsed.span, played, state=seat.frame.text,
                 suggestion=seat.frame.suggestion, acted=answer.acted and answer.acted.text, episode="-".join(map(str, seat.plan.key)), index=len(seat.turns), seed=seat.plan.seed,
                 group=seat.plan.group, anchor=seen.hexdigest(), **answer.record)
@@ -201,7 +211,9 @@ def step(self:Player)->dict: # {environment index: Turn}
 def _settle(self:Player, i:int, seat:_Seat, turn:Turn, result):
     "Write down what came of a turn, and close the episode if it has ended."
     before = seat.frame
-    if result is not None: seat.frame, turn.reward, turn.terminated, turn.truncated = result
+    if result is not None:
+        frame, turn.reward, turn.terminated, turn.truncated = result
+        self._show(seat, frame)
     elif self.task.invalid == "terminate": turn.terminated = True
     again = result is None and self.task.invalid == "retry" and seat.retries < MAX_RETRIES
     seat.retries = seat.retries + 1 if again else 0
