@@ -88,7 +88,7 @@ def teach_form(
 
 def form_lesson(task:Task, config:TRLConfig)->tuple: # steps, error rate
     "What is set, or else what suits an answer with thoughts or without."
-    steps, error_rate = (400, 0.2) if task.thoughts else (120, 0.75)
+    steps, error_rate = (900, 0.1) if task.thoughts else (120, 0.75)
     return steps if config.sft_steps is None else config.sft_steps, error_rate if config.sft_error_rate is None else config.sft_error_rate
 
 # %% ../nbs/25_trl_rloo.ipynb #09e8935c

@@ -1,5 +1,5 @@
 "PickImage: the pictures, the rule, the tool call, and several pictures at once through every stage."
-import json
+import json, re
 import gymnasium as gym, numpy as np, pytest, torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, strategies as st
@@ -103,7 +103,11 @@ def test_answers_are_tool_calls(correct_index):
     frame = TaskEnv(task).reset(1)
     thoughts, brace, rest = task.answer("2", frame.info).partition("{")
     assert json.loads(brace + rest) == {"name": "pick_image", "arguments": {"index": 2}}
-    assert thoughts == ("" if correct_index is not None else "0 {}, 1 {}, 2 {} is wanted. ".format(*frame.info["names"]))
+    if correct_index is not None: assert thoughts == ""
+    else:
+        said = re.fullmatch(r"Wanted: (.*)\. I see: 0 (.*), 1 (.*), 2 (.*)\. ", thoughts).groups()
+        assert said[0] == frame.info["wanted"] and said[3] == frame.info["names"][2]
+        for part, name in zip(said[1:3], frame.info["names"]): assert name.startswith(part) and (part == name or not said[0].startswith(part))
     for action in frame.actions: assert task.parse(task.answer(action, frame.info), frame.actions).action == action
 
 
