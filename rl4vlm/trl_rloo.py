@@ -148,7 +148,7 @@ def _train(config:TRLConfig, progress)->dict:
     stream = episode_stream(task, config.seed)
     arguments = rloo_arguments(config, out/"trl")   # before the model: it tells transformers if DeepSpeed will share the weights out
     seed_everything(config.seed)
-    model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels)
+    model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
     with start_trackers(config.trackers, out, config=asdict(config)) as trackers:

@@ -7,7 +7,7 @@
 set -eu
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python -c "import rl4vlm" 2>/dev/null || setup_python
+python -c "import rl4vlm" 2>/dev/null || setup_python ""
 
 launch() {   # exec: signals reach the launcher itself
   if [ "${PROCESSES:-1}" = 1 ]; then exec python -m rl4vlm.cli "$@"; fi
