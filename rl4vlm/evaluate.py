@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 import hashlib, inspect, json, math, os, re, shutil, sys, time
 import numpy as np
+from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
 from .core import RL4VLMError, TRAIN_SEED_START, UsageError, cache_dir, did_you_mean, read_json, write_atomic, write_json
@@ -278,53 +279,59 @@ class _Job:
                 self.say(f"  {self.notes[-1]}"); self.write()
         return context()
 
-    def row(self, task, name:str, episodes_of, timed:bool=True):
-        "Play, time, summarise and write one row."
-        shard, start = file_name(f"{task.name}-{name}" if self.several else name), time.perf_counter()
-        episodes = episodes_of(shard, self.screen.tell if self.screen else None)
-        row = dict(summarise(episodes, name), task=task.name)
-        seconds = time.perf_counter() - start
-        if timed: self.times[task.name, name] = round(max(seconds, self.times.get((task.name, name), 0.0)), 2)   # of a resumed row the time when it was played
-        self.played[task.name, name, "sampled"] = episodes
-        self.rows.append(row)
-        if name == "random" and row["success"] in (0.0, 1.0): self.say(f"  warning: random play succeeds in {row['success']:.0%} of the episodes; check what success() of task {task.name} means")
-        self.say(f"  {task.name + ' ' if self.several else ''}{name}: success {100 * row['success']:.1f} % ({100 * row['low']:.1f} – {100 * row['high']:.1f}), return {row['mean_return']:+.2f}")
-        self.write()
+# %% ../nbs/14_evaluate.ipynb #2e3c80ee
+@patch
+def row(self:_Job, task, name:str, episodes_of, timed:bool=True):
+    "Play, time, summarise and write one row."
+    shard, start = file_name(f"{task.name}-{name}" if self.several else name), time.perf_counter()
+    episodes = episodes_of(shard, self.screen.tell if self.screen else None)
+    row = dict(summarise(episodes, name), task=task.name)
+    seconds = time.perf_counter() - start
+    if timed: self.times[task.name, name] = round(max(seconds, self.times.get((task.name, name), 0.0)), 2)   # of a resumed row the time when it was played
+    self.played[task.name, name, "sampled"] = episodes
+    self.rows.append(row)
+    if name == "random" and row["success"] in (0.0, 1.0): self.say(f"  warning: random play succeeds in {row['success']:.0%} of the episodes; check what success() of task {task.name} means")
+    self.say(f"  {task.name + ' ' if self.several else ''}{name}: success {100 * row['success']:.1f} % ({100 * row['low']:.1f} – {100 * row['high']:.1f}), return {row['mean_return']:+.2f}")
+    self.write()
 
-    def policy(self, task, name:str):
-        "The row of a model, sampled and greedy."
-        from rl4vlm.policy import VLMPolicy
-        from rl4vlm.rollout import PolicyActor
-        c = self.config
-        if self.loaded[0] != name: self.loaded = (name, VLMPolicy.load(self.models[name], dtype=c.dtype, quant=c.quant, attention=c.attention))
-        other = trained_on(self.models[name])
-        if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
-        def play_with(greedy, store, pictures):
-            actor = PolicyActor(self.loaded[1], c.max_new_tokens, c.temperature, greedy, batch_size=c.envs, top_k=c.top_k, top_p=c.top_p)
-            return lambda shard, tell: evaluate(task, actor, c.panel, c.envs, c.seed, name, tell, c.workers, pictures, store, shard)[1]
-        self.row(task, name, play_with(False, self.sampled, 100))
-        episodes = play_with(True, self.greedy, 0)(file_name(f"{task.name}-{name}"), self.screen.tell if self.screen else None)
-        self.played[task.name, name, "greedy"] = episodes
-        self.rows[-1].update({f"greedy_{k}": v for k, v in summarise(episodes).items() if k in ("success", "low", "high", "mean_return", *_averages(episodes))})
-        self.write()
+@patch
+def policy(self:_Job, task, name:str):
+    "The row of a model, sampled and greedy."
+    from rl4vlm.policy import VLMPolicy
+    from rl4vlm.rollout import PolicyActor
+    c = self.config
+    if self.loaded[0] != name: self.loaded = (name, VLMPolicy.load(self.models[name], dtype=c.dtype, quant=c.quant, attention=c.attention))
+    other = trained_on(self.models[name])
+    if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
+    def play_with(greedy, store, pictures):
+        actor = PolicyActor(self.loaded[1], c.max_new_tokens, c.temperature, greedy, batch_size=c.envs, top_k=c.top_k, top_p=c.top_p)
+        return lambda shard, tell: evaluate(task, actor, c.panel, c.envs, c.seed, name, tell, c.workers, pictures, store, shard)[1]
+    self.row(task, name, play_with(False, self.sampled, 100))
+    episodes = play_with(True, self.greedy, 0)(file_name(f"{task.name}-{name}"), self.screen.tell if self.screen else None)
+    self.played[task.name, name, "greedy"] = episodes
+    self.rows[-1].update({f"greedy_{k}": v for k, v in summarise(episodes).items() if k in ("success", "low", "high", "mean_return", *_averages(episodes))})
+    self.write()
 
-    def compare(self, task):
-        "Two models on one task, where both have played."
-        if len(self.models) != 2: return
-        a, b = self.models
-        for play in ("sampled", "greedy"):
-            both = [self.played.get((task.name, name, play)) for name in (a, b)]
-            if all(both): self.comparisons.append(dict(task=task.name, a=a, b=b, play=play, **compare(*both)))
-        self.write()
+# %% ../nbs/14_evaluate.ipynb #363fdb4a
+@patch
+def compare(self:_Job, task):
+    "Two models on one task, where both have played."
+    if len(self.models) != 2: return
+    a, b = self.models
+    for play in ("sampled", "greedy"):
+        both = [self.played.get((task.name, name, play)) for name in (a, b)]
+        if all(both): self.comparisons.append(dict(task=task.name, a=a, b=b, play=play, **compare(*both)))
+    self.write()
 
-    def write(self):
-        "Everything known so far."
-        c = self.config
-        tasks = dict.fromkeys(r["task"] for r in self.rows)
-        write_json(self.out/"results.json", dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature, version=__version__,
-                   rows=self.rows, comparisons=self.comparisons, notes=self.notes))
-        write_json(self.out/"eval_timing.json", {"\t".join(k): v for k, v in self.times.items()})
-        if self.rows: write_atomic(self.out/"results.md", results_markdown(self.out)); write_atomic(self.out/"results.csv", as_csv(self.rows))
+@patch
+def write(self:_Job):
+    "Everything known so far."
+    c = self.config
+    tasks = dict.fromkeys(r["task"] for r in self.rows)
+    write_json(self.out/"results.json", dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature, version=__version__,
+               rows=self.rows, comparisons=self.comparisons, notes=self.notes))
+    write_json(self.out/"eval_timing.json", {"\t".join(k): v for k, v in self.times.items()})
+    if self.rows: write_atomic(self.out/"results.md", results_markdown(self.out)); write_atomic(self.out/"results.csv", as_csv(self.rows))
 
 # %% ../nbs/14_evaluate.ipynb #90fdfd92
 def results_markdown(out)->str:

@@ -82,6 +82,7 @@ def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of sha
     def found(name): return f"local:{resolve_model(name.removeprefix('local:'), task, screen.tell)}" if name.startswith("local:tiny") else name
     return collect(replace(config, actor=found(config.actor), label=found(config.label)), screen.tell)
 
+# %% ../nbs/31_pipeline.ipynb #cc2d4bb4
 def sft_rows(config:SFTConfig, part:str="train"):
     "The conversations to learn from (or to validate on): those of `config.data`, or captions of the task's own pictures (of a `part`: train or validation)."
     from rl4vlm.conversations import JsonConversations
@@ -130,6 +131,7 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
     from rl4vlm.rollout import PolicyActor
     return evaluate(task, PolicyActor(policy, max_new_tokens), panel, pictures=0)[0]["success"]
 
+# %% ../nbs/31_pipeline.ipynb #68bc028d
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
     from rl4vlm.ppo import train_ppo

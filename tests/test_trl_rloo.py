@@ -89,7 +89,7 @@ def test_the_right_place_is_learned(rl4vlm, tmp_path, seed):
 
 @pytest.mark.full
 def test_a_named_picture_is_looked_for(rl4vlm, tmp_path):
-    "Chance is one in four; a model that has begun to compare names with pictures does better. It does not reach the top yet."
+    "Chance is one in four; a mean reward of 0.95 over the last ten of 60 steps."
     rl4vlm("trl-rloo", "--task", "PickImage", "--task_options.correct_index", "null", "--out", "run", timeout=6000)
     rewards = [json.loads(line)["reward"] for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()]
-    assert len(rewards) == 60 and np.mean(rewards) > 0.38, rewards
+    assert len(rewards) == 60 and np.mean(rewards[-10:]) >= 0.95, rewards
