@@ -311,6 +311,8 @@ def test_browser_filters(browser, tmp_path):
     choose(browser, "actor", "ppo"); assert count() == "6 of 9 episodes"
     choose(browser, "outcome", "failure"); assert count() == "2 of 9 episodes"
     assert {o.text.split(" · ")[3] for o in browser.find_elements("css selector", "#episode option")} == {"failure"}
+    kept = browser.find_element("id", "episode").get_attribute("value")
+    browser.refresh(); assert count() == "2 of 9 episodes" and browser.find_element("id", "episode").get_attribute("value") == kept     # as a served page does by itself
     choose(browser, "cause", "no json"); assert count() == "0 of 9 episodes" and not browser.find_element("id", "stage").is_displayed()
     choose(browser, "actor", "all actors"); assert count() == "3 of 9 episodes" and browser.find_element("id", "stage").is_displayed()
     choose(browser, "task", "NumberLine"); assert count() == "0 of 9 episodes"
