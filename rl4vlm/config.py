@@ -456,7 +456,7 @@ class EvalConfig(LoadingConfig):
     compare: list[str] = field(default_factory=list)
     """Two models, instead of --model, to be compared episode by episode."""
     panel: str = "test-200"
-    """Panel of episode seeds: val-50 to tune, test-200 or test-1000 to report."""
+    """Panel of episode seeds: val-50 to tune, test-200, test-1000 or test-2000 to report."""
     temperature: float = 1.0
     """Temperature of sampling; greedy play is reported beside it."""
     top_k: int = 0
@@ -467,6 +467,8 @@ class EvalConfig(LoadingConfig):
     """Limit of an answer's length in tokens."""
     baselines: bool = True
     """Play the random player and the oracle too."""
+    agreement: bool = False
+    """Ask the oracle at each turn of a model and report how often they agree."""
     envs: int = 50
     """Environments side by side."""
     workers: int = 0

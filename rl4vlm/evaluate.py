@@ -23,7 +23,7 @@ from .tasks import list_tasks, make_task
 
 # %% ../nbs/14_evaluate.ipynb #aff3c8d1
 PANEL_VERSION = 1
-PANELS = {"val-50": range(10_000, 10_050), "test-200": range(20_000, 20_200), "test-1000": range(30_000, 31_000)}
+PANELS = {"val-50": range(10_000, 10_050), "test-200": range(20_000, 20_200), "test-1000": range(30_000, 31_000), "test-2000": range(40_000, 42_000)}
 
 def panel_seeds(name:str)->list:
     "The seeds of the panel `name`."
@@ -81,6 +81,7 @@ def compare(
 def summarise(
     episodes:list,   # of `Episode`
     name:str="",     # of the row
+    agreement:bool=False,   # say too how often the action was the oracle's, where it was asked
 )->dict: # fractions, reward units, turns
     "What is reported of a set of episodes."
     n, turns = len(episodes), [t for e in episodes for t in e.turns]
@@ -91,8 +92,10 @@ def summarise(
                return_low=return_low, return_high=return_high, mean_turns=len(turns) / n, failed_parses=sum(causes.values()) / len(turns),
                causes={c: causes[c] for c in CAUSES if causes[c]})
     if tokens: row["response_tokens"] = float(np.mean(tokens))
+    asked = [t.action == t.suggestion for t in turns if t.suggestion is not None] if agreement else []
+    if asked: row["agreement"] = float(np.mean(asked))
     kinds = _kinds(episodes)
-    return dict(row, kinds={kind: summarise(part, kind) for kind, part in kinds.items()}) if len(kinds) > 1 else row
+    return dict(row, kinds={kind: summarise(part, kind, agreement) for kind, part in kinds.items()}) if len(kinds) > 1 else row
 
 # %% ../nbs/14_evaluate.ipynb #747e57b1
 def _averages(episodes:list)->dict:
@@ -285,7 +288,7 @@ def row(self:_Job, task, name:str, episodes_of, timed:bool=True):
     "Play, time, summarise and write one row."
     shard, start = file_name(f"{task.name}-{name}" if self.several else name), time.perf_counter()
     episodes = episodes_of(shard, self.screen.tell if self.screen else None)
-    row = dict(summarise(episodes, name), task=task.name)
+    row = dict(summarise(episodes, name, self.config.agreement), task=task.name)
     seconds = time.perf_counter() - start
     if timed: self.times[task.name, name] = round(max(seconds, self.times.get((task.name, name), 0.0)), 2)   # of a resumed row the time when it was played
     self.played[task.name, name, "sampled"] = episodes
@@ -305,11 +308,12 @@ def policy(self:_Job, task, name:str):
     if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     def play_with(greedy, store, pictures):
         actor = PolicyActor(self.loaded[1], c.max_new_tokens, c.temperature, greedy, batch_size=c.envs, top_k=c.top_k, top_p=c.top_p)
+        actor.needs_oracle = c.agreement and has_oracle(task)
         return lambda shard, tell: evaluate(task, actor, c.panel, c.envs, c.seed, name, tell, c.workers, pictures, store, shard)[1]
     self.row(task, name, play_with(False, self.sampled, 100))
     episodes = play_with(True, self.greedy, 0)(file_name(f"{task.name}-{name}"), self.screen.tell if self.screen else None)
     self.played[task.name, name, "greedy"] = episodes
-    self.rows[-1].update({f"greedy_{k}": v for k, v in summarise(episodes).items() if k in ("success", "low", "high", "mean_return", *_averages(episodes))})
+    self.rows[-1].update({f"greedy_{k}": v for k, v in summarise(episodes, agreement=c.agreement).items() if k in ("success", "low", "high", "mean_return", "agreement", *_averages(episodes))})
     self.write()
 
 # %% ../nbs/14_evaluate.ipynb #363fdb4a
