@@ -240,7 +240,7 @@ def evaluate_all(
                 if who == "random" or has_oracle(task): job.row(task, who, timed=not _cached(task, who, config).exists(), episodes_of=lambda shard, tell: _baseline(task, who, config, job.sampled, shard, tell))
             for model in models:
                 with job.noting(f"{model} on {name}", strict=len(names) == len(models) == 1): job.policy(task, model)
-            job.compare(task)
+            job.compare_models(task)
     if not job.rows: raise RL4VLMError("nothing could be measured: " + " ".join(job.notes))
     return job.rows
 
@@ -318,7 +318,7 @@ def policy(self:_Job, task, name:str):
 
 # %% ../nbs/14_evaluate.ipynb #363fdb4a
 @patch
-def compare(self:_Job, task):
+def compare_models(self:_Job, task):
     "Two models on one task, where both have played."
     if len(self.models) != 2: return
     a, b = self.models

@@ -6,7 +6,8 @@ import numpy as np, pytest
 from PIL import Image
 from rl4vlm.core import UsageError, write_json
 from rl4vlm.episodes import Episode, EpisodeStore, Turn
-from rl4vlm.report import episode_strip, learning_curves, write_gif, write_report
+from rl4vlm.figures import episode_strip, learning_curves, write_gif
+from rl4vlm.report import write_report
 
 HOSTILE = {
     "script": "<script>document.title='owned'</script>",
