@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-RL = "--task NumberLine --updates 2 --envs 8 --steps 4 --minibatch 512 --max_new_tokens 8 --eval_every 2 --save_every 1 --value_warmup 0 --max_kl 0 --seed 5".split()
+RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 8 --steps 4 --minibatch 512 --max_new_tokens 8 --eval_every 2 --save_every 1 --value_warmup 0 --max_kl 0 --seed 5".split()
 STAGES = dict(
     sft="sft --task NumberLine --steps 10 --batch_size 8 --save_every 5".split(),
     ppo=["ppo", *RL],

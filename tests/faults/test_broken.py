@@ -3,7 +3,7 @@ import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 
-OPTIONS = "--task NumberLine --updates 2 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1".split()
+OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1".split()
 
 
 def test_a_full_disk_while_logging(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-OPTIONS = "--task NumberLine --updates 4 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1 --seed 3".split()
+OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1 --seed 3".split()
 
 
 def command(model, out, processes, *more):
