@@ -6,7 +6,7 @@ This does what `nbdev_docs` does, with two differences. nbdev runs every cell th
 signatures; here only its import statements are run, so an import may stand where it is used. And README.md is left to
 scripts/readme.py.
 """
-import ast, shutil, subprocess, sys
+import ast, os, shutil, subprocess, sys
 from pathlib import Path
 import nbdev.doclinks, nbdev.processors, nbdev.quarto, nbdev.serve
 from nbdev.config import get_config
@@ -41,4 +41,7 @@ def main():
     shutil.move(folder/config.doc_path.name, config.config_path)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)   # each page had an IPython shell of its own, and every one of them would collect all garbage on its way out, which takes minutes

@@ -38,12 +38,12 @@ def run(options):
     with tempfile.TemporaryDirectory() as folder:
         folder, found, first = Path(folder), [], {}
         bases = {task: base_model(folder/task, task=task) for task in ("NumberLine", "PickImage")}
-        for command in ("collect --task NumberLine --episodes 20", f"preprocess --data {folder}/data/episodes --validation_share 0.2"):
-            launched([sys.executable, "-m", "rl4vlm.cli", *command.split(), "--out", folder])
+        for command in ("collect --task NumberLine --episodes 20", f"preprocess --data {folder}/examples/data/episodes --validation_share 0.2"):
+            launched([sys.executable, "-m", "rl4vlm.cli", *command.split(), "--out", folder/"examples"])
         for stage, arguments in STAGES.items():
             for mode, begin in modes().items():
                 out = folder/f"{stage} {mode}"
-                more = ["--data", folder/"data"] if stage == "SFT" else []
+                more = ["--data", folder/"examples/data"] if stage == "SFT" else []
                 code, seconds, output = launched([*begin, "-m", "rl4vlm.cli", *arguments.split(), "--model", bases["PickImage" if "TRL" in stage else "NumberLine"], "--out", out, *more])
                 gap = "–"
                 if code == 0 and stage in LOSSES:
