@@ -30,7 +30,7 @@ def draw(
     uniform:torch.Tensor,  # (B,) float64 in [0, 1)
 )->torch.Tensor: # (B,) token ids
     "The token at which the cumulative probability passes `uniform`."
-    p = torch.nn.functional.pad(logp.exp(), (0, -logp.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))           # (B, blocks, BLOCK)
+    p = torch.nn.functional.pad(logp.softmax(-1), (0, -logp.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))     # (B, blocks, BLOCK)
     sums = p.sum(-1).double()                                                                                  # (B, blocks)
     total = sums.cumsum(-1)
     place = (uniform.clamp_max(1 - 1e-12) * total[:, -1])[:, None]

@@ -85,7 +85,7 @@ class Broken(Task):
     (["--compare", "a", "a"], "two different models"),
     (["--compare", "./nowhere", "tiny"], "does not exist"),
     (["--tasks", "NumberLine", "EZPoint"], "did you mean 'EZPoints'?"),
-    (["--panel", "test-2000"], "panels are val-50, test-200"),
+    (["--panel", "test-3000"], "panels are val-50, test-200"),
 ])
 def test_wrong_commands_get_one_clear_line(rl4vlm, tmp_path, arguments, says):
     done = rl4vlm("eval", *arguments, code=2)
