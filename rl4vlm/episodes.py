@@ -10,7 +10,7 @@ import io, json
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from .core import RL4VLMError, UsageError
+from .core import UsageError
 
 # %% ../nbs/09_episodes.ipynb #af5b83c9
 @dataclass

@@ -10,7 +10,7 @@ __all__ = ['PANEL_VERSION', 'PANELS', 'panel_seeds', 'wilson', 'bootstrap', 'pai
 # %% ../nbs/14_evaluate.ipynb #92a84274
 from collections import Counter, defaultdict
 from pathlib import Path
-import hashlib, inspect, json, math, os, re, shutil, sys, time
+import hashlib, inspect, json, math, re, sys, time
 import numpy as np
 from fastcore.basics import patch
 from . import __version__

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 class Forbidden:
     "Tokens that may not be sampled."
     def __init__(self, allowed:Tensor):   # (V,) bool
-        self.tail = int(allowed.nonzero().max()) + 1
+        self.size, self.tail = len(allowed), int(allowed.nonzero().max()) + 1
         self.ids = (~allowed[:self.tail]).nonzero()[:, 0]
 
     def fill_(self, logits:Tensor)->Tensor: # the same
@@ -68,8 +68,7 @@ def token_scores(
 )->tuple: # log-probabilities (N,), entropies (N,) or zeros; float32
     "Scores of tokens under the distribution over all allowed ones."
     part = lambda states, ids: TokenScores.apply(head(states).float(), ids, forbidden, entropy)[1:]
-    V = head.weight.shape[0] if hasattr(head, "weight") and head.weight.ndim == 2 and len(head.weight) else 2**18
-    if len(ids) * V <= KEEP: return part(states, ids)
-    rows = max(KEEP // 8 // V, 1)
+    if len(ids) * forbidden.size <= KEEP: return part(states, ids)
+    rows = max(KEEP // 8 // forbidden.size, 1)
     parts = [checkpoint(part, s, i, use_reentrant=False, preserve_rng_state=False) for s, i in zip(states.split(rows), ids.split(rows))]
     return tuple(torch.cat(x) for x in zip(*parts))

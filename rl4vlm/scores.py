@@ -9,7 +9,7 @@ __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 import hashlib, json, re
 from collections import Counter, defaultdict
 import numpy as np
-from .config import AskConfig, ScoreConfig
+from .config import ScoreConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor
 from .rollout import Question

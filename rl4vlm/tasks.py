@@ -6,7 +6,7 @@
 __all__ = ['Frame', 'image_key', 'Past', 'Task', 'register_task', 'list_tasks', 'make_task']
 
 # %% ../nbs/03_tasks.ipynb #3646dde5
-import hashlib, importlib, json
+import hashlib, json
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 import numpy as np

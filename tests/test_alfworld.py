@@ -399,23 +399,11 @@ def test_pictures_differ_where_it_matters():
 
 # --- leaks and hangs ---
 
-def test_two_hundred_episodes_do_not_grow():
-    code = """
-import os, random
-from rl4vlm.envs.alfworld import ALFWorldEnv, useful
-env = ALFWorldEnv(places=5, things=3)
-def memory(): return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024   # MB
-def episodes(seeds):
-    for seed in seeds:
-        _, info = env.reset(seed=seed)
-        for turn in range(6):
-            if env.over: break
-            commands = useful(info["admissible_commands"], info["scene"].place)
-            *_, info = env.step(commands[(seed * 7 + turn) % len(commands)])
-episodes(range(60)); before = memory(); episodes(range(60, 260)); print(memory() - before)
-"""
-    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert grown < 12, f"{grown} MB in 200 episodes"
+def test_two_hundred_episodes_do_not_grow(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent/"scripts"/"benchmarks")
+    from household import growth
+    grown = growth()
+    assert grown < 12, f"{grown:.1f} MB in 200 episodes"
 
 
 def test_a_hanging_engine_is_counted_and_nothing_is_left(tmp_path):

@@ -160,16 +160,17 @@ def played(tmp_path_factory):
 def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
     "λ-weighted turn ratio, float64, along random directions in the space of all parameters."
     from rl4vlm.judge import prepare
+    from rl4vlm.logprobs import TokenScores
     policy, tracks = played
     turns, _ = prepare(policy, tracks, PPOConfig(thought_weight=0.3, ratio="turn"))
     assert ((turns.weights > 0) & (turns.weights < 1)).any() and (turns.weights == 1).any()
     policy.double()
-    policy.log_softmax = lambda hidden, temperature: (policy.base.get_output_embeddings()(hidden) / temperature.double()).masked_fill(~policy.allowed, float("-inf")).log_softmax(-1)   # the usual one ends in float32
     try:
         policy._features.clear(); policy._features.used = 0
         def loss():
             states, ids, mask = policy.response_states(turns.prompts, turns.responses)
-            logp = policy.log_softmax(states, torch.ones(())).gather(-1, ids[..., None])[..., 0].masked_fill(~mask, 0)
+            logits = policy.base.get_output_embeddings()(states[mask])
+            logp = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, TokenScores.apply(logits, ids[mask], policy.forbidden, False)[1])
             return ppo_loss(logp, turns.old_logprobs.double() + 0.01, turns.weights.double(), turns.advantages.double(), 0.2, "turn")[0]
         parameters = [p for n, p in policy.model.named_parameters() if "visual" not in n]
         gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
@@ -185,7 +186,6 @@ def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
                     for p, d in zip(parameters, directions): p.sub_(sign * h * d)
             assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-3, abs=1e-6)     # the model's norms round to float32
     finally:
-        del policy.log_softmax
         policy.float(); policy._features.clear(); policy._features.used = 0
 
 

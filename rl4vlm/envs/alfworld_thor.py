@@ -9,7 +9,6 @@ __all__ = ['BUILD', 'CONFIG', 'preflight', 'translated', 'Simulator', 'serve', '
 import importlib.util, json, os, pickle, platform, signal, socket, subprocess, sys, time, traceback, weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, cache_dir
