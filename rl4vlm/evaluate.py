@@ -77,6 +77,23 @@ def compare(
     return dict(difference=difference, low=low, high=high, only_a=only_a, only_b=only_b, episodes=len(both), left_out=len({*of_a, *of_b}) - len(both),
                 return_difference=float(np.mean(gains)), return_low=return_low, return_high=return_high)
 
+# %% ../nbs/14_evaluate.ipynb #747e57b1
+def _averages(episodes:list)->dict:
+    "Means of the columns that are numbers, over the episodes that have one."
+    found = defaultdict(list)
+    for e in episodes:
+        for k, v in e.columns.items():
+            if v is not None and not isinstance(v, str): found[k].append(v)
+    return {k: float(np.mean(v)) for k, v in found.items()}
+
+def _kinds(episodes:list)->dict: # word -> episodes
+    "Episodes by the words in their columns."
+    found = defaultdict(list)
+    for e in episodes:
+        for v in e.columns.values():
+            if isinstance(v, str): found[v].append(e)
+    return {k: found[k] for k in sorted(found) if len(found[k]) < len(episodes)}
+
 # %% ../nbs/14_evaluate.ipynb #6e7c30d8
 def summarise(
     episodes:list,   # of `Episode`
@@ -96,23 +113,6 @@ def summarise(
     if asked: row["agreement"] = float(np.mean(asked))
     kinds = _kinds(episodes)
     return dict(row, kinds={kind: summarise(part, kind, agreement) for kind, part in kinds.items()}) if len(kinds) > 1 else row
-
-# %% ../nbs/14_evaluate.ipynb #747e57b1
-def _averages(episodes:list)->dict:
-    "Means of the columns that are numbers, over the episodes that have one."
-    found = defaultdict(list)
-    for e in episodes:
-        for k, v in e.columns.items():
-            if v is not None and not isinstance(v, str): found[k].append(v)
-    return {k: float(np.mean(v)) for k, v in found.items()}
-
-def _kinds(episodes:list)->dict: # word -> episodes
-    "Episodes by the words in their columns."
-    found = defaultdict(list)
-    for e in episodes:
-        for v in e.columns.values():
-            if isinstance(v, str): found[v].append(e)
-    return {k: found[k] for k in sorted(found) if len(found[k]) < len(episodes)}
 
 # %% ../nbs/14_evaluate.ipynb #27ae262d
 def evaluate(

@@ -65,6 +65,11 @@ class VLMPolicy(nn.Module):
         self.forbidden = Forbidden(self.allowed)
         self._texts, self._pixels, self._features = _Cache(4096), _Cache(cache_bytes), _Cache(cache_bytes)
 
+    def forbid(self, *ids):
+        "Make more tokens impossible."
+        self.allowed[list(ids)] = False
+        self.forbidden = Forbidden(self.allowed)
+
     def disable_dropout(self):
         "For reinforcement: dropout would make the first ratio differ from one."
         for module in self.model.modules():

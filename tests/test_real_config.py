@@ -190,12 +190,13 @@ def test_max_pixels_makes_it_cheaper(wide):
 def test_rows_without_a_token_are_never_sampled(policy):
     "A model that wants nothing but ids which the tokenizer does not know still never writes one."
     from rl4vlm.generate import generate
+    from rl4vlm.logprobs import Forbidden
     known, rows = len(policy.tokenizer), len(policy.allowed)
     assert rows == 151936 > known and not policy.allowed[known:].any()
     head, before = torch.nn.Linear(64, rows), policy.base.get_output_embeddings()
     with torch.no_grad(): head.weight.zero_(); head.bias.zero_(); head.bias[known:] = 50.0
     policy.base.set_output_embeddings(head)
-    allowed = policy.allowed
+    allowed, forbidden = policy.allowed, policy.forbidden
     try:
         prompt = policy.encode(QUESTION, [FRAME])
         answers = generate(policy, [prompt] * 4, max_new_tokens=16, seeds=[1, 2, 3, 4]) + generate(policy, [prompt], max_new_tokens=4)
@@ -204,9 +205,9 @@ def test_rows_without_a_token_are_never_sampled(policy):
         assert all(np.allclose(a.logprobs, even, atol=1e-4) for a in answers)
         with torch.no_grad(): scores = policy.score([prompt], [answers[0].ids])
         assert np.allclose(scores.logprobs[0].numpy(), answers[0].logprobs, atol=1e-5)
-        policy.allowed = torch.ones_like(allowed)   # and without the rule it would
+        policy.forbidden = Forbidden(torch.ones_like(allowed))   # and without the rule it would
         assert min(int(a.ids.min()) for a in generate(policy, [prompt], max_new_tokens=4, seeds=[1])) >= known
-    finally: policy.allowed = allowed; policy.base.set_output_embeddings(before)
+    finally: policy.forbidden = forbidden; policy.base.set_output_embeddings(before)
 
 
 def test_the_embedding_of_the_wide_model_is_saved_and_loaded(wide):

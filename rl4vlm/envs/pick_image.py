@@ -157,8 +157,9 @@ class PickImage(Task):
 
     def answer(self, action, info):
         "The tool call; before it, if the task asks for thoughts, what is wanted and what the pictures show up to the one that is taken."
-        last, call, wanted = int(action), make_tool_call("pick_image", index=int(action)), info["wanted"]
+        last, call = int(action), make_tool_call("pick_image", index=int(action))
         if not self.thoughts: return call
+        wanted = info["wanted"]
         seen = [shared_words(name, wanted) for name in info["names"][:last]] + [info["names"][last]]
         return (f"Wanted: {wanted}. " if wanted else "") + f"I see: {self.look(seen)}. {call}"
 

@@ -31,7 +31,7 @@ def make_policy(size, device):
     if hasattr(config.text_config, "layer_types"): config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
     with torch.device(device): model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     policy = VLMPolicy(add_lora(model, LoRAConfig(r=16)), processor)
-    policy.allowed[policy.end_id] = False   # all answers have full length
+    policy.forbid(policy.end_id)   # all answers have full length
     return policy.eval()
 
 

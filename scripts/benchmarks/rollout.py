@@ -66,7 +66,7 @@ def against_trl(width, layers, repeats):
         base = base_model(Path(folder)/"base", width=width, layers=layers, task="PickImage")
         policy = VLMPolicy.load(base, device="cpu")
         parameters = sum(p.numel() for p in policy.model.parameters())
-        policy.allowed[policy.end_id] = False
+        policy.forbid(policy.end_id)
         ours = PPO(task, policy, PPOConfig(task="PickImage", advantage="rloo", group_size=GROUP, envs=PROMPTS * GROUP, minibatch=PROMPTS * GROUP, epochs=1, max_new_tokens=TOKENS,
                                            lr=1e-5, end_lr=1e-5, max_kl=0.0, value_warmup=0, thought_weight=1.0))
         mine, trainer = [], trl_trainer(base, Path(folder)/"trl", task)
