@@ -429,11 +429,15 @@ class TRLConfig(LearningConfig):
     """Temperature of sampling."""
     max_new_tokens: int = 64
     """Limit of an answer's length in tokens."""
+    save_every: int = 20
+    """Steps between checkpoints from which a run can resume."""
+    resume: bool = False
+    """Go on with the run in this folder."""
     overwrite: bool = False
     """Replace the run in this folder."""
 
     def __post_init__(self):
-        for name in ("steps", "prompts", "accumulate", "max_new_tokens"): check_range(self, name, low=1)
+        for name in ("steps", "prompts", "accumulate", "max_new_tokens", "save_every"): check_range(self, name, low=1)
         for name in ("lr", "temperature", "max_grad_norm"): check_range(self, name, above=0)
         super().__post_init__()
         check_range(self, "kl_coef", low=0); check_range(self, "group_size", low=2)

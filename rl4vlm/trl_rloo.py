@@ -13,12 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
+from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import UsageError, episode_seed, seed_everything
+from .core import JsonLines, UsageError, episode_seed, seed_everything
 from .models import load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
-from .sft import train_sft
+from .sft import StopWhenAsked, train_sft
 from .tasks import Task, make_task
 from .tiny import resolve_model
 from .tracking import start_trackers
@@ -107,7 +108,7 @@ def rloo_arguments(
         gradient_checkpointing=config.activation_checkpointing, bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
         use_cpu=not gpu and not deepspeed,   # true would silently switch DeepSpeed off
         shuffle_dataset=False,
-        save_strategy="no", logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
+        save_steps=config.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 
 # %% ../nbs/25_trl_rloo.ipynb #65a5bd93
 def banned_tokens(model, tokenizer)->list: # of ids
@@ -151,11 +152,16 @@ def _train(config:TRLConfig, progress)->dict:
     model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
-    with start_trackers(config.trackers, out, config=asdict(config)) as trackers:
+    last, done = last_trainer_checkpoint(out/"trl") if config.resume else (None, None)
+    (out/"requeue").unlink(missing_ok=True)
+    if last and not int(os.environ.get("RANK", "0")): JsonLines(out/"metrics.jsonl").truncate(done)
+    with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
-        trainer = RLOOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log])
+        trainer = RLOOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        if last: log.rows = JsonLines(out/"metrics.jsonl").read()
+        trainer.train(resume_from_checkpoint=last and str(last))
+    if stop.asked: leave(stop.asked, out)
     trainer.save_model(str(out/"rloo")); processor.save_pretrained(out/"rloo")
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(out/"rloo"))
 
@@ -163,4 +169,5 @@ def _start(task:Task, config:TRLConfig, progress)->str:
     "The checkpoint to start from; a tiny model is taught the form of the answer."
     name = resolve_model(config.model, task, progress)
     if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
+    if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")   # the card is written last
     return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype), task, config, Path(config.out)/"sft", progress)

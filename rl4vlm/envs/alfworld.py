@@ -7,7 +7,7 @@ __all__ = ['VERBS', 'TELLING', 'natural', 'scene_of', 'goal_rate', 'in_order', '
            'ALFWorldPick']
 
 # %% ../../nbs/07_alfworld.ipynb #5fd53f81
-import json, re
+import json, re, string
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, stream_seed
@@ -71,7 +71,7 @@ class ALFWorldEnv(gym.Env):
     """Household tasks in text, with a drawn view.
 
     - **Action**: a command as text, such as "take apple 1 from countertop 2"; case counts. One that does not apply changes nothing.
-    - **Observation**: the view, (300, 300, 3) uint8; in words as `info["observation_text"]`.
+    - **Observation**: the view, (300, 300, 3) uint8; or the engine's words, which are `info["observation_text"]` too.
     - **Reward**: 50 for the goal, plus the change of the goal-condition rate (`published`: the rate itself), minus 1 for a command that does not apply.
     - **End**: terminated when the goal is reached, truncated after `max_steps`.
     - **Info**: `admissible_commands`, `won`, `success`, `goal_condition_success_rate`, `task_type`, `task`, `is_legal_action`, `observation_text`, the `scene`, and `target` (classes of thing, place and lamp).
@@ -86,16 +86,18 @@ class ALFWorldEnv(gym.Env):
         games:str="generated",    # "generated", a folder of games, or a split of ALFWorld's data: train, valid_seen, valid_unseen
         reward:str="mended",      # or "published"
         max_steps:int=50,         # then the episode is truncated
+        observation:str="view",   # or "words", and no view is drawn until `render()`
         render_mode:str|None="rgb_array",
     ):
         require_alfworld()
         if reward not in ("mended", "published"): raise UsageError(f"reward={reward!r} must be mended or published")
+        if observation not in ("view", "words"): raise UsageError(f"observation={observation!r} must be view or words")
         if not max_steps > 0: raise UsageError(f"max_steps={max_steps!r} must be 1 or more")
         self.types, self.places, self.things, self.games, self.reward, self.max_steps, self.render_mode = check_types(types), places, things, games, reward, max_steps, render_mode
         if games == "generated": make_game(self.types[0], 0, places, things)   # complains of sizes now
         self.folders = None if games == "generated" else find_games(games, self.types)
-        self.action_space, self.observation_space = gym.spaces.Text(200), gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-        self.engine, self.over = Engine(), True
+        self.action_space, self.engine, self.over, self.drawn = gym.spaces.Text(200), Engine(), True, observation == "view"
+        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) if self.drawn else gym.spaces.Text(10_000, charset=string.printable)
 
 # %% ../../nbs/07_alfworld.ipynb #f3d25d66
 @patch
@@ -112,7 +114,12 @@ def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None):
     self.words, self.here, self.steps, self.over = self.engine.start(self.game), "", 0, False
     if not self.folders and not self.engine.plan(): raise RL4VLMError(f"game {self.game.name} cannot be solved: the planner finds no way to its goal ({self.game.task})")
     self._observe()
-    return self.render(), self._info(legal=True)
+    return self.observed(), self._info(legal=True)
+
+@patch
+def observed(self:ALFWorldEnv):
+    "The observation of this moment."
+    return self.render() if self.drawn else self.words
 
 @patch
 def _observe(self:ALFWorldEnv):
@@ -141,7 +148,7 @@ def step(self:ALFWorldEnv, command:str):
     truncated = self.steps >= self.max_steps and not won
     self.over = won or truncated
     reward = 50.0 * won + (self.rate - before if self.reward == "mended" else self.rate) - (not legal)
-    return self.render(), float(reward), won, truncated, self._info(legal)
+    return self.observed(), float(reward), won, truncated, self._info(legal)
 
 @patch
 def _info(self:ALFWorldEnv, legal:bool)->dict:
@@ -178,7 +185,8 @@ class ALFWorld(Task):
     thoughts = "what the task needs next"
 
     def make_env(self):
-        kwargs = dict(types=self.types, places=self.places, things=self.things, games=self.games, reward=self.reward, max_steps=self.max_turns)
+        kwargs = dict(types=self.types, places=self.places, things=self.things, games=self.games, reward=self.reward, max_steps=self.max_turns,
+                      observation="words" if self.text_only else "view")
         return gym.make(self.env_id, **{**kwargs, **self.env_kwargs})
 
     def __init__(self, **options):

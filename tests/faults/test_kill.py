@@ -2,9 +2,10 @@
 
 Three moments in the default run, twenty in --full, with one process and with two.
 """
-import os, random, shutil, signal, subprocess, sys, time
+import os, random, shutil, signal, sys, time
 from pathlib import Path
 import pytest
+from processes import finish, kill, start
 from safetensors.numpy import load_file
 
 OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1 --seed 3".split()
@@ -13,25 +14,6 @@ OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --envs 4 --s
 def command(model, out, processes, *more):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     return [sys.executable, *launch, "-m", "rl4vlm.cli", "ppo", "--model", str(model), "--out", str(out), *OPTIONS, *more]
-
-
-def start(arguments):
-    "In a process group of its own, so that all of its processes can be killed at once."
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
-
-
-def finish(arguments, code=0):
-    process = start(arguments)
-    output = process.communicate(timeout=900)[0]
-    assert process.returncode == code, output[-4000:]
-    return output
-
-
-def kill(process, number=signal.SIGKILL):
-    try: os.killpg(process.pid, number)
-    except ProcessLookupError: pass
-    process.communicate()
 
 
 def result(run):
