@@ -149,12 +149,13 @@ def frame(self:Task, observation, info:dict, env)->Frame:
     pictures = None if self.text_only else self.image(observation, info, env)
     pictures = [] if pictures is None else list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     for picture in pictures: _check_picture(self, picture)
-    pictures = [picture.copy() for picture in pictures]   # an environment may draw into the same array again
+    copies = [picture.copy() for picture in pictures]   # an environment may draw into the same array again
+    observation = next((copy for copy, picture in zip(copies, pictures) if picture is observation), observation)
     text, actions = self.text(observation, info), self.allowed(info)
     _check_names(self, actions)
-    if not pictures and not text:
+    if not copies and not text:
         raise UsageError(f"task {self.name} shows nothing: its environment gives no picture (render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
-    return Frame(observation, info, pictures, text, actions)
+    return Frame(observation, info, copies, text, actions)
 
 def _check_picture(task, picture):
     "Refuse what is no colour picture."

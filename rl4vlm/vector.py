@@ -60,11 +60,17 @@ def ask_each(
 
 # %% ../nbs/08_vector.ipynb #1eb46f25
 class _Channel:
-    "Whole messages over a socket; `timeout` is how long each piece of one may take, in seconds."
+    "Whole messages of one or more parts over a socket; `timeout` is how long each piece of one may take, in seconds."
     def __init__(self, sock, timeout:float|None=None): self.socket = sock; sock.settimeout(timeout)
     def fileno(self)->int: return self.socket.fileno()
-    def send(self, data:bytes): self.socket.sendall(len(data).to_bytes(8, "big") + data)
-    def receive(self)->bytearray: return self._exactly(int.from_bytes(self._exactly(8), "big"))
+    def send(self, *parts):
+        self.socket.sendall(np.array([len(parts), *map(len, parts)], ">u8").tobytes())
+        for part in parts: self.socket.sendall(part)
+
+    def receive(self)->list:
+        [count] = np.frombuffer(self._exactly(8), ">u8").tolist()
+        return [self._exactly(size) for size in np.frombuffer(self._exactly(8 * count), ">u8").tolist()]
+
     def close(self): self.socket.close()
 
     def _exactly(self, size:int)->bytearray:
@@ -84,11 +90,12 @@ def serve(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
     try:
-        setup = channel.receive()
-        channel.send(_packed(lambda: envs.update(_make_envs(setup))))
+        [setup] = channel.receive()
+        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
         while True:
-            method, calls = json.loads(channel.receive())
-            channel.send(_packed(lambda: ask_each(envs, method, dict(calls))))
+            [request] = channel.receive()
+            method, calls = json.loads(request)
+            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
     except (EOFError, OSError): pass   # the parent has closed the channel
     finally:
         for env in envs.values(): env.close()
@@ -100,14 +107,16 @@ def _make_envs(setup:bytes)->dict:
     if spec: gymnasium.registry.setdefault(spec.id, spec)
     return {i: TaskEnv(task, oracle) for i in indices}
 
-def _packed(call)->bytes:
+def _packed(call)->list: # parts of a message
     "The result of a call, or the error it raised, ready to be sent."
-    try: return cloudpickle.dumps((call(), None))
-    except RL4VLMError as e: return cloudpickle.dumps((None, e))
+    arrays = []
+    def packed(*outcome): return [cloudpickle.dumps(outcome, protocol=5, buffer_callback=lambda array: arrays.append(array.raw()))]
+    try: return packed(call(), None) + arrays
+    except RL4VLMError as e: return packed(None, e)
     except Exception as e:
         text = "".join(traceback.format_exception(e)).rstrip()
         where = f" {e.__notes__[-1]}" if getattr(e, "__notes__", None) else ""
-        return cloudpickle.dumps((None, RL4VLMError(f"{type(e).__name__} in a worker process{where}: {e}\n{text}")))
+        return packed(None, RL4VLMError(f"{type(e).__name__} in a worker process{where}: {e}\n{text}"))
 
 def _die_with_parent():
     "Wait for the end of standard input, which nobody writes to; then end this process and all that it started."
@@ -148,7 +157,8 @@ def ask(self:_Worker, method:str, calls:dict):
 @patch
 def answer(self:_Worker):
     "What the worker answered; raises EOFError or OSError if it did not, and the error if there was one."
-    result, error = cloudpickle.loads(self.channel.receive())
+    data, *arrays = self.channel.receive()
+    result, error = cloudpickle.loads(data, buffers=arrays)
     if error: raise error
     return result
 

@@ -112,7 +112,8 @@ def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None):
     gym.Env.reset(self, seed=seed)
     self.game = self.choose(int(self.np_random.integers(2**31)) if seed is None else seed)
     self.words, self.here, self.steps, self.over = self.engine.start(self.game), "", 0, False
-    if not self.folders and not self.engine.plan(): raise RL4VLMError(f"game {self.game.name} cannot be solved: the planner finds no way to its goal ({self.game.task})")
+    self.way = None if self.folders else self.engine.plan()
+    if self.way == []: raise RL4VLMError(f"game {self.game.name} cannot be solved: the planner finds no way to its goal ({self.game.task})")
     self._observe()
     return self.observed(), self._info(legal=True)
 
@@ -143,6 +144,7 @@ def step(self:ALFWorldEnv, command:str):
     legal = command in self.engine.commands
     self.words = self.engine.do(command)
     if legal and command.startswith("go to "): self.here = command.removeprefix("go to ")
+    if legal and command.split()[0] not in TELLING: self.way = self.way[1:] if self.way and self.way[0] == command else None
     self._observe()
     self.steps, won = self.steps + 1, self.engine.won()
     truncated = self.steps >= self.max_steps and not won
@@ -159,8 +161,10 @@ def _info(self:ALFWorldEnv, legal:bool)->dict:
 
 @patch
 def plan(self:ALFWorldEnv)->list:
-    "Commands of the planner from here to the goal."
-    return [] if self.over else self.engine.plan()
+    "Commands of the planner from here to the goal; asked again only where somebody left its way."
+    if self.over: return []
+    self.way = self.way or self.engine.plan()
+    return list(self.way)
 
 @patch
 def close(self:ALFWorldEnv):
