@@ -1,7 +1,7 @@
 """learning from turns, ours against one at a time
 
 Two epochs over the turns of one rollout of NumberLine: `PPO.learn` against the plain loop's update. And what each of our ideas is worth."""
-import tempfile
+import copy, tempfile
 from pathlib import Path
 import torch
 from iteration import PlainLoop, base_model, our_ppo
@@ -20,7 +20,12 @@ def updates(base, new_tokens, turns, plain_turns):
         ppo.update = 1
         batch = prepare(ppo.policy, ppo.collect()[0], ppo.config)[0]
         ppo.player.close()
-        return lambda: clock_of(lambda: ppo.learn(batch)) / turns
+        start = copy.deepcopy(ppo.policy.state_dict())
+        def again():
+            "From the same weights each time: learning checks that the batch is of the policy it starts from."
+            ppo.policy.load_state_dict(start)
+            return clock_of(lambda: ppo.learn(batch)) / turns
+        return again
     ones = our_ppo(base, new_tokens, turns, accumulate=turns)
     far = our_ppo(base, new_tokens, turns, entropy_coef=0.01)
     return {"plain loop": lambda: clock_of(lambda: plain.update(played)) / plain_turns, "ours": learner(ours), "ours, a turn at a time": learner(ones), "ours, with an entropy bonus": learner(far)}
