@@ -333,6 +333,10 @@ class Points24(PointsTask):
             self.goal = self.goal.replace("J, Q and K count 10", "J, Q and K count 11, 12 and 13")
             self.actions = [*map(str, range(1, 14)), *self.actions[10:]]
 
+    def reason(self, info):
+        "The numbers in order, and the solution: the same thought for every order of the cards."
+        return f"{' '.join(map(str, sorted(info['Numbers'])))}: {super().reason(info)}"
+
     def columns(self, episode): return dict(solvable=float(completion(tuple(sorted(episode.info["Numbers"])), (), self.target, self.operators) is not None))
 
 # %% ../../nbs/04_cards.ipynb #c6550fa5
