@@ -315,7 +315,7 @@ class PPOConfig(LearningConfig):
     minibatch: int = 64
     """Turns in one optimizer step."""
     accumulate: int = 1
-    """Parts into which a minibatch is split to save memory; the result is the same."""
+    """Parts into which a minibatch is split to save memory, shared by the processes; the result is the same."""
     lr: float = 1e-4
     """Learning rate at the start; 1e-5 suits large models."""
     end_lr: float = 1e-5

@@ -198,8 +198,8 @@ def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns
     "What one of `processes` puts through the model in an iteration of a PPO or SFT `config` (with `prompt` tokens)."
     if hasattr(config, "envs"):
         turns, share = config.envs * config.steps, max(config.minibatch // processes, 1)
-        rows = max(-(-share // config.accumulate), 1)
-        return dict(rows=rows, answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * config.accumulate, envs=max(config.envs // processes, 1))
+        parts = -(-config.accumulate // processes)
+        return dict(rows=max(-(-share // parts), 1), answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * parts, envs=max(config.envs // processes, 1))
     return dict(rows=config.batch_size, answer=64, turns=config.batch_size * config.accumulate * processes, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
 
 # %% ../nbs/19_estimate.ipynb #c2b9c9ef
@@ -236,9 +236,6 @@ def describe(config, task)->str:
     for r in rows:
         m = r["memory"]
         lines.append(f"{r['processes']:>9}  {r['stage'] or '–':>4}  {r['rows']:>13}  " + "  ".join(f"{gb(m[k]):>{len(k)}}" for k in ("weights", "gradients", "optimizer", "activations", "cache")) + f"  | {gb(m['rollout']):>7}  {gb(m['update']):>6}")
-    if hasattr(config, "envs") and any(config.accumulate > max(config.minibatch // r["processes"], 1) for r in rows):
-        most = max(r["processes"] for r in rows if config.accumulate > max(config.minibatch // r["processes"], 1))
-        lines += ["", f"with {most} processes a minibatch of {config.minibatch} leaves {config.minibatch // most} turns to each: --accumulate {max(config.minibatch // most, 1)} is enough, {config.accumulate} passes do the same in more time"]
     lines += ["", "time of an iteration, s (rollout + update + communication), and of the run, h; 30 % of the hardware's arithmetic"]
     for name, device in DEVICES.items():
         cells = []

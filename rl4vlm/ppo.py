@@ -127,7 +127,7 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
 def minibatch_step(self:PPO, turns:Turns, rows, check:bool)->dict: # of means over the minibatch
     "One optimizer step on some turns, unless the policy has moved too far already."
     c, stats, gap = self.config, Counter(), 0.0
-    parts = np.array_split(np.asarray(rows)[np.argsort(turns.lengths()[rows], kind="stable")], c.accumulate)
+    parts = np.array_split(np.asarray(rows)[np.argsort(turns.lengths()[rows], kind="stable")], -(-c.accumulate // self.ranks.world))
     if self.ranks.world == 1: parts = [p for p in parts if len(p)]
     totals = self.ranks.total(dict(token=float(turns.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(turns.responses[i]) for i in rows))))
     self.learner.zero_grad()

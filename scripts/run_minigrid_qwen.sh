@@ -2,7 +2,7 @@
 # MiniGrid-DoorKey-6x6 × Qwen2.5-VL-3B by PPO, into the run folder OUT/RUN.
 #
 #   ./scripts/run_minigrid_qwen.sh SEED RUN OUT PORT [options]
-#   PROCESSES=8 ./scripts/run_minigrid_qwen.sh 1 my_run runs 29488 --accumulate 16 --model runs/minigrid_qwen25_sft/sft
+#   PROCESSES=8 ./scripts/run_minigrid_qwen.sh 1 my_run runs 29488 --model runs/minigrid_qwen25_sft/sft
 #   ./scripts/run_minigrid_qwen.sh 1 empty runs 29488 --config scripts/configs/ppo/minigrid_empty_qwen25.yaml
 #
 # Hardware: one GPU of 40 GB, or several (ZeRO-2); `rl4vlm ppo --config ... --dry-run` estimates.
