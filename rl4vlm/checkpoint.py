@@ -79,13 +79,17 @@ def damaged_file(folder)->Path|None: # None if all can be read
             elif path.suffix == ".json": read_json(path)
         except (SafetensorError, zipfile.BadZipFile, ValueError, RL4VLMError): return path
 
-def last_trainer_checkpoint(root)->tuple: # (folder, step) or (None, None)
-    "The newest whole checkpoint of a `Trainer` whose `output_dir` is `root`; a damaged one is named in a warning."
+def last_trainer_checkpoint(
+    root,              # the trainer's `output_dir`
+    before:int=None,   # only those of an earlier step
+)->tuple: # (folder, step) or (None, None)
+    "The newest whole checkpoint of a `Trainer`; a damaged one is named in a warning."
     found = sorted((int(p.name.removeprefix("checkpoint-")), p) for p in Path(root).glob("checkpoint-*") if (p/"trainer_state.json").exists())
     for step, folder in reversed(found):
+        if before is not None and step >= before: continue
         if not (path := damaged_file(folder)): return folder, step
         warnings.warn(f"checkpoint {folder} cannot be read ({path.name} is damaged); going back to the one before")
-    if found: raise RL4VLMError(f"none of the {len(found)} checkpoints in {root} can be read; begin again with --overwrite")
+    if found and before is None: raise RL4VLMError(f"none of the {len(found)} checkpoints in {root} can be read; begin again with --overwrite")
     return None, None
 
 # %% ../nbs/17_checkpoint.ipynb #ec1adc0b

@@ -9,7 +9,7 @@ __all__ = ['ESTIMATED', 'COMMANDS', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_quickstar
            'main']
 
 # %% ../nbs/40_cli.ipynb #b5daced7
-import importlib, importlib.resources, logging, os, sys
+import importlib, importlib.resources, logging, os, sys, warnings
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
@@ -256,6 +256,7 @@ def main(arguments:list=None)->int:
     if not arguments or arguments[0] in ("-h", "--help", "help"): print(overview()); return 0
     for name, value in QUIET.items(): os.environ.setdefault(name, value)
     for name, news in NO_NEWS.items(): logging.getLogger(name).addFilter(lambda record, news=news: news not in record.getMessage())
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")   # other libraries use its old names
     command, *rest = arguments
     if int(os.environ.get("RANK", "0")): sys.stdout = open(os.devnull, "w")   # of several processes the first speaks
     try:

@@ -215,9 +215,8 @@ def train_sft(
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
     run = Path(config.out) if Path(config.out) in folder.parents else folder
     (run/"requeue").unlink(missing_ok=True)
-    if not config.resume and main: JsonLines(folder/"metrics.jsonl").truncate(-1)
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
-    if last and main: JsonLines(folder/"metrics.jsonl").truncate(done)
+    if main: JsonLines(folder/"metrics.jsonl").truncate(-1 if done is None else done)
     kept = folder/"best"/"best.json"
     if main and kept.exists() and (done is None or read_json(kept)["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]

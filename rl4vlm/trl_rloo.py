@@ -152,9 +152,10 @@ def _train(config:TRLConfig, progress)->dict:
     model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
-    last, done = last_trainer_checkpoint(out/"trl") if config.resume else (None, None)
+    last, done = last_trainer_checkpoint(out/"trl", before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
     (out/"requeue").unlink(missing_ok=True)
-    if last and not int(os.environ.get("RANK", "0")): JsonLines(out/"metrics.jsonl").truncate(done)
+    if not int(os.environ.get("RANK", "0")):
+        for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(out/name).truncate(-1 if done is None else done)
     with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
         trainer = RLOOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])

@@ -63,3 +63,14 @@ def test_asked_to_stop(blind_model, whole, tmp_path, stage):
     finish(command(stage, blind_model, run, "--resume", "true"))
     assert not (run/"requeue").exists()
     assert_equal(stage, run, whole(stage), metrics=stage != "sft")   # fine-tuning logs means of several steps, and the stop ends one of them early
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_after_the_end_and_before_the_first_checkpoint(blind_model, whole, tmp_path, stage):
+    run = tmp_path/"run"
+    shutil.copytree(whole(stage), run)
+    finish(command(stage, blind_model, run, "--resume", "true"))
+    assert_equal(stage, run, whole(stage))
+    shutil.rmtree(run/("sft/checkpoints" if stage == "sft" else "trl"))
+    finish(command(stage, blind_model, run, "--resume", "true"))
+    assert_equal(stage, run, whole(stage))
