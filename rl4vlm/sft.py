@@ -15,8 +15,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .checkpoint import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
-from .core import JsonLines, RL4VLMError, UsageError, read_json, write_atomic, write_json
-from .distributed import launched, read_pictures, skip_shm_build, with_deepspeed
+from .core import JsonLines, UsageError, read_json, write_atomic, write_json
+from .distributed import launched, read_pictures, trainer_arguments, with_deepspeed
 from .policy import VLMPolicy
 from .tracking import start_trackers
 
@@ -81,13 +81,11 @@ class VLMTrainer(Trainer):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
         self.groups = GroupedSampler(*row_costs(rows, policy), config.batch_size, config.seed, config.group) if config.group else None
-        arguments = TrainingArguments(
+        arguments = trainer_arguments(TrainingArguments, policy.device.type == "cpu",
             output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=config.batch_size // launched(), gradient_accumulation_steps=config.accumulate,
             learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine", weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(10, config.save_every), save_steps=config.save_every, save_total_limit=2, report_to="none",
-            disable_tqdm=True, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, use_cpu=policy.device.type == "cpu" and not with_deepspeed(), dataloader_pin_memory=False,
-            ddp_backend="gloo" if launched() > 1 and not torch.cuda.is_available() else None, ddp_find_unused_parameters=True if launched() > 1 else None)
-        if arguments.world_size != launched(): raise RL4VLMError(f"{launched()} processes were launched but {arguments.world_size} are connected: each would train a model of its own")
+            disable_tqdm=True, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False)
         super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = False   # the loss is a mean over this batch's tokens
         self.remove_callback(PrinterCallback)
@@ -211,7 +209,6 @@ def train_sft(
     if config.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
     if config.batch_size % launched(): raise UsageError(f"batch_size={config.batch_size} cannot be shared by {launched()} processes; take a multiple of {launched()}")
     if config.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --best")
-    if with_deepspeed() and not torch.cuda.is_available(): skip_shm_build()
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
     run = Path(config.out) if Path(config.out) in folder.parents else folder
     (run/"requeue").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
 from .core import JsonLines, UsageError, episode_seed, seed_everything
+from .distributed import trainer_arguments
 from .models import load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
@@ -99,14 +100,13 @@ def rloo_arguments(
 ):
     "TRL's configuration from ours."
     from trl import RLOOConfig
-    gpu, deepspeed = pick_device().type == "cuda", os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    return RLOOConfig(
+    gpu = pick_device().type == "cuda"
+    return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
         per_device_train_batch_size=config.prompts * config.group_size // config.accumulate, gradient_accumulation_steps=config.accumulate,
         num_generations=config.group_size, max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=config.kl_coef,
         learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
         gradient_checkpointing=config.activation_checkpointing, bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
-        use_cpu=not gpu and not deepspeed,   # true would silently switch DeepSpeed off
         shuffle_dataset=False,
         save_steps=config.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 

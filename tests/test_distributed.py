@@ -14,7 +14,8 @@ RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 8 --steps 
 STAGES = dict(
     sft="sft --task NumberLine --steps 10 --batch_size 8 --save_every 5".split(),
     ppo=["ppo", *RL],
-    rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"])
+    rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"],
+    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]
 MODES = dict(one=[sys.executable], ddp=DDP, zero2=accelerate("zero2.yaml"), zero3=accelerate("zero3.yaml"))
@@ -48,7 +49,7 @@ def rows(run): return [json.loads(line) for line in next(p for p in (run/"metric
 def weights(run): return load_file(next(p for p in (run/"sft"/"model.safetensors", run/"ppo"/"checkpoints"/"step_2"/"model.safetensors") if p.exists()))
 
 
-CASES = [pytest.param(stage, mode, marks=[] if (stage, mode) in (("ppo", "ddp"), ("sft", "zero2")) else pytest.mark.full) for stage in STAGES for mode in ("ddp", "zero2", "zero3")]
+CASES = [pytest.param(stage, mode, marks=[] if (stage, mode) in (("ppo", "ddp"), ("sft", "zero2")) else pytest.mark.full) for stage in ("sft", "ppo", "rloo") for mode in ("ddp", "zero2", "zero3")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage,mode", CASES)
@@ -63,6 +64,17 @@ def test_two_processes_are_one(launch, blind_model, stage, mode):
     for name, w in first.items():
         gap, way = abs(w - second[name]).mean(), abs(w - start[name]).mean()   # Adam turns rounding of a gradient near zero into a step of any size up to the learning rate
         assert gap <= 0.02 * way, (name, gap, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("zero2", marks=pytest.mark.full), "zero3"])
+def test_trl_on_two_processes(launch, blind_model, mode):
+    "TRL deals its prompts out otherwise than one process would; what is written must be whole."
+    run = launch("trl", mode)
+    assert [r["step"] for r in rows(run)] == [1, 2]
+    from rl4vlm.models import load_vlm
+    start, end = (dict(load_vlm(str(folder))[0].named_parameters()) for folder in (blind_model, run/"rloo"))
+    assert start.keys() == end.keys() and all(abs(start[k] - end[k]).max() < 1e-2 for k in start)   # two small steps away
 
 
 @pytest.mark.slow
