@@ -54,7 +54,7 @@ def skip_shm_build():
 def trainer_arguments(
     kind,        # `TrainingArguments` or a class made from it
     cpu:bool,    # there is no GPU
-    **options,
+    **options,   # its other arguments
 ):
     "Arguments for transformers' `Trainer` in all launched processes; raises `RL4VLMError` if they are not connected."
     if with_deepspeed() and cpu: skip_shm_build()
