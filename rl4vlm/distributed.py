@@ -54,9 +54,9 @@ def skip_shm_build():
 def trainer_arguments(
     kind,        # `TrainingArguments` or a class made from it
     cpu:bool,    # there is no GPU
-    **options,   # its other arguments
+    **options,
 ):
-    "Arguments for transformers' `Trainer` in all launched processes; raises `RL4VLMError` if they are not connected."
+    "The arguments of transformers' `Trainer`: `options`, and those about the launched processes; raises `RL4VLMError` if these are not connected."
     if with_deepspeed() and cpu: skip_shm_build()
     several = launched() > 1
     arguments = kind(use_cpu=cpu and not with_deepspeed(),   # true would silently switch DeepSpeed off
