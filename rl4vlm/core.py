@@ -149,7 +149,7 @@ def _same_config(path, old:dict, new:dict):
     differs = [k for k in {**old, **new} if k.split(".")[-1] not in MAY_DIFFER and old.get(k) != new.get(k)]
     if differs:
         shown = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differs[:5])
-        raise UsageError(f"cannot resume {path} with other options: {shown}; to go on differently, start a new run from its checkpoint (--model {path}/ppo/best --out ...)")
+        raise UsageError(f"cannot resume {path} with other options: {shown}; to go on differently, start a new run from its checkpoint (--model, and another --out)")
 
 # %% ../nbs/00_core.ipynb #08d4b8f4
 def cache_dir()->Path:

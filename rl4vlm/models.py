@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .config import LoRAConfig
-from .core import UsageError, read_json
+from .core import UsageError, did_you_mean, read_json
 
 # %% ../nbs/10_models.ipynb #69f1ec5c
 def pick_device(device:str="auto")->torch.device:
@@ -32,10 +32,15 @@ def checkpoint_kind(name:str)->str:
     folder = Path(name)
     if (folder/"adapter_config.json").exists(): return "adapter"
     if folder.is_dir():
-        if not (folder/"config.json").exists(): raise UsageError(f"{folder} is not a checkpoint: it has no config.json and no adapter_config.json")
+        if not (folder/"config.json").exists():
+            inside = next((f"; the checkpoint of this run is {folder/part}" for part in ("ppo/best", "sft", "rloo") if any((folder/part).glob("*config.json"))), "")
+            raise UsageError(f"{folder} is not a checkpoint: it has no config.json and no adapter_config.json{inside}")
         if not any(folder.glob("*.safetensors")): raise UsageError(f"{folder} is incomplete: it has no *.safetensors weights")
         return "model"
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1: raise UsageError(f"model folder {folder} does not exist or is not a folder")
+    among_runs = "/" in name and any(folder.parent.glob("*/config.yaml"))   # so it is no name on the hub
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or among_runs:
+        near = did_you_mean(name, [str(p) for p in folder.parent.iterdir()]) if among_runs else ""
+        raise UsageError(f"model folder {folder} does not exist or is not a folder{near and ';' + near}")
     return "hub"
 
 # %% ../nbs/10_models.ipynb #904a20d0

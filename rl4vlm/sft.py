@@ -7,6 +7,7 @@ __all__ = ['split_row', 'Collator', 'row_costs', 'GroupedSampler', 'VLMTrainer',
            'write_model_card', 'train_sft']
 
 # %% ../nbs/20_sft.ipynb #4df55763
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 import json, math, os, shutil
@@ -210,20 +211,20 @@ def train_sft(
     if config.batch_size % launched(): raise UsageError(f"batch_size={config.batch_size} cannot be shared by {launched()} processes; take a multiple of {launched()}")
     if config.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --best")
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
-    run = Path(config.out) if Path(config.out) in folder.parents else folder
-    (run/"requeue").unlink(missing_ok=True)
+    run = Path(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
+    if run: (run/"requeue").unlink(missing_ok=True)
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
     if main: JsonLines(folder/"metrics.jsonl").truncate(-1 if done is None else done)
     kept = folder/"best"/"best.json"
     if main and kept.exists() and (done is None or read_json(kept)["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     for p in heads: p.requires_grad_(False)   # imitation does not judge
-    with start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
+    with start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:
         measure = {"loss": lambda p: dict(val_loss=validation_loss(p, validation, config.batch_size)), "success": lambda p: dict(val_success=success(p))}.get(config.best)
         keeper = KeepBest(policy, folder, measure, config.eval_every, -1 if config.best == "loss" else 1, trackers) if measure else None
-        trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), stop, *callbacks, *([keeper] if keeper else [])], shuffle)
+        trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), *([stop] if run else []), *callbacks, *([keeper] if keeper else [])], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
-    if stop.asked: leave(stop.asked, run)
+    if run and stop.asked: leave(stop.asked, run)
     for p in heads: p.requires_grad_(True)
     result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder), **({"best": keeper.best} if keeper else {}))
     if keeper: policy.load_weights(folder/"best")
