@@ -57,10 +57,11 @@ def trainer_arguments(
     **options,
 ):
     "The arguments of transformers' `Trainer`: `options`, and those about the launched processes; raises `RL4VLMError` if these are not connected."
-    if with_deepspeed() and cpu: skip_shm_build()
-    several = launched() > 1
+    if with_deepspeed():
+        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(options["gradient_accumulation_steps"])   # the launch file says 1, and the two must agree
+        if cpu: skip_shm_build()
     arguments = kind(use_cpu=cpu and not with_deepspeed(),   # true would silently switch DeepSpeed off
-                     ddp_backend="gloo" if several and cpu else None, ddp_find_unused_parameters=True if several else None, **options)
+                     ddp_backend="gloo" if launched() > 1 and cpu else None, **options)
     if arguments.world_size != launched(): raise RL4VLMError(f"{launched()} processes were launched but {arguments.world_size} are connected: each would train a model of its own")
     return arguments
 

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parent.parent
 RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 8 --steps 4 --minibatch 512 --max_new_tokens 8 --eval_every 2 --save_every 1 --value_warmup 0 --max_kl 0 --seed 5".split()
 STAGES = dict(
-    sft="sft --task NumberLine --steps 10 --batch_size 8 --save_every 10".split(),
+    sft="sft --task NumberLine --steps 10 --batch_size 4 --accumulate 2 --save_every 10".split(),
     ppo=["ppo", *RL],
     rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"],
-    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --max_new_tokens 8".split())
+    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --accumulate 2 --max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]
 MODES = dict(one=[sys.executable], ddp=DDP, zero2=accelerate("zero2.yaml"), zero3=accelerate("zero3.yaml"))
