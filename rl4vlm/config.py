@@ -364,6 +364,8 @@ class PPOConfig(LearningConfig):
     """A head chooses each turn's temperature, from 1/this to this times the configured one; 0 has no head."""
     max_new_tokens: int = 64
     """Limit of an answer's length in tokens."""
+    compile: bool = False
+    """Compile the steps of sampling for shapes rounded up, on a GPU as CUDA graphs: slow to start, and its caches are kept."""
     eval_every: int = 5
     """Updates between looks at the validation panel."""
     panel: str = "val-50"
@@ -463,6 +465,8 @@ class EvalConfig(LoadingConfig):
     """Panel of episode seeds: val-50 to tune, test-200, test-1000 or test-2000 to report."""
     temperature: float = 1.0
     """Temperature of sampling; greedy play is reported beside it."""
+    compile: bool = False
+    """Compile the steps of sampling for shapes rounded up, on a GPU as CUDA graphs: slow to start, and its caches are kept."""
     top_k: int = 0
     """Draw each token from so many of the likeliest; 0 draws from all, as training does."""
     top_p: float = 1.0

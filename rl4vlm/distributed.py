@@ -70,7 +70,7 @@ class Learner:
     "A model and its optimizer, wrapped for the ranks: call it as the model, then `backward` and `step`."
     def __init__(self, ranks:Ranks, model, optimizer, max_grad_norm:float):
         self.ranks, self.model, self.optimizer, self.max_grad_norm = ranks, model, optimizer, max_grad_norm
-        self.wrapped, self.deepspeed = model, False
+        self.wrapped, self.deepspeed, self.sliced = model, False, False   # `sliced`: each rank holds a part of each weight
         if ranks.accelerator is None: return
         plugin = ranks.accelerator.state.deepspeed_plugin
         if plugin is not None:
@@ -78,14 +78,14 @@ class Learner:
             plugin.deepspeed_config.pop("train_batch_size", None)
             self.deepspeed = True
             self.wrapped, self.optimizer = ranks.accelerator.prepare(model, optimizer)
-            self.stage = int(plugin.zero_stage)
+            self.sliced = int(plugin.zero_stage) == 3
         else:
             from torch.nn.parallel import DistributedDataParallel
             self.wrapped = DistributedDataParallel(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, find_unused_parameters=True)
         if self.wrapped is model: raise RL4VLMError("the model was not wrapped: gradients would not be shared between the processes")
 
     def __call__(self, prompts:list, *args, **kwargs):
-        if self.deepspeed and self.stage == 3: read_pictures(self.wrapped, self.model, prompts)
+        if self.sliced: read_pictures(self.wrapped, self.model, prompts)
         return self.wrapped(prompts, *args, **kwargs)
 
     def zero_grad(self): self.wrapped.zero_grad() if self.deepspeed else self.optimizer.zero_grad(set_to_none=True)
@@ -130,7 +130,7 @@ class Learner:
 @contextmanager
 def whole(learner:Learner):
     "Inside, every rank has all weights and may run the model on its own."
-    if learner.deepspeed and learner.stage == 3:
+    if learner.sliced:
         with whole_engine(learner.wrapped): yield
     else: yield
 

@@ -303,7 +303,11 @@ def policy(self:_Job, task, name:str):
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.rollout import PolicyActor
     c = self.config
-    if self.loaded[0] != name: self.loaded = (name, VLMPolicy.load(self.models[name], dtype=c.dtype, quant=c.quant, attention=c.attention))
+    if self.loaded[0] != name:
+        self.loaded = (name, VLMPolicy.load(self.models[name], dtype=c.dtype, quant=c.quant, attention=c.attention))
+        if c.compile:
+            from rl4vlm.fixed_shapes import FixedShapes
+            self.loaded[1].fixed = FixedShapes(self.loaded[1])
     other = trained_on(self.models[name])
     if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     def play_with(greedy, store, pictures):

@@ -75,9 +75,11 @@ def check_cache(
     if free is None:
         if policy.device.type != "cuda": return
         free = torch.cuda.mem_get_info(policy.device)[0] + torch.cuda.memory_reserved(policy.device) - torch.cuda.memory_allocated(policy.device)
-    tokens = len(prompts) * (max(len(p) for p in prompts) + max_new_tokens)
+    longest = max(len(p) for p in prompts)
+    whole = longest + max_new_tokens
+    tokens = len(prompts) * longest + policy.fixed.missing(len(prompts), whole) if policy.fixed else len(prompts) * whole
     needed = cache_bytes(policy.config, tokens, policy.model.dtype.itemsize)
-    if needed > free: raise UsageError(f"the key-value cache of {len(prompts)} rows of {tokens // len(prompts)} tokens needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free: "
+    if needed > free: raise UsageError(f"the key-value cache of {len(prompts)} rows of {whole} tokens needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free: "
                                        "lower --envs, --max_new_tokens or --max_pixels")
 
 # %% ../nbs/12_generate.ipynb #ac759ab3
@@ -99,6 +101,7 @@ def generate(
     policy.check_length(max(len(p) for p in prompts), answer=max_new_tokens)
     check_cache(policy, prompts, max_new_tokens)
     reading, B = policy.read(prompts), len(prompts)
+    if policy.fixed: reading = policy.fixed.take(reading, max_new_tokens)
     state, values, temperatures = reading.state, policy.value(reading.state).tolist(), policy.temperatures(reading.state, temperature)
     uniforms = None if seeds is None else _uniforms(seeds, max_new_tokens).to(policy.device)
     new = lambda fill, dtype=torch.float32, shape=(B, max_new_tokens): torch.full(shape, fill, dtype=dtype, device=policy.device)
@@ -114,9 +117,9 @@ def generate(
         if left < len(rows): length[rows[~going]] = step + 1
         if step + 1 == max_new_tokens or not left: break
         if left < len(rows):
-            rows, token, reading.mask, reading.position = rows[going], token[going], reading.mask[going], reading.position[going]
-            reading.cache.batch_select_indices(going.nonzero()[:, 0])
-        state = policy.write(reading, token[:, None], torch.ones_like(token[:, None]))[:, -1]
+            rows, token = rows[going], token[going]
+            reading.keep(going)
+        state = reading.write(token[:, None], torch.ones_like(token[:, None]))[:, -1]
     ids, logprobs, every, temperatures = ids.cpu().numpy(), logprobs.cpu().numpy(), every.cpu().numpy(), temperatures.tolist()
     return [Response(ids[i, :n], logprobs[i, :n], bool(ids[i, n - 1] != policy.end_id), values[i], temperatures[i], every[i, :n] if token_values else None)
             for i, n in enumerate(length.tolist())]

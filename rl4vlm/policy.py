@@ -56,6 +56,7 @@ class VLMPolicy(nn.Module):
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.end_id = int(self.tokenizer.eos_token_id)
         self.config, self.checkpointing, self.temperature_head, self.temperature_range = model.config, False, None, 0.0
+        self.fixed = None    # or a `FixedShapes`
         width = self.config.get_text_config().hidden_size
         self.value_head = nn.Sequential(nn.Linear(width, value_hidden), nn.ReLU(), nn.Linear(value_hidden, 1))
         nn.init.zeros_(self.value_head[-1].weight); nn.init.zeros_(self.value_head[-1].bias)
@@ -80,6 +81,8 @@ class VLMPolicy(nn.Module):
     def device(self)->torch.device: return next(self.model.parameters()).device
     @property
     def base(self): return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+    @property
+    def axes(self)->int: return 3 if hasattr(self.base.model, "get_rope_index") else 1   # of positions: time, height, width
 
 # %% ../nbs/11_policy.ipynb #bf2a34e4
 def _end_ids(model, tokenizer)->list:
@@ -146,7 +149,7 @@ def check_length(self:VLMPolicy, tokens:int, of_pictures:int=0, images:list=(), 
 @patch
 def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray:
     "Rotary positions (A, P); A = 3 for models with multimodal positions."
-    if not hasattr(self.base.model, "get_rope_index"): return np.arange(ids.shape[1])[None]
+    if self.axes == 1: return np.arange(ids.shape[1])[None]
     if grids is None: return np.tile(np.arange(ids.shape[1]), (3, 1))
     kinds = (ids == self.config.image_token_id).int()    # 1 where an image is
     return self.base.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0].numpy()
@@ -234,6 +237,7 @@ def hidden(self:VLMPolicy,
 @dataclass
 class Reading:
     "Where the model is after reading prompts."
+    policy:VLMPolicy
     state:torch.Tensor      # (B, H) hidden state at the end of each prompt
     cache:object            # key-value cache of B rows
     mask:torch.Tensor       # (B, P) int64, 0 at padding
@@ -251,21 +255,27 @@ def read(self:VLMPolicy, prompts:list)->Reading:
     which = torch.tensor(which, device=self.device)
     if len(different) < len(prompts): cache.batch_select_indices(which)
     position = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)
-    return Reading(states[which], cache, batch["attention_mask"][which], position)
+    return Reading(self, states[which], cache, batch["attention_mask"][which], position)
 
 @patch
-def write(self:VLMPolicy,
-    reading:Reading,       # whose cache grows
+def write(self:Reading,
     ids:torch.Tensor,      # (B, R) tokens that follow
     mask:torch.Tensor,     # (B, R) int64, 0 at padding
 )->torch.Tensor: # (B, R, H)
-    "Hidden states at tokens that follow what was read."
-    reading.mask = torch.cat([reading.mask, mask], 1)
-    positions = reading.position[:, None] + torch.arange(ids.shape[1], device=self.device)          # (B, R)
-    reading.position = reading.position + ids.shape[1]
-    axes = 3 if hasattr(self.base.model, "get_rope_index") else 1
-    batch = dict(input_ids=ids, attention_mask=reading.mask, position_ids=positions.expand(axes, -1, -1))
-    return self.hidden(batch, [], past_key_values=reading.cache, use_cache=True).last_hidden_state
+    "Hidden states at tokens that follow what was read; the cache grows by them."
+    self.mask = torch.cat([self.mask, mask], 1)
+    positions = self.position[:, None] + torch.arange(ids.shape[1], device=ids.device)          # (B, R)
+    self.position = self.position + ids.shape[1]
+    batch = dict(input_ids=ids, attention_mask=self.mask, position_ids=positions.expand(self.policy.axes, -1, -1))
+    return self.policy.hidden(batch, [], past_key_values=self.cache, use_cache=True).last_hidden_state
+
+@patch
+def keep(self:Reading,
+    going:torch.Tensor,    # (B,) bool
+):
+    "Go on with some of the rows."
+    self.mask, self.position = self.mask[going], self.position[going]
+    self.cache.batch_select_indices(going.nonzero()[:, 0])
 
 # %% ../nbs/11_policy.ipynb #14fe745e
 @patch
@@ -347,7 +357,7 @@ def response_states(self:VLMPolicy,
         finally: self.model.eval()
     reading = self.read(prompts)
     states = reading.state[:, None]                                                              # (B, 1, H)
-    if R > 1: states = torch.cat([states, self.write(reading, ids[:, :-1], mask[:, :-1].long())], 1)
+    if R > 1: states = torch.cat([states, reading.write(ids[:, :-1], mask[:, :-1].long())], 1)
     return states, ids, mask
 
 @patch

@@ -71,6 +71,10 @@ class PPO:
         policy.eval().disable_dropout()
         if config.activation_checkpointing: policy.checkpoint_activations()
         self.learner = Learner(self.ranks, policy, optimizer, config.max_grad_norm)
+        if config.compile:
+            from rl4vlm.fixed_shapes import FixedShapes
+            if self.learner.sliced: raise UsageError("compile=true needs whole weights on each process, and ZeRO-3 slices them; use ZeRO-2 or DDP, or leave compile false")
+            policy.fixed = FixedShapes(policy)
         self.update, self.returns, self.best, self.timing = 0, RunningDeviation(), None, {}
 
     @property

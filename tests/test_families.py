@@ -8,6 +8,7 @@ import numpy as np
 import pytest, torch
 from rl4vlm.config import LoRAConfig, SFTConfig
 from rl4vlm.core import UsageError
+from rl4vlm.fixed_shapes import TOKENS, FixedShapes
 from rl4vlm.generate import generate
 from rl4vlm.models import load_vlm, part_of
 from rl4vlm.policy import VLMPolicy
@@ -86,6 +87,25 @@ def test_sampled_equals_recomputed_equals_plain(family, policies):
             plain = plain_logprobs(policy, prompt, answer.ids, 0.7)
             for other in (torch.from_numpy(answer.logprobs), alone, plain.float()): assert (batch - other).abs().max() < 1e-4
         assert abs(scores.values - torch.tensor([a.value for a in answers])).max() < 1e-5
+
+
+@every_family
+def test_fixed_shapes_change_nothing(family, policies, monkeypatch):
+    "A static cache and a compiled step write what the growing cache writes, as rows leave and places become fewer."
+    policy = policies[family]
+    prompts, seeds, plain = mixed(policy) * 2, range(50, 60), policy.log_softmax
+    def sooner(state, temperature):
+        logp = plain(state, temperature)
+        logp[:, policy.end_id] += 4
+        return logp.log_softmax(-1)
+    monkeypatch.setattr(policy, "log_softmax", sooner)
+    grown = generate(policy, prompts, 40, 1.3, seeds)
+    monkeypatch.setattr(policy, "fixed", FixedShapes(policy))
+    fixed, made = generate(policy, prompts, 40, 1.3, seeds), policy.fixed
+    for a, b in zip(grown, fixed):
+        assert a.ids.tolist() == b.ids.tolist() and abs(a.logprobs - b.logprobs).max() < 1e-4
+    assert len({len(r.ids) for r in grown}) > 4 and 16 in made.slots and min(made.slots) <= 4
+    assert {s.tokens for s in made.slots.values()} == {made.longest} and made.longest % TOKENS == 0
 
 
 @every_family

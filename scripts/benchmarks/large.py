@@ -2,12 +2,13 @@
 
 With `--device cuda`: Qwen2.5-VL with the shapes of the 3B model, random weights, bfloat16. On a CPU the same at a small size, to try
 the command. Decoding is held against a large copy (each step must read weights and cache), a LoRA update against a large product."""
-import re, tempfile, time
+import itertools, re, tempfile, time
 from pathlib import Path
 import numpy as np, torch
 from iteration import base_model
 from measure import median, table
 from rl4vlm.config import LoRAConfig
+from rl4vlm.fixed_shapes import FixedShapes
 from rl4vlm.generate import cache_bytes, generate
 from rl4vlm.models import add_lora
 from rl4vlm.policy import Prompt, VLMPolicy
@@ -80,13 +81,15 @@ def decoding(policy, size, copy, repeats):
     "Rows of the table: tokens a second at each batch, beside what reading weights and cache allows."
     body, head = weights(policy)
     item, rows = policy.model.dtype.itemsize, []
-    for batch in size["batches"]:
+    for fixed, batch in itertools.product((None, FixedShapes(policy)), size["batches"]):
+        policy.fixed = fixed
         prompts, seeds = prompts_of(policy, batch, size["prompt"]), list(range(batch))
         write = lambda n: seconds(lambda: generate(policy, prompts, n, seeds=seeds), policy.device, repeats)
         step = (write(size["answer"]) - write(1)) / (size["answer"] - 1)
         cache = cache_bytes(policy.config, batch * (size["prompt"] + size["answer"] // 2), item)
         most = copy / ((body + head) * item + cache)                       # steps a second
-        rows.append([f"decode, {batch} rows", f"{batch / step:,.0f} /s", f"{batch * most:,.0f} /s", f"{1 / step / most:.0%}", aim(size, 1 / step / most, 0.5), f"{peak(policy.device):.1f} GB"])
+        rows.append([f"decode, {batch} rows" + ", compiled" * bool(fixed), f"{batch / step:,.0f} /s", f"{batch * most:,.0f} /s", f"{1 / step / most:.0%}", aim(size, 1 / step / most, 0.5), f"{peak(policy.device):.1f} GB"])
+    policy.fixed = None
     return rows
 
 
