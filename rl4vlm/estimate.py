@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from .config import LoRAConfig
 from .core import UsageError, read_json
+from .logprobs import BUFFER
 from .models import add_lora, checkpoint_kind, part_of, train_parts
 
 # %% ../nbs/19_estimate.ipynb #4aeaf942
@@ -119,7 +120,7 @@ def activation_bytes(
     layers = text.num_hidden_layers
     boundary = rows * (prompt + answer) * text.hidden_size * embeddings.element_size()
     whole = kept[0] - logits
-    return int((layers * boundary + whole / layers if checkpointing else whole) + 3 * logits)   # logits, their gradient and one copy
+    return int((layers * boundary + whole / layers if checkpointing else whole) + 3 * min(logits, 4 * BUFFER))   # logits, their gradient and one copy
 
 # %% ../nbs/19_estimate.ipynb #ccc35c28
 def memory(

@@ -117,7 +117,7 @@ def token_scores(
     "Scores of tokens under the distribution over all allowed ones."
     part = lambda states, ids: TokenScores.apply(head(states).float(), ids, forbidden, entropy)[1:]
     plain = type(head) is nn.Linear and head.bias is None and head.weight.shape == (forbidden.size, states.shape[1])   # ZeRO-3 leaves an empty one
-    if len(ids) * forbidden.size <= (KEEP if plain else 16 * KEEP): return part(states, ids)
+    if len(ids) * forbidden.size <= KEEP: return part(states, ids)
     if plain: return LinearScores.apply(states, head.weight, ids, forbidden, entropy)
     parts = [checkpoint(part, s, i, use_reentrant=False, preserve_rng_state=False) for s, i in zip(*(x.split(max(BUFFER // forbidden.size, 1)) for x in (states, ids)))]
     return tuple(torch.cat(x) for x in zip(*parts))
