@@ -43,7 +43,7 @@ class Slot:
 # %% ../nbs/12_fixed_shapes.ipynb #9811e9f8
 class FixedReading(Reading):
     "Where the model is, in the places of a `Slot`."
-    def __init__(self, shapes, reading:Reading, tokens:int):
+    def __init__(self, shapes, reading:Reading):
         self.shapes, self.policy, self.state, self.mask, self.position = shapes, reading.policy, reading.state, reading.mask, reading.position
         self._move([l.keys for l in reading.cache.layers], [l.values for l in reading.cache.layers])
 
@@ -100,4 +100,4 @@ class FixedShapes:
         "Go on from `reading` in fixed shapes."
         tokens = -(-(reading.mask.shape[1] + new_tokens) // TOKENS) * TOKENS
         if tokens > self.longest: self.longest, self.slots = tokens, {}
-        return FixedReading(self, reading, new_tokens)
+        return FixedReading(self, reading)
