@@ -116,7 +116,7 @@ def token_scores(
 )->tuple: # log-probabilities (N,), entropies (N,) or zeros; float32
     "Scores of tokens under the distribution over all allowed ones."
     part = lambda states, ids: TokenScores.apply(head(states).float(), ids, forbidden, entropy)[1:]
-    plain = type(head) is nn.Linear and head.bias is None and head.weight.shape == (forbidden.size, states.shape[1])   # ZeRO-3 leaves an empty one
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.shape == (forbidden.size, states.shape[1]) and head.weight.dtype == states.dtype   # ZeRO-3 leaves it empty
     if len(ids) * forbidden.size <= KEEP: return part(states, ids)
     if plain: return LinearScores.apply(states, head.weight, ids, forbidden, entropy)
     parts = [checkpoint(part, s, i, use_reentrant=False, preserve_rng_state=False) for s, i in zip(*(x.split(max(BUFFER // forbidden.size, 1)) for x in (states, ids)))]
