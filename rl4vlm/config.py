@@ -241,7 +241,7 @@ class SFTConfig(LearningConfig):
     steps: int = 200
     """Optimizer steps."""
     batch_size: int = 16
-    """Rows in one forward pass."""
+    """Rows in one forward pass, of all processes together."""
     accumulate: int = 1
     """Forward passes in one optimizer step."""
     group: str = ""

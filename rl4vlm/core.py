@@ -118,13 +118,13 @@ def claim_run_folder(
     path,                  # the folder of the run
     config:dict,           # all options, plain values
     resume:bool=False,     # go on with the run that is there
-    overwrite:bool=False,  # throw away the run that is there
+    overwrite:bool=False,  # throw away the run that is there, unless it is to be resumed
 )->Path:
     "Make `path` the folder of this run, or refuse with the reason; of several processes the first decides."
     import yaml
     if int(os.environ.get("RANK", "0")): return Path(path)
     path = Path(path); marker = path/"config.yaml"
-    if marker.exists() and (overwrite or not any(p != marker for p in path.iterdir())): shutil.rmtree(path)   # a run that never began is none
+    if marker.exists() and (overwrite and not resume or not any(p != marker for p in path.iterdir())): shutil.rmtree(path)   # a run that never began is none
     if marker.exists():
         if not resume: raise UsageError(f"{path} already holds a run; give --resume to go on with it, --overwrite to replace it, or another --out")
         _same_config(path, yaml.safe_load(marker.read_text()) or {}, config)

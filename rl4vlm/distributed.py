@@ -34,7 +34,7 @@ class Ranks:
     def _connect(self, minutes):
         from accelerate import Accelerator, InitProcessGroupKwargs
         cpu = not torch.cuda.is_available()
-        if cpu and with_deepspeed(): skip_shm_build()
+        skip_shm_build()
         group = InitProcessGroupKwargs(backend="gloo" if cpu else "nccl", timeout=timedelta(minutes=minutes))
         self.accelerator = Accelerator(cpu=cpu and not with_deepspeed(), kwargs_handlers=[group])
         self.index, self.world = self.accelerator.process_index, self.accelerator.num_processes
@@ -47,7 +47,8 @@ class Ranks:
 
 # %% ../nbs/18_distributed.ipynb #417f197f
 def skip_shm_build():
-    "DeepSpeed would compile a shared-memory extension for CPU at first use, which takes minutes; gloo does without it."
+    "DeepSpeed would compile a shared-memory extension for CPU when it connects, which takes minutes; gloo does without it."
+    if not with_deepspeed() or torch.cuda.is_available(): return
     import deepspeed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -57,9 +58,8 @@ def trainer_arguments(
     **options,
 ):
     "The arguments of transformers' `Trainer`: `options`, and those about the launched processes; raises `RL4VLMError` if these are not connected."
-    if with_deepspeed():
-        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(options["gradient_accumulation_steps"])   # the launch file says 1, and the two must agree
-        if cpu: skip_shm_build()
+    skip_shm_build()
+    if with_deepspeed(): os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(options["gradient_accumulation_steps"])   # the launch file says 1, and the two must agree
     arguments = kind(use_cpu=cpu and not with_deepspeed(),   # true would silently switch DeepSpeed off
                      ddp_backend="gloo" if launched() > 1 and cpu else None, **options)
     if arguments.world_size != launched(): raise RL4VLMError(f"{launched()} processes were launched but {arguments.world_size} are connected: each would train a model of its own")

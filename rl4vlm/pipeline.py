@@ -137,9 +137,11 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 # %% ../nbs/31_pipeline.ipynb #68bc028d
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
-    from rl4vlm.ppo import train_ppo
+    from rl4vlm.distributed import launched
+    from rl4vlm.ppo import share_of, train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
+    share_of(config, launched())   # refused before a model is loaded
     seed_everything(config.seed)   # of a fresh adapter and value head
     policy = _learner(config, resolve_model(config.model, make_task(config.task, **config.task_options), partial(screen.tell, name=BASE)))
     screen.say(f"a look at {config.panel} comes first, and after every {config.eval_every} updates\n{update_head()}")

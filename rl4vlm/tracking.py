@@ -15,6 +15,7 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from .core import JsonLines, UsageError, did_you_mean, read_json, write_json
+from .distributed import skip_shm_build
 
 # %% ../nbs/18_tracking.ipynb #211bb0d5
 class JSONLTracker(GeneralTracker):
@@ -145,7 +146,8 @@ def _log_numbers(tracker, numbers:dict, step:int):
 # %% ../nbs/18_tracking.ipynb #2a135adc
 def _is_main()->bool:
     "Whether this process writes."
-    state = PartialState()
+    skip_shm_build()
+    state = PartialState()   # connects the processes, if nothing has yet
     return state.is_main_process if state.num_processes > 1 else int(os.environ.get("RANK", 0)) == 0
 
 # %% ../nbs/18_tracking.ipynb #7b2041cf

@@ -40,6 +40,7 @@ def launch(blind_model, data, tmp_path_factory):
             p = subprocess.run([*MODES[mode], "-m", "rl4vlm.cli", *STAGES[stage], "--model", str(blind_model), "--out", str(out), *extra, *more],
                                capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
             assert p.returncode == 0, (p.stdout + p.stderr)[-6000:]
+            assert "built successfully" not in p.stdout, p.stdout          # minutes of compiling, on CPU for nothing
             done[stage, mode] = out
         return done[stage, mode]
     return run
