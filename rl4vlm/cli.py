@@ -6,7 +6,7 @@
 __all__ = ['ESTIMATED', 'IMPORTED', 'COMMANDS', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_quickstart', 'cmd_pipeline', 'cmd_collect',
            'cmd_preprocess', 'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report', 'cmd_tasks',
            'cmd_merge', 'cmd_alfworld', 'cmd_doctor', 'overview', 'build_parser', 'read_options', 'disk_trouble',
-           'main']
+           'failure', 'main']
 
 # %% ../nbs/40_cli.ipynb #b5daced7
 import importlib, importlib.resources, json, logging, os, shlex, sys, warnings
@@ -255,6 +255,14 @@ MEMORY = dict(   # what to change when a GPU is full
 QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy", SDL_NO_SIGNAL_HANDLERS="1")
 NO_NEWS = {"DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}   # what libraries say on a laptop when they are imported
 
+def failure(error, command:str)->int:
+    "Say in words what ended `command`, and return the exit code; raises errors that are nobody's but ours."
+    if isinstance(error, RL4VLMError): print(f"error: {error}", file=sys.stderr); return error.exit_code
+    if isinstance(error, KeyboardInterrupt): print("\nstopped; the same command with --resume goes on from the last checkpoint, or begins again if there is none yet", file=sys.stderr); return 130
+    trouble = f"out of GPU memory: {MEMORY.get(command, MEMORY['ppo'])} ({str(error).splitlines()[0][:100]})" if type(error).__name__ == "OutOfMemoryError" else disk_trouble(error)   # torch's error, by name: importing torch costs seconds
+    if not trouble: raise error
+    print(f"error: {trouble}", file=sys.stderr); return 1
+
 def main(arguments:list=None)->int:
     "Entry point of the command `rl4vlm`, with `arguments` or those of the process; returns the exit code."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -268,12 +276,9 @@ def main(arguments:list=None)->int:
         if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
         if command in ESTIMATED and "--dry-run" in rest: return dry_run(read_options(command, [a for a in rest if a != "--dry-run"])) or 0
         return COMMANDS[command][0](read_options(command, rest)) or 0
-    except RL4VLMError as e: print(f"error: {e}", file=sys.stderr); return e.exit_code
-    except Exception as e:
-        trouble = f"out of GPU memory: {MEMORY.get(command, MEMORY['ppo'])} ({str(e).splitlines()[0][:100]})" if type(e).__name__ == "OutOfMemoryError" else disk_trouble(e)   # torch's error, by name: importing torch costs seconds
-        if not trouble: raise
-        print(f"error: {trouble}", file=sys.stderr); return 1
-    except KeyboardInterrupt: print("\nstopped; the same command with --resume goes on from the last checkpoint, or begins again if there is none yet", file=sys.stderr); return 130
+    except (Exception, KeyboardInterrupt) as e:
+        sys.last_value = e   # as the interpreter does: what runs at exit can see that the program failed
+        return failure(e, command)
 
 # %% ../nbs/40_cli.ipynb #adcd8200
 #| eval: false

@@ -85,3 +85,27 @@ def test_a_launch_that_is_not_connected_is_refused(blind_model, tmp_path):
     code = "from rl4vlm.distributed import Ranks; Ranks(minutes=0.05)"
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=env)
     assert p.returncode != 0
+
+
+ENDS = """
+import atexit, sys, torch
+from pathlib import Path
+folder, how = Path(sys.argv[1]), sys.argv[2]
+atexit.register(lambda: (folder/str(ranks.index)).write_text(str(torch.distributed.is_initialized())))   # runs after what rl4vlm registers
+from rl4vlm.distributed import Ranks
+ranks = Ranks()
+assert ranks.gather(ranks.index) == [0, 1]
+if how == "fails": raise ValueError("on purpose")
+if how == "command fails":
+    from rl4vlm.cli import main
+    sys.exit(main(["ppo", "--model", "/nowhere", "--task", "NumberLine"]))
+"""
+
+@pytest.mark.parametrize("how", ["ends well", "fails", "command fails"])
+def test_the_connection_is_closed_at_the_end(tmp_path, how):
+    "An open one can abort a process whose work is done; after an error, closing could wait for ever."
+    (tmp_path/"script.py").write_text(ENDS)
+    p = subprocess.run([*DDP, str(tmp_path/"script.py"), str(tmp_path), how], capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""})
+    assert (p.returncode == 0) == (how == "ends well"), p.stderr[-3000:]
+    written = {(tmp_path/rank).read_text() for rank in "01" if (tmp_path/rank).exists()}   # the launcher may kill the second to fail
+    assert written == {str(how != "ends well")}, p.stderr[-3000:]

@@ -16,7 +16,6 @@ if rank == 0: sys.modules["wandb"] = None    # cannot be imported, on one rank o
 if ready:
     try: start_trackers(["wandb"], folder)
     except UsageError as e: open(f"{folder}/error_{rank}", "w").write(str(e))
-    PartialState().wait_for_everyone(); PartialState().destroy_process_group()   # else the first to leave may abort the other
 """
 
 
