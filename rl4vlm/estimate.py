@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'DEVICES', 'USED', 'LAYER_START', 'shapes_of', 'on_paper', 'kept_bytes', 'language_model', 'activation_bytes',
-           'memory', 'cache_bytes', 'seconds', 'prompt_tokens', 'shape_of_run', 'estimate', 'describe']
+           'memory', 'cache_bytes', 'seconds', 'prompt_tokens', 'shape_of_run', 'estimate', 'layout_name', 'describe']
 
 # %% ../nbs/19_estimate.ipynb #78fc5b9f
 from contextlib import contextmanager
@@ -201,13 +201,13 @@ def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns
         turns, share = config.envs * config.steps, max(config.minibatch // processes, 1)
         parts = -(-config.accumulate // processes)
         return dict(rows=max(-(-share // parts), 1), answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * parts, envs=max(config.envs // processes, 1))
-    return dict(rows=config.batch_size, answer=64, turns=config.batch_size * config.accumulate * processes, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
+    return dict(rows=max(config.batch_size // processes, 1), answer=64, turns=config.batch_size * config.accumulate, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
 
 # %% ../nbs/19_estimate.ipynb #c2b9c9ef
 def estimate(
     config,                    # of `rl4vlm ppo` or `rl4vlm sft`
     task,                      # what it plays
-    layouts:list=((1, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
+    layouts:list=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
 )->list: # rows: processes, stage, bytes and seconds
     "Memory and time of each layout."
     dtype = getattr(torch, "bfloat16" if config.dtype == "auto" else config.dtype)
@@ -224,24 +224,32 @@ def estimate(
     return rows
 
 # %% ../nbs/19_estimate.ipynb #39b1007e
-def describe(config, task)->str:
-    "The estimate of a run in words, for `--dry-run` (of a `config` on a `task`)."
-    rows, iterations = estimate(config, task), getattr(config, "updates", None) or config.steps
+def layout_name(processes:int, stage:int)->str:
+    "How so many `processes` share the work, with a `stage` of ZeRO, in a word."
+    return f"ZeRO-{stage}" if stage else "DDP" if processes > 1 else "alone"
+
+def describe(
+    config,             # of `rl4vlm ppo` or `rl4vlm sft`
+    task,               # what it plays
+    processes:int=8,    # how many, in the lines about several
+)->str:
+    "The estimate of a run in words, for `--dry-run`."
+    rows, iterations = estimate(config, task, ((1, 0), *((processes, stage) for stage in (0, 2, 3)))), getattr(config, "updates", None) or config.steps
     model, first, gb = rows[0]["model"], rows[0], lambda b: f"{b / 1e9:.1f}"
     count = lambda which: sum(p.numel() for n, p in model.named_parameters() if which(n, p)) / 1e9
     base = lambda n, p: "lora_" not in n
     lines = [f"{config.model} on {task.name}, estimated; nothing was loaded, nothing is written",
              f"weights {count(base):.2f} B (language {count(lambda n, p: base(n, p) and part_of(n) == 'language'):.2f} B), {count(lambda n, p: p.requires_grad):.3f} B learn; sizes from {shapes_of(config.model)[1]}",
              f"{first['turns']} turns an iteration, about {first['prompt']} tokens a prompt and at most {first['answer']} an answer; {iterations} iterations", "",
-             "memory of one process, GB", "processes  ZeRO  turns at once  weights  gradients  optimizer  activations  cache  | rollout  update"]
+             "memory of one process, GB", "processes    mode  turns at once  weights  gradients  optimizer  activations  cache  | rollout  update"]
     for r in rows:
         m = r["memory"]
-        lines.append(f"{r['processes']:>9}  {r['stage'] or '–':>4}  {r['rows']:>13}  " + "  ".join(f"{gb(m[k]):>{len(k)}}" for k in ("weights", "gradients", "optimizer", "activations", "cache")) + f"  | {gb(m['rollout']):>7}  {gb(m['update']):>6}")
+        lines.append(f"{r['processes']:>9}  {layout_name(r['processes'], r['stage']):>6}  {r['rows']:>13}  " + "  ".join(f"{gb(m[k]):>{len(k)}}" for k in ("weights", "gradients", "optimizer", "activations", "cache")) + f"  | {gb(m['rollout']):>7}  {gb(m['update']):>6}")
     lines += ["", "time of an iteration, s (rollout + update + communication), and of the run, h; 30 % of the hardware's arithmetic"]
     for name, device in DEVICES.items():
         cells = []
         for r in rows:
             t, fits = r["seconds"][name], max(r["memory"]["rollout"], r["memory"]["update"]) * 1.1 < device[3]
-            cells.append(f"{r['processes']}× ZeRO {r['stage'] or '–'}: " + (f"{t['rollout']:.0f} + {t['update']:.0f} + {t['communication']:.1f}, {sum(t.values()) * iterations / 3600:.1f} h" if fits else "too large"))
+            cells.append(f"{r['processes']}× {layout_name(r['processes'], r['stage'])}: " + (f"{t['rollout']:.0f} + {t['update']:.0f} + {t['communication']:.1f}, {sum(t.values()) * iterations / 3600:.1f} h" if fits else "too large"))
         lines.append(f"{name:<11} " + "   ".join(cells))
     return "\n".join(lines)

@@ -85,7 +85,7 @@ class VLMTrainer(Trainer):
         arguments = trainer_arguments(TrainingArguments, policy.device.type == "cpu",
             output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=config.batch_size // launched(), gradient_accumulation_steps=config.accumulate,
             learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine", weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(10, config.save_every), save_steps=config.save_every, save_total_limit=2, report_to="none",
+            max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(min(10, config.steps), config.save_every), save_steps=config.save_every, save_total_limit=2, report_to="none",
             disable_tqdm=True, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
             ddp_find_unused_parameters=True if launched() > 1 else None)
         super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))

@@ -99,6 +99,12 @@ def test_two_processes(place, blind_model):
     assert [r["step"] for r in rows] == [0, 1, 2] and rows[1]["turns"] == 16   # 4 environments × 4 turns, shared
 
 
+def test_a_dry_run_speaks_once_for_all(place):
+    said = place("run_nl_qwen.sh", "--dry-run", PROCESSES="4")
+    assert said.count("4× ZeRO-3") == said.count("1× alone") == 3 and "8×" not in said   # a line for each GPU in the table
+    assert place("run_nl_qwen.sh", "--dry-run").count("8× DDP") == 3
+
+
 SRUN = """#!/usr/bin/env bash
 # what srun does, as far as it matters: a process on each node, and signals passed on to these, not to what they start
 children=()
