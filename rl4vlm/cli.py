@@ -257,7 +257,7 @@ QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", H
 NO_NEWS = {"DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}   # what libraries say on a laptop when they are imported
 
 def failure(error, command:str)->int:
-    "Say in words what ended `command`, and return the exit code; raises errors that are nobody's but ours."
+    "Say in words which `error` ended `command`, and return the exit code; what has no words is raised."
     if isinstance(error, RL4VLMError): print(f"error: {error}", file=sys.stderr); return error.exit_code
     if isinstance(error, KeyboardInterrupt): print("\nstopped; the same command with --resume goes on from the last checkpoint, or begins again if there is none yet", file=sys.stderr); return 130
     trouble = f"out of GPU memory: {MEMORY.get(command, MEMORY['ppo'])} ({str(error).splitlines()[0][:100]})" if type(error).__name__ == "OutOfMemoryError" else disk_trouble(error)   # torch's error, by name: importing torch costs seconds
