@@ -7,7 +7,7 @@ __all__ = ['launched', 'with_deepspeed', 'Ranks', 'leave', 'skip_shm_build', 'tr
            'whole_engine', 'read_pictures']
 
 # %% ../nbs/17_distributed.ipynb #ab323d52
-import atexit, os, sys
+import atexit, os, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -46,10 +46,21 @@ class Ranks:
     def device(self): return self.accelerator.device if self.accelerator else None
 
 # %% ../nbs/17_distributed.ipynb #330be602
+def _threads_sleep()->bool:
+    "Whether no other thread of this process runs or wants to (true where Linux's /proc is missing)."
+    others = [t for t in Path("/proc/self/task").glob("*/stat") if t.parent.name != str(threading.get_native_id())]
+    try: return not any(t.read_text().rpartition(")")[2].split()[0] == "R" for t in others)
+    except OSError: return False   # one has just ended
+
 def leave():
-    "Close the connection between the processes, if there is one and the program did not fail; called at exit."
+    "Let the background threads of a connection come to rest, and close it if the program did not fail; called at exit."
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
+    until, rests = time.monotonic() + 5, 0
+    while rests < 5 and time.monotonic() < until:
+        time.sleep(0.01)   # gives a thread that waits for Python's lock its turn
+        rests = rests + 1 if _threads_sleep() else 0
     failed = getattr(sys, "last_value", None) is not None   # set by the interpreter, and by the command line
-    if not failed and torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if not failed: torch.distributed.destroy_process_group()
 
 atexit.register(leave)
 
