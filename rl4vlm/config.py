@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ACTORS', 'GROUPED', 'ADVANTAGES', 'CRITIC', 'check_range', 'check_choice', 'LoRAConfig', 'LoadingConfig',
            'LearningConfig', 'actor_parts', 'AskConfig', 'CollectConfig', 'ScoreConfig', 'PreprocessConfig',
-           'SFTConfig', 'PPOConfig', 'TRLConfig', 'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig',
-           'MergeConfig', 'AlfworldConfig', 'DoctorConfig']
+           'SFTConfig', 'PlayConfig', 'JudgeConfig', 'PPOConfig', 'TRLConfig', 'EvalConfig', 'PipelineConfig',
+           'ReportConfig', 'TasksConfig', 'MergeConfig', 'AlfworldConfig', 'DoctorConfig']
 
 # %% ../nbs/01_config.ipynb #8d523978
 import re
@@ -280,8 +280,8 @@ CRITIC = ("gae", "gae-token")                                        # these lea
 
 # %% ../nbs/01_config.ipynb #d9791c6d
 @dataclass
-class PPOConfig(LearningConfig):
-    "Reinforcement: play, judge, learn."
+class PlayConfig(LearningConfig):
+    "What is played, how much of it between updates, and what is kept of the run."
     task: str = "NumberLine"
     """Task to learn (`rl4vlm tasks` lists all)."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -294,6 +294,41 @@ class PPOConfig(LearningConfig):
     """Seed of episodes, sampling and minibatches."""
     updates: int = 40
     """How often to play and learn."""
+    envs: int = 32
+    """Environments side by side."""
+    workers: int = 0
+    """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
+    steps: int = 8
+    """Turns played in each environment between updates; without a critic each plays one whole episode instead."""
+    max_new_tokens: int = 64
+    """Limit of an answer's length in tokens."""
+    temperature: float = 1.0
+    """Temperature of sampling; log-probabilities are taken at it too."""
+    temperature_range: float = 0.0
+    """A head chooses each turn's temperature, from 1/this to this times the configured one; 0 has no head."""
+    compile: bool = False
+    """Compile the steps of sampling for shapes rounded up, on a GPU as CUDA graphs: slow to start, and its caches are kept."""
+    eval_every: int = 5
+    """Updates between looks at the validation panel."""
+    panel: str = "val-50"
+    """Panel on which the best checkpoint is chosen."""
+    save_every: int = 5
+    """Updates between checkpoints from which a run can resume."""
+    resume: bool = False
+    """Go on with the run in this folder."""
+    overwrite: bool = False
+    """Replace the run in this folder."""
+
+    def __post_init__(self):
+        for name in ("updates", "envs", "steps", "max_new_tokens", "eval_every", "save_every"): check_range(self, name, low=1)
+        check_range(self, "temperature", above=0); check_range(self, "workers", low=-1)
+        super().__post_init__()
+        if self.temperature_range and self.temperature_range <= 1: raise UsageError(f"temperature_range={self.temperature_range} of PPOConfig must be above 1 (2 means from half to twice the temperature), or 0 for no head")
+
+# %% ../nbs/01_config.ipynb #16c8c8ef
+@dataclass
+class JudgeConfig(PlayConfig):
+    "How good the turns were that were played."
     advantage: str = "gae"
     """How turns are judged: gae or gae-token (with a critic), rloo, grpo or gigpo (in groups that share a seed), reinforce."""
     group_size: int = 8
@@ -304,12 +339,32 @@ class PPOConfig(LearningConfig):
     """Leave groups out of the update in which all members have the same return."""
     normalize: str = "auto"
     """Advantages of an update get mean 0 and deviation 1: yes, no, or auto (no for groups)."""
-    envs: int = 32
-    """Environments side by side."""
-    workers: int = 0
-    """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
-    steps: int = 8
-    """Turns played in each environment between updates; without a critic each plays one whole episode instead."""
+    gamma: float = 0.9
+    """Discount per turn."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence per token from the reference, the policy at the start; 0 keeps no reference."""
+    kl_kind: str = "k3"
+    """How it is estimated and used: k1 is taken off the reward, k2 and k3 are added to the loss."""
+    mismatch_cap: float = 0.0
+    """Score the turns once before learning and weight tokens by trainer over sampler, at most this; 0 trusts the sampler."""
+
+    def __post_init__(self):
+        for name in ("step_weight", "kl_coef", "mismatch_cap"): check_range(self, name, low=0)
+        for name in ("gamma", "gae_lambda"): check_range(self, name, 0, 1)
+        check_choice(self, "advantage", ADVANTAGES); check_choice(self, "normalize", ("auto", "yes", "no")); check_choice(self, "kl_kind", ("k1", "k2", "k3"))
+        super().__post_init__()
+        if self.advantage in GROUPED: self._check_groups()
+
+    def _check_groups(self):
+        if self.group_size < 2: raise UsageError(f"group_size={self.group_size} of PPOConfig: {self.advantage} compares the members of a group, so it takes 2 at least")
+        if self.envs % self.group_size: raise UsageError(f"group_size={self.group_size} of PPOConfig must divide envs={self.envs}, the episodes played in an update")
+
+# %% ../nbs/01_config.ipynb #4a03d1e2
+@dataclass
+class PPOConfig(JudgeConfig):
+    "Reinforcement: play, judge, learn."
     epochs: int = 2
     """Passes over the turns in an update."""
     minibatch: int = 64
@@ -336,10 +391,6 @@ class PPOConfig(LearningConfig):
     """Weight λ of the thought's tokens; action tokens weigh 1."""
     lambda_norm: str = "sum"
     """With mean, λ is shared by the tokens of a thought; with sum, each weighs λ."""
-    gamma: float = 0.9
-    """Discount per turn."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
     value_coef: float = 0.5
     """Weight of the value loss."""
     value_clip: float = 0.0
@@ -350,50 +401,17 @@ class PPOConfig(LearningConfig):
     """Weight of the entropy bonus."""
     max_kl: float = 0.05
     """An update stops when the approximate KL divergence per token passes this; 0 never stops."""
-    kl_coef: float = 0.0
-    """Weight of the KL divergence per token from the reference, the policy at the start; 0 keeps no reference."""
-    kl_kind: str = "k3"
-    """How it is estimated and used: k1 is taken off the reward, k2 and k3 are added to the loss."""
-    mismatch_cap: float = 0.0
-    """Score the turns once before learning and weight tokens by trainer over sampler, at most this; 0 trusts the sampler."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    temperature: float = 1.0
-    """Temperature of sampling; log-probabilities are taken at it too."""
-    temperature_range: float = 0.0
-    """A head chooses each turn's temperature, from 1/this to this times the configured one; 0 has no head."""
-    max_new_tokens: int = 64
-    """Limit of an answer's length in tokens."""
-    compile: bool = False
-    """Compile the steps of sampling for shapes rounded up, on a GPU as CUDA graphs: slow to start, and its caches are kept."""
-    eval_every: int = 5
-    """Updates between looks at the validation panel."""
-    panel: str = "val-50"
-    """Panel on which the best checkpoint is chosen."""
-    save_every: int = 5
-    """Updates between checkpoints from which a run can resume."""
-    resume: bool = False
-    """Go on with the run in this folder."""
-    overwrite: bool = False
-    """Replace the run in this folder."""
 
     def __post_init__(self):
-        for name in ("updates", "envs", "steps", "epochs", "minibatch", "accumulate", "max_new_tokens", "eval_every", "save_every"): check_range(self, name, low=1)
-        for name in ("lr", "value_lr", "temperature", "max_grad_norm"): check_range(self, name, above=0)
-        for name in ("end_lr", "value_coef", "entropy_coef", "value_warmup", "max_kl", "kl_coef", "value_clip", "mismatch_cap", "step_weight"): check_range(self, name, low=0)
+        for name in ("epochs", "minibatch", "accumulate"): check_range(self, name, low=1)
+        for name in ("lr", "value_lr", "max_grad_norm"): check_range(self, name, above=0)
+        for name in ("end_lr", "lr_updates", "value_coef", "entropy_coef", "value_warmup", "max_kl", "value_clip"): check_range(self, name, low=0)
+        check_range(self, "thought_weight", 0, 1); check_range(self, "clip", above=0, high=1)
+        check_choice(self, "schedule", ("linear", "cosine", "constant")); check_choice(self, "ratio", ("token", "turn")); check_choice(self, "lambda_norm", ("sum", "mean"))
         super().__post_init__()
-        for name in ("thought_weight", "gamma", "gae_lambda"): check_range(self, name, 0, 1)
-        check_range(self, "clip", above=0, high=1); check_range(self, "workers", low=-1)
-        check_choice(self, "schedule", ("linear", "cosine", "constant")); check_range(self, "lr_updates", low=0)
-        check_choice(self, "advantage", ADVANTAGES); check_choice(self, "normalize", ("auto", "yes", "no")); check_choice(self, "kl_kind", ("k1", "k2", "k3"))
-        if self.temperature_range and self.temperature_range <= 1: raise UsageError(f"temperature_range={self.temperature_range} of PPOConfig must be above 1 (2 means from half to twice the temperature), or 0 for no head")
-        if self.advantage in GROUPED: self._check_groups()
         if self.advantage == "gae-token" and self.ratio != "token": raise UsageError("advantage=gae-token of PPOConfig gives each token an advantage of its own and needs ratio=token")
-        check_choice(self, "ratio", ("token", "turn")); check_choice(self, "lambda_norm", ("sum", "mean"))
-
-    def _check_groups(self):
-        if self.group_size < 2: raise UsageError(f"group_size={self.group_size} of PPOConfig: {self.advantage} compares the members of a group, so it takes 2 at least")
-        if self.envs % self.group_size: raise UsageError(f"group_size={self.group_size} of PPOConfig must divide envs={self.envs}, the episodes played in an update")
 
 # %% ../nbs/01_config.ipynb #04f89a57
 @dataclass

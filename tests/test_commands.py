@@ -9,6 +9,8 @@ def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
     rl4vlm("collect", "--task", "NumberLine", "--episodes", 20, "--out", "runs/a")
     rl4vlm("preprocess", "--data", "runs/a/data/episodes", "--out", "runs/a")
     rl4vlm("sft", "--model", blind_model, "--data", "runs/a/data", "--steps", 3, "--out", "runs/b")
+    rows = [json.loads(line) for line in (tmp_path/"runs/b/sft/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3 and all("loss" in r for r in rows)     # short as it is, it is logged
     rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", *TINY)
     table = rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--max_new_tokens", 8, "--out", "runs/d").stdout
     assert all(f"| {name} |" in table for name in ("random", "oracle", "model"))
