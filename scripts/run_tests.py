@@ -57,6 +57,13 @@ def main():
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--full", action="store_true", help="every seed and every kill")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rl4vlm-test-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder   # a run leaves several gigabytes of models and compiled code in its temporary folder
+        return test(args)
+
+
+def test(args):
+    "Run everything; True if something failed."
     passed, failed, start = 0, [], time.time()
 
     problem = check_export()
