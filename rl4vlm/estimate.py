@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'DEVICES', 'USED', 'LAYER_START', 'shapes_of', 'on_paper', 'kept_bytes', 'language_model', 'activation_bytes',
-           'memory', 'cache_bytes', 'seconds', 'prompt_tokens', 'shape_of_run', 'estimate', 'layout_name', 'describe']
+           'memory', 'rollout_cache', 'seconds', 'prompt_tokens', 'shape_of_run', 'estimate', 'layout_name', 'describe']
 
 # %% ../nbs/19_estimate.ipynb #78fc5b9f
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from .config import LoRAConfig
 from .core import UsageError, read_json
+from .fixed_shapes import places, room
+from .generate import cache_bytes
 from .logprobs import BUFFER
 from .models import add_lora, checkpoint_kind, part_of, train_parts
 
@@ -128,7 +130,7 @@ def memory(
     processes:int=1,
     stage:int=0,       # of ZeRO; 0 is none
     activations:float=0.0,   # bytes, from `activation_bytes`
-    cache:float=0.0,   # bytes of keys and values in a rollout, from `cache_bytes`
+    cache:float=0.0,   # bytes of keys and values in a rollout, from `rollout_cache`
 )->dict: # bytes by purpose, and the heights of rollout and update
     "What one process holds (for so many `processes`)."
     size = lambda p: p.numel() * p.element_size()
@@ -140,15 +142,16 @@ def memory(
     return dict(weights=held, gradients=gradients, optimizer=optimizer, activations=activations, cache=cache,
                 rollout=weights + optimizer + cache, update=held + gradients + optimizer + activations)
 
-def cache_bytes(
+def rollout_cache(
     model,         # from `on_paper`
     rows:int,      # episodes side by side in this process
-    tokens:int,    # prompt and answer
-)->int:
+    prompt:int,    # tokens
+    answer:int,    # tokens
+    fixed:bool=False,   # in fixed shapes, which are filled from a cache of the prompts
+)->int: # bytes
     "Keys and values of a rollout."
-    text = model.config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return rows * tokens * 2 * text.num_hidden_layers * text.num_key_value_heads * head * language_model(model).embed_tokens.weight.element_size()
+    tokens = rows * prompt + places(rows) * room(prompt + answer) if fixed else rows * (prompt + answer)
+    return cache_bytes(model.config, tokens, language_model(model).embed_tokens.weight.element_size())
 
 # %% ../nbs/19_estimate.ipynb #654c6815
 DEVICES = {  # name: (arithmetic in bfloat16, FLOP/s; memory, bytes/s; links between processes, bytes/s; memory, bytes)
@@ -216,7 +219,8 @@ def estimate(
     prompt, rows = prompt_tokens(task, model.config.model_type, config.max_pixels), []
     for processes, stage in layouts:
         run = shape_of_run(config, prompt, processes)
-        needed = memory(model, processes, stage, activation_bytes(model, run["rows"], prompt, run["answer"], config.activation_checkpointing), cache_bytes(model, run["envs"], prompt + run["answer"]) if run["envs"] else 0)
+        cache = rollout_cache(model, run["envs"], prompt, run["answer"], config.compile) if run["envs"] else 0
+        needed = memory(model, processes, stage, activation_bytes(model, run["rows"], prompt, run["answer"], config.activation_checkpointing), cache)
         if not run["rounds"]: needed["rollout"] = 0
         times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"], run["steps"], device, processes, stage, config.activation_checkpointing) for name, device in DEVICES.items()}
         if not run["rounds"]: times = {name: dict(t, rollout=0.0) for name, t in times.items()}

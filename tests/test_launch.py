@@ -77,7 +77,7 @@ def place(tmp_path):
     def run(script, *arguments, code=0, **more):
         done = subprocess.run(["bash", tmp_path/"scripts"/script, *map(str, arguments)], capture_output=True, text=True, timeout=600, cwd=tmp_path, env={**env, **more})
         assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
+        return done.stdout + (done.stderr if code else "")
     run.folder, run.env = tmp_path, env
     return run
 
@@ -103,6 +103,10 @@ def test_a_dry_run_speaks_once_for_all(place):
     said = place("run_nl_qwen.sh", "--dry-run", PROCESSES="4")
     assert said.count("4× ZeRO-3") == said.count("1× alone") == 3 and "8×" not in said   # a line for each GPU in the table
     assert place("run_nl_qwen.sh", "--dry-run").count("8× DDP") == 3
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(place):
+    assert "cannot be shared by 3 processes" in place("run_nl_qwen.sh", "--dry-run", PROCESSES="3", code=2)
 
 
 SRUN = """#!/usr/bin/env bash
