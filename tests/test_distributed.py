@@ -38,7 +38,7 @@ def launch(blind_model, data, tmp_path_factory):
             out = tmp_path_factory.mktemp(f"{stage}_{mode}")/"run"
             extra = ["--data", str(data)] if stage == "sft" else []
             p = subprocess.run([*MODES[mode], "-m", "rl4vlm.cli", *STAGES[stage], "--model", str(blind_model), "--out", str(out), *extra, *more],
-                               capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               capture_output=True, text=True, timeout=900)
             assert p.returncode == 0, (p.stdout + p.stderr)[-6000:]
             assert "built successfully" not in p.stdout, p.stdout          # minutes of compiling, on CPU for nothing
             done[stage, mode] = out
@@ -81,7 +81,7 @@ def test_trl_on_two_processes(launch, blind_model, mode):
 @pytest.mark.slow
 def test_a_launch_that_is_not_connected_is_refused(blind_model, tmp_path):
     "A world size in the environment and nobody there to connect to would be two separate trainings."
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
     code = "from rl4vlm.distributed import Ranks; Ranks(minutes=0.05)"
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=env)
     assert p.returncode != 0
@@ -113,7 +113,7 @@ if how == "command fails":
 def test_the_connection_is_closed_at_the_end(tmp_path, how):
     "An open one can abort a process whose work is done; after an error, closing could wait for ever."
     (tmp_path/"script.py").write_text(ENDS)
-    p = subprocess.run([*DDP, str(tmp_path/"script.py"), str(tmp_path), how], capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""})
+    p = subprocess.run([*DDP, str(tmp_path/"script.py"), str(tmp_path), how], capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""})
     assert (p.returncode == 0) == (how == "ends well"), p.stderr[-3000:]
     written = {(tmp_path/rank).read_text() for rank in "01" if (tmp_path/rank).exists()} - {""}   # the launcher may kill the second to fail
     assert written == {str(how != "ends well")}, p.stderr[-3000:]
@@ -153,5 +153,5 @@ def test_a_slow_background_thread_aborts_nothing(tmp_path):
     subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path/"slow.so", tmp_path/"slow.cpp", "-ldl"], check=True)
     for _ in range(3):
         p = subprocess.run([*DDP, str(tmp_path/"script.py")], capture_output=True, text=True, timeout=200,
-                           env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LD_PRELOAD": str(tmp_path/"slow.so")})
+                           env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LD_PRELOAD": str(tmp_path/"slow.so")})
         assert p.returncode == 0, p.stderr[-3000:]

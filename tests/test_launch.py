@@ -73,7 +73,7 @@ def test_accelerate_files_agree():
 def place(tmp_path):
     "A folder with the scripts, from which they write; -> run(script, *arguments, **env)."
     shutil.copytree(ROOT/"scripts", tmp_path/"scripts")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     def run(script, *arguments, code=0, **more):
         done = subprocess.run(["bash", tmp_path/"scripts"/script, *map(str, arguments)], capture_output=True, text=True, timeout=600, cwd=tmp_path, env={**env, **more})
         assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]

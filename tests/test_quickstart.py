@@ -11,8 +11,7 @@ SMALL = ["--model", "{model}", "--collect.episodes", "20", "--sft.steps", "4", "
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full), pytest.param(2, marks=pytest.mark.full)])
 def test_quickstart_learns(tmp_path, seed):
     "SFT at most 75 %, PPO at least 95 %, intervals apart, on test-200."
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}   # other tests run beside it, and threads that wait for each other lose more than they gain
-    subprocess.run([*COMMAND, "--seed", str(seed), "--out", "run"], cwd=tmp_path, env=env, check=True, timeout=3000)
+    subprocess.run([*COMMAND, "--seed", str(seed), "--out", "run"], cwd=tmp_path, check=True, timeout=3000)
     results = json.loads((tmp_path/"run/results.json").read_text())
     rows = {r["name"]: r for r in results["rows"]}
     assert list(rows) == ["random", "oracle", "sft", "ppo"] and results["panel"] == "test-200" and rows["ppo"]["episodes"] == 200
@@ -27,16 +26,15 @@ def small(model): return [a.format(model=model) for a in SMALL]
 
 
 def test_ctrl_c_and_resume_equal_an_uninterrupted_run(tmp_path, blind_model):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*COMMAND, "--out", "whole", *small(blind_model)], cwd=tmp_path, env=env, check=True, timeout=600)
-    process = subprocess.Popen([*COMMAND, "--out", "cut", *small(blind_model)], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    subprocess.run([*COMMAND, "--out", "whole", *small(blind_model)], cwd=tmp_path, check=True, timeout=600)
+    process = subprocess.Popen([*COMMAND, "--out", "cut", *small(blind_model)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics, deadline = tmp_path/"cut/metrics.jsonl", time.time() + 300
     while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3): time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in errors
     assert not (tmp_path/"cut/results.json").exists()
-    subprocess.run([*COMMAND, "--out", "cut", "--resume", *small(blind_model)], cwd=tmp_path, env=env, check=True, timeout=600)
+    subprocess.run([*COMMAND, "--out", "cut", "--resume", *small(blind_model)], cwd=tmp_path, check=True, timeout=600)
     assert metrics.read_text() == (tmp_path/"whole/metrics.jsonl").read_text()
     assert json.loads((tmp_path/"cut/results.json").read_text()) == json.loads((tmp_path/"whole/results.json").read_text())
 

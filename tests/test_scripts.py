@@ -8,7 +8,7 @@ from conftest import ROOT
 def run(script, *arguments, cwd):
     "Run a script as its docstring says."
     done = subprocess.run([sys.executable, ROOT/"scripts"/script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

@@ -4,7 +4,7 @@ import os, signal, subprocess
 
 def start(arguments):
     "In a process group of its own, so that all of its processes can be killed at once."
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
 
 
