@@ -1,5 +1,5 @@
 "The promise of the front page: a newcomer's one command trains an agent, measurably."
-import json, os, signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 import pytest
 
 COMMAND = [sys.executable, "-m", "rl4vlm.cli", "quickstart"]
