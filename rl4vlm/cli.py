@@ -93,11 +93,10 @@ ESTIMATED = ("sft", "ppo")   # the commands that take --dry-run
 
 def dry_run(config):
     "Print an estimate of the memory and the time that a run with this `config` takes."
-    from rl4vlm.distributed import launched
+    from rl4vlm.distributed import launched, share_of
     from rl4vlm.estimate import describe
-    from rl4vlm.ppo import share_of
     from rl4vlm.tasks import make_task
-    if isinstance(config, PPOConfig): share_of(config, launched())   # what the run would refuse
+    share_of(config, launched())   # what the run would refuse
     if config.model.startswith("tiny"): raise UsageError("--dry-run estimates large models; a tiny one takes about a gigabyte and fits anywhere. Give --model")
     print(describe(config, make_task(config.task, **config.task_options), launched() if launched() > 1 else 8))
 

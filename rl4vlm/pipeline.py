@@ -114,9 +114,11 @@ def run_sft(
     screen:Screen=None,
 )->Path: # checkpoint folder
     "Fine-tune and leave the policy in the run's sft/ folder."
+    from rl4vlm.distributed import launched, share_of
     from rl4vlm.preprocess import check_task
     from rl4vlm.sft import train_sft
     from rl4vlm.tiny import resolve_model
+    share_of(config, launched())   # refused before a model is loaded
     screen, rows, task = screen or Screen(), sft_rows(config) if rows is None else rows, make_task(config.task, **config.task_options)
     for bad in getattr(rows, "bad", [])[:10]: screen.say(f"  row {bad['row']} left out: {bad['why']}")
     if config.check_actions and not config.captions: check_task(rows, task)
@@ -137,8 +139,8 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 # %% ../nbs/31_pipeline.ipynb #68bc028d
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
-    from rl4vlm.distributed import launched
-    from rl4vlm.ppo import share_of, train_ppo
+    from rl4vlm.distributed import launched, share_of
+    from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
     share_of(config, launched())   # refused before a model is loaded

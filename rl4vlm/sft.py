@@ -17,7 +17,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .checkpoint import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
 from .core import JsonLines, UsageError, read_json, write_atomic, write_json
-from .distributed import launched, read_pictures, trainer_arguments, with_deepspeed
+from .distributed import launched, read_pictures, share_of, trainer_arguments, with_deepspeed
 from .policy import VLMPolicy
 from .tracking import start_trackers
 
@@ -83,7 +83,7 @@ class VLMTrainer(Trainer):
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
         self.groups = GroupedSampler(*row_costs(rows, policy), config.batch_size, config.seed, config.group) if config.group else None
         arguments = trainer_arguments(TrainingArguments, policy.device.type == "cpu",
-            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=config.batch_size // launched(), gradient_accumulation_steps=config.accumulate,
+            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=share_of(config, launched())["batch_size"], gradient_accumulation_steps=config.accumulate,
             learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine", weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(min(10, config.steps), config.save_every), save_steps=config.save_every, save_total_limit=2, report_to="none",
             disable_tqdm=True, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
@@ -209,7 +209,7 @@ def train_sft(
     if not len(rows): raise UsageError("there are no conversations to learn from")
     if config.best == "loss" and not len(validation): raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger --validation_share or more episodes")
     if config.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
-    if config.batch_size % launched(): raise UsageError(f"batch_size={config.batch_size} cannot be shared by {launched()} processes; take a multiple of {launched()}")
+    share_of(config, launched())   # refused before anything is written
     if config.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --best")
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
     run = Path(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else

@@ -68,14 +68,23 @@ def plain_config(
     return flat
 
 # %% ../nbs/18_tracking.ipynb #a838c2de
+PATIENCE = dict(init_timeout=30, finish_timeout=120, finish_timeout_raises=True)   # seconds
+
 def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:int):
     "accelerate's W&B tracker, writing into the run folder; what it may collect by itself is turned off."
     import wandb
     marker = folder/"wandb_run.json"
     known = read_json(marker)["id"] if resumed is not None and marker.exists() else None
-    settings = wandb.Settings(console="off", x_disable_meta=True, disable_git=True, save_code=False, host="", quiet=True, init_timeout=30)
-    tracker = WandBTracker(project, dir=str(folder), name=run_name, id=known, resume="allow" if known else None, settings=settings)
-    tracker.start()
+    settings = wandb.Settings(console="off", x_disable_meta=True, disable_git=True, save_code=False, host="", quiet=True, **PATIENCE)
+    def start(**mode):
+        tracker = WandBTracker(project, dir=str(folder), name=run_name, id=known, resume="allow" if known else None, settings=settings, **mode)
+        tracker.start()
+        return tracker
+    try: tracker = start()
+    except wandb.errors.AuthenticationError: raise
+    except wandb.errors.CommError as e:
+        warnings.warn(f"W&B cannot be reached, training goes on; `wandb sync {folder}/wandb/offline-run-*` sends the run later ({' '.join(str(e).split())[:200]})")
+        tracker = start(mode="offline")
     write_json(marker, dict(id=tracker.tracker.id))
     tracker.tracker.define_metric("*", step_metric="step")
     tracker.store_init_configuration(config)

@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--full", action="store_true", help="every seed and every kill")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rl4vlm-test-", ignore_cleanup_errors=True) as folder:
-        os.environ["TMPDIR"] = tempfile.tempdir = folder   # a run leaves several gigabytes of models and compiled code in its temporary folder
+        os.environ["TMPDIR"] = tempfile.tempdir = folder   # a run leaves gigabytes of models and compiled code behind
         return test(args)
 
 

@@ -1,7 +1,7 @@
 # Sourced by the other scripts: a Python with the package installed, in .venv unless a virtual environment is active.
 # usage: setup_python [EXTRA]   (EXTRA is one of the optional-dependencies of pyproject.toml)
 # shellcheck shell=bash disable=SC1091,SC2015
-free_gb() { df -Pk "$1" | awk 'NR == 2 { printf "%d", $4 / 1048576 }'; }
+free_gib() { df -Pk "$1" | awk 'NR == 2 { printf "%d", $4 / 1048576 }'; }
 
 setup_python() {
   local extra="${1:-}" python="" candidate stamp want
@@ -22,7 +22,7 @@ setup_python() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     echo "installing rl4vlm${extra:+[$extra]} into $VIRTUAL_ENV (the first time this takes two or three minutes)"
     python -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}" || {
-      echo "error: installation failed, see the lines above (it needs 10 GiB of disk: $(free_gb "$VIRTUAL_ENV") GiB free at $VIRTUAL_ENV, $(free_gb "${TMPDIR:-/tmp}") GiB at ${TMPDIR:-/tmp})" >&2; return 1; }
+      echo "error: installation failed, see the lines above (it needs 10 GiB of disk: $(free_gib "$VIRTUAL_ENV") GiB free at $VIRTUAL_ENV, $(free_gib "${TMPDIR:-/tmp}") GiB at ${TMPDIR:-/tmp})" >&2; return 1; }
     echo "$want" > "$stamp"
   fi
 }

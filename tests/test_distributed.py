@@ -88,10 +88,11 @@ def test_a_launch_that_is_not_connected_is_refused(blind_model, tmp_path):
 
 
 def test_what_cannot_be_shared_is_refused_before_a_model_is_loaded(monkeypatch):
-    from rl4vlm.config import PPOConfig
+    from rl4vlm.config import PPOConfig, SFTConfig
     from rl4vlm.core import UsageError
-    from rl4vlm.pipeline import run_ppo
+    from rl4vlm.pipeline import run_ppo, run_sft
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="batch_size=5 cannot be shared by 2 processes"): run_sft(SFTConfig(batch_size=5, model="/nowhere", data="/nowhere"))
     with pytest.raises(UsageError, match="envs=3 cannot be shared by 2 processes"): run_ppo(PPOConfig(envs=3, model="/nowhere"))
 
 
@@ -148,7 +149,7 @@ ranks.gather(ranks.index)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="slows the threads down by Linux's LD_PRELOAD")
 def test_a_slow_background_thread_aborts_nothing(tmp_path):
-    "Without `leave`, most launches end with 'terminate called without an active exception'."
+    "Without `disconnect`, most launches end with 'terminate called without an active exception'."
     (tmp_path/"slow.cpp").write_text(SLOW); (tmp_path/"script.py").write_text(ABORTS)
     subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path/"slow.so", tmp_path/"slow.cpp", "-ldl"], check=True)
     for _ in range(3):
