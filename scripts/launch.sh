@@ -9,9 +9,11 @@ set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python -c "import rl4vlm" 2>/dev/null || setup_python ""
 
+dry_run() { case " $* " in *" --dry-run "*) ;; *) return 1 ;; esac; }
+
 launch() {   # exec: signals reach the launcher itself
   if [ "${PROCESSES:-1}" = 1 ]; then exec python -m rl4vlm.cli "$@"; fi
-  case " $* " in *" --dry-run "*) WORLD_SIZE="$PROCESSES" exec python -m rl4vlm.cli "$@" ;; esac   # one process tells about all
+  if dry_run "$@"; then WORLD_SIZE="$PROCESSES" exec python -m rl4vlm.cli "$@"; fi   # one process tells about all
   if [ "${STAGE:-zero2}" = ddp ]; then
     exec python -m torch.distributed.run --nnodes 1 --nproc_per_node "$PROCESSES" --rdzv_backend c10d --rdzv_endpoint "127.0.0.1:${PORT:-0}" -m rl4vlm.cli "$@"
   fi

@@ -9,7 +9,7 @@
 [ $# -ge 1 ] || { echo "usage: $0 OUT [options of rl4vlm sft]" >&2; exit 2; }
 out=$1; shift
 . "$(dirname "$0")/launch.sh"
-if [ ! -e runs/minigrid_data/data/train.parquet ]; then
+if ! dry_run "$@" && [ ! -e runs/minigrid_data/data/train.parquet ]; then
   python -m rl4vlm.cli collect --config scripts/configs/collect/minigrid.yaml --overwrite
   python -m rl4vlm.cli preprocess --config scripts/configs/preprocess/minigrid.yaml
 fi
