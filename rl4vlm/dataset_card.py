@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from .core import write_atomic
 from .episodes import EpisodeStore
+from .pictures import as_picture
 
 # %% ../nbs/14_dataset_card.ipynb #13d9e8b1
 def statistics(
@@ -29,7 +30,7 @@ def statistics(
 
 # %% ../nbs/14_dataset_card.ipynb #605f70cb
 def contact_sheet(
-    pictures:dict,    # title -> list of pictures (H, W, 3), which share a place
+    pictures:dict,    # title -> list of pictures, which share a place
     path,             # of a .png file
     size:int=200,     # of a picture, pixels
     columns:int=4,
@@ -43,7 +44,7 @@ def contact_sheet(
         x, y = 12 + i % columns * (size + 12), 8 + i // columns * height
         draw.text((x, y), title, fill="black", font=font)
         n = math.ceil(len(images) ** 0.5)   # several pictures of one moment, n by n
-        for j, image in enumerate(images): sheet.paste(Image.fromarray(np.asarray(image)).resize((size // n, size // n)), (x + j % n * (size // n), y + 20 + j // n * (size // n)))
+        for j, image in enumerate(images): sheet.paste(Image.fromarray(as_picture(image)).resize((size // n, size // n)), (x + j % n * (size // n), y + 20 + j // n * (size // n)))
     Path(path).parent.mkdir(parents=True, exist_ok=True); sheet.save(path)
 
 # %% ../nbs/14_dataset_card.ipynb #6ee26c11

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .core import UsageError
+from .pictures import as_picture
 
 # %% ../nbs/09_episodes.ipynb #af5b83c9
 @dataclass
@@ -75,7 +76,7 @@ COLUMNS = ("text", "action", "cause", "played", "reward", "terminated", "truncat
 def _png(image:np.ndarray)->dict:
     from PIL import Image
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(as_picture(image)).save(buffer, "PNG", compress_level=1)
     return dict(bytes=buffer.getvalue(), path=None)
 
 def _png_once():

@@ -15,6 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from .config import AskConfig, actor_parts
 from .core import JsonLines, RL4VLMError, UsageError
+from .pictures import as_picture
 from .rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, has_oracle
 
 # %% ../nbs/14_labellers.ipynb #f6447f8e
@@ -84,10 +85,10 @@ def request_messages(messages:list, images:list)->list:
     return [m if isinstance(m["content"], str) else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
 
 def data_url(image:np.ndarray)->str:
-    "A picture (H, W, 3) as a `data:` address (of an `image` (H, W, 3))."
+    "A picture as a `data:` address (of an `image`, anything that `as_picture` takes)."
     from PIL import Image
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(as_picture(image)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../nbs/14_labellers.ipynb #a09f9fde

@@ -9,10 +9,12 @@ __all__ = ['conversation', 'preprocess', 'told', 'is_json', 'Conversations', 'ch
 import json, os
 from collections import Counter
 from pathlib import Path
+import numpy as np
 from .config import PreprocessConfig, ScoreConfig
-from .conversations import JsonConversations, RowError, is_validation, open_picture, pixel_count, write_conversations
+from .conversations import JsonConversations, is_validation, write_conversations
 from .core import UsageError, write_json
 from .episodes import EpisodeStore
+from .pictures import RowError, open_picture, picture_bytes, picture_size
 from .labellers import AnswerLog
 from .scores import choose
 
@@ -102,15 +104,10 @@ class Conversations:
     def __len__(self)->int: return len(self.rows)
     def __getitem__(self, i)->dict:
         row = self.rows[int(i)]
-        return conversation(dict(row, images=[open_picture(_bytes(p, i), f"of row {i}") for p in row["images"]]))
+        return conversation(dict(row, images=[open_picture(picture_bytes(p, i), f"of row {i}") for p in row["images"]]))
     def costs(self)->list: # of (characters, [pixels of each picture])
         "The size of each row."
-        return [(len(r["messages"]) + len(r["text"]), [pixel_count(_bytes(p, i)) for p in r["images"]]) for i, r in enumerate(self.rows)]
-
-def _bytes(picture:dict, row:int)->bytes:
-    "The bytes of a picture of a Parquet row."
-    if picture["bytes"] is None: raise RowError("remote image", f"row {row}: its picture is only named ({str(picture['path'])[:80]!r}); only pictures inside the file are read")
-    return picture["bytes"]
+        return [(len(r["messages"]) + len(r["text"]), [np.prod(picture_size(picture_bytes(p, i), f"of row {i}")) for p in r["images"]]) for i, r in enumerate(self.rows)]
 
 # %% ../nbs/16_preprocess.ipynb #41422620
 def check_task(

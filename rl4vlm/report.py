@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from . import __version__
 from .core import UsageError, write_atomic
+from .pictures import open_picture
 from .runs import EXPECTED, TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
 
 # %% ../nbs/30_report.ipynb #866b765e
@@ -28,13 +29,13 @@ def in_turns(
 
 # %% ../nbs/30_report.ipynb #a62fa885
 def shrink(
-    data:bytes,        # a picture in any format that Pillow reads
+    data:bytes,        # a picture in any format that `open_picture` reads
     longest:int=320,   # pixels of the longer side
 )->str: # a data URI, or "" if it cannot be read
     "A picture as a small data URI."
-    from PIL import Image, features
+    from PIL import features
     try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        picture = open_picture(data)
         picture.thumbnail((longest, longest))
         webp, few = features.check("webp"), picture.getcolors(256) is not None
         tries = [("png", picture.quantize(256, dither=0), dict(optimize=True))] if few else []

@@ -12,6 +12,7 @@ import numpy as np
 from .config import ScoreConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor
+from .pictures import as_picture
 from .rollout import Question
 
 # %% ../nbs/15_scores.ipynb #a35cd9e4
@@ -86,7 +87,7 @@ def judge_question(
     *before, last = json.loads(row["messages"])
     said = f"\n\nSomebody was given the task above and answered:\n{row['text']}\n\nRate this answer from 0 (worthless) to 10 (perfect). {rubric}\nReply in JSON: {{\"reason\": (one sentence), \"score\": (a number)}}"
     content = last["content"] if isinstance(last["content"], list) else [dict(type="text", text=last["content"])]
-    return Question(None, [*before, dict(last, content=[*content, dict(type="text", text=said)])], [np.asarray(i) for i in row["images"]], 0)
+    return Question(None, [*before, dict(last, content=[*content, dict(type="text", text=said)])], [as_picture(i) for i in row["images"]], 0)
 
 def read_opinion(text:str)->float:
     "The number in a judge's reply, from 0 to 10; 0 where there is none (in a `text`)."

@@ -18,6 +18,7 @@ from .checkpoint import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
 from .core import JsonLines, UsageError, read_json, write_atomic, write_json
 from .distributed import launched, read_pictures, share_of, trainer_arguments, with_deepspeed
+from .pictures import as_picture
 from .policy import VLMPolicy
 from .tracking import start_trackers
 
@@ -27,7 +28,7 @@ def split_row(row:dict)->tuple: # (messages of the prompt, pictures, answer)
     *prompt, last = row["messages"]
     if last["role"] != "assistant": raise UsageError(f"a conversation must end with the assistant's answer, this one ends with role '{last['role']}'")
     answer = last["content"] if isinstance(last["content"], str) else "".join(p.get("text", "") for p in last["content"])
-    return prompt, [np.asarray(i.convert("RGB") if hasattr(i, "convert") else i) for i in row["images"]], answer
+    return prompt, [as_picture(i) for i in row["images"]], answer
 
 class Collator:
     "Rows to prompts and responses."
@@ -44,7 +45,7 @@ def row_costs(
 )->tuple: # (N,) tokens, roughly; (N,) bool: whether there is a picture
     "How long each row will be, without tokenising it."
     limit = max(policy.processor.image_processor.size.get("longest_edge") or 0, 336**2)   # pixels; families that count edges instead resize to about so many
-    measured = rows.costs() if hasattr(rows, "costs") else [(sum(len(json.dumps(m["content"])) for m in r["messages"]), [np.asarray(i).shape[0] * np.asarray(i).shape[1] for i in r["images"]]) for r in rows]
+    measured = rows.costs() if hasattr(rows, "costs") else [(sum(len(json.dumps(m["content"])) for m in r["messages"]), [np.prod(as_picture(i).shape[:2]) for i in r["images"]]) for r in rows]
     return np.array([c / 3.5 + sum(min(p, limit) for p in pixels) / 784 for c, pixels in measured]), np.array([bool(pixels) for _, pixels in measured])
 
 class GroupedSampler(torch.utils.data.Sampler):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 import numpy as np
 from .core import UsageError, did_you_mean
+from .pictures import RowError, as_picture
 from .parsing import Parsed, parse_action
 
 # %% ../nbs/03_tasks.ipynb #687fee17
@@ -148,8 +149,7 @@ def frame(self:Task, observation, info:dict, env)->Frame:
     info = self.facts(observation, info, env)
     pictures = None if self.text_only else self.image(observation, info, env)
     pictures = [] if pictures is None else list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
-    for picture in pictures: _check_picture(self, picture)
-    copies = [picture.copy() for picture in pictures]   # an environment may draw into the same array again
+    copies = [_seen(self, picture) for picture in pictures]
     observation = next((copy for copy, picture in zip(copies, pictures) if picture is observation), observation)
     text, actions = self.text(observation, info), self.allowed(info)
     _check_names(self, actions)
@@ -157,11 +157,10 @@ def frame(self:Task, observation, info:dict, env)->Frame:
         raise UsageError(f"task {self.name} shows nothing: its environment gives no picture (render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
     return Frame(observation, info, copies, text, actions)
 
-def _check_picture(task, picture):
-    "Refuse what is no colour picture."
-    shape, kind = getattr(picture, "shape", None), getattr(picture, "dtype", type(picture).__name__)
-    if kind != np.uint8 or len(shape) != 3 or shape[-1] != 3:
-        raise UsageError(f"image() of task {task.name} gave {kind}" + (f" of shape {shape}" if shape is not None else "") + ", wanted an array (H, W, 3) of uint8")
+def _seen(task, picture)->np.ndarray: # (H, W, 3) uint8
+    "The picture in an array of its own: an environment may draw into the same one again."
+    try: return np.array(as_picture(picture))
+    except RowError as e: raise UsageError(f"image() of task {task.name} gave a {type(picture).__name__} that is no picture: {e}") from None
 
 # %% ../nbs/03_tasks.ipynb #8f9c0993
 @patch

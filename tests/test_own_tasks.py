@@ -197,11 +197,11 @@ def test_actions_that_are_not_numbered_need_to_env():
 
 
 @pytest.mark.parametrize("picture, says", [
-    (np.zeros((8, 8), np.uint8), r"uint8 of shape \(8, 8\)"), (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\)"), (np.zeros((8, 8, 3)), "float64"), ("ice", "gave str"),
+    (np.zeros((8, 8, 5), np.uint8), r"\(8, 8, 5\)"), (np.zeros(8, np.uint8), r"\(8,\)"), (np.full((8, 8, 3), 200.0), "float64 must hold numbers from 0 to 1, got 200"), ("ice", "gave a str"),
 ])
 def test_what_is_no_picture_is_refused(picture, says):
     task = type("Odd", (FrozenLake,), dict(image=lambda self, *_: picture))()
-    with pytest.raises(UsageError, match=f"task Odd gave {says}|task Odd .*{says}.*wanted an array"): TaskEnv(task).reset(0)
+    with pytest.raises(UsageError, match=f"task Odd .*{says}"): TaskEnv(task).reset(0)
 
 
 def test_only_tasks_are_registered():
