@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRAIN_SEED_START', 'MAY_DIFFER', 'RL4VLMError', 'UsageError', 'Interrupted', 'InvariantError', 'did_you_mean',
-           'stream_seed', 'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json', 'JsonLines',
-           'claim_run_folder', 'cache_dir']
+           'well_formed', 'read_text', 'from_json', 'to_json', 'json_lines', 'stream_seed', 'episode_seed',
+           'seed_everything', 'write_atomic', 'write_json', 'read_json', 'JsonLines', 'claim_run_folder', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
-import difflib, hashlib, json, os, random, shutil
+import difflib, hashlib, json, os, random, re, shutil
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #bee32808
@@ -36,6 +36,43 @@ def did_you_mean(
     lower = {str(o).lower(): str(o) for o in options}
     close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     return f" did you mean '{lower[close[0]]}'?" if close else ""
+
+# %% ../nbs/00_core.ipynb #278a68aa
+_HALF = re.compile("[\ud800-\udfff]")
+
+def well_formed(text:str)->str:
+    "The `text` with a replacement character for each half of a surrogate pair, which no encoding can hold."
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(text) else text
+
+def read_text(path)->str:
+    "The text of the UTF-8 file at `path`, without a byte order mark; `UsageError` if it is in another encoding."
+    data = Path(path).read_bytes()
+    try:
+        if b"\0" not in data[:4]: return data.decode("utf-8-sig")
+        why = "it looks like UTF-16 or UTF-32"
+    except UnicodeDecodeError as e: why = f"byte {e.start} is 0x{data[e.start]:02x}"
+    raise UsageError(f"{path} is not in the encoding UTF-8 ({why}); save it as UTF-8")
+
+# %% ../nbs/00_core.ipynb #d76ddbcd
+def from_json(text:str|bytes):
+    "The value of a JSON `text`; whatever is wrong with it is a `ValueError`."
+    try: return json.loads(text)
+    except RecursionError: raise ValueError("it is nested too deeply") from None
+
+def to_json(value, **options)->str:
+    "The `value` as JSON with readable letters; half a surrogate pair becomes an escape (`options` of `json.dumps`)."
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return json.dumps(value, **options) if _HALF.search(text) else text
+
+def json_lines(
+    data:bytes|str,   # one JSON value a line; empty lines do not count
+): # yields the number of each line, from 1, and its value, or the `ValueError` that says what is wrong with it
+    "The lines of a JSON Lines file, which end at `\\n` alone."
+    data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip(): continue
+        try: yield number, from_json(line.decode())
+        except ValueError as e: yield number, e
 
 # %% ../nbs/00_core.ipynb #d3750cf8
 def stream_seed(
@@ -79,11 +116,11 @@ def write_atomic(
 
 def write_json(path, value):
     "Write `value` as JSON to the file `path`, atomically."
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, to_json(value, indent=1) + "\n")
 
 def read_json(path):
     "Read the JSON file `path`."
-    return json.loads(Path(path).read_text())
+    return from_json(read_text(path))
 
 # %% ../nbs/00_core.ipynb #7fbbd8b3
 class JsonLines:
@@ -93,23 +130,18 @@ class JsonLines:
     def append(self, row:dict):
         "Add one row; it is on disk when this returns."
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a") as f:
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with open(self.path, "ab") as f:
+            f.write(f"{to_json(row)}\n".encode())
             f.flush(); os.fsync(f.fileno())
 
     def read(self)->list:
-        "All rows; a last line that a killed process left half-written is left out."
-        if not self.path.exists(): return []
-        rows = []
-        for line in self.path.read_text().splitlines():
-            try: rows.append(json.loads(line))
-            except json.JSONDecodeError: break
-        return rows
+        "All rows; a line that cannot be read, as a killed process leaves half of one, is left out."
+        return [row for _, row in json_lines(self.path.read_bytes()) if isinstance(row, dict)] if self.path.exists() else []
 
     def truncate(self, step:int):
         "Keep the rows up to and including `step` (their key `step`)."
         rows = [r for r in self.read() if r["step"] <= step]
-        if self.path.exists(): write_atomic(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        if self.path.exists(): write_atomic(self.path, "".join(to_json(r) + "\n" for r in rows))
 
 # %% ../nbs/00_core.ipynb #f5ca40f5
 MAY_DIFFER = ("out", "resume", "overwrite", "from_stage", "trackers", "concurrency", "timeout", "retries", "max_requests", "max_tokens")   # options that do not change a result
