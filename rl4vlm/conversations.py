@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages', 'check_row', 'picture_path', 'read_json_rows',
-           'answers_of', 'count_images', 'JsonConversations', 'is_validation', 'write_conversations']
+           'answers_of', 'count_images', 'told_bad', 'JsonConversations', 'is_validation', 'write_conversations']
 
 # %% ../nbs/15_conversations.ipynb #1060b394
 import json, re
@@ -78,6 +78,7 @@ def check_row(
     places = sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
     need(isinstance(found["images"], list) and all(isinstance(i, str) for i in found["images"]), "wrong fields", f"images must be file names, got {_short(found['images'])}")
     need(places == len(found["images"]), "image count", f"its text has {places} places for images, and {len(found['images'])} images are given")
+    need(isinstance(found["id"], (str, int, float, type(None))), "wrong fields", f"its id must be a text or a number, got {_short(found['id'])}")
     words = json.dumps([messages, found["id"]], ensure_ascii=False)
     need(well_formed(words) == words, "half a character", r"its text holds half of a surrogate pair (\ud83d alone, for example), which no encoding can hold")
     return dict(found, messages=messages)
@@ -157,6 +158,16 @@ def count_images(messages:list)->int:
     return sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
 
 # %% ../nbs/15_conversations.ipynb #c9d749b2
+def told_bad(
+    path:Path,         # of the file
+    bad:dict,          # number of a row -> `RowError`
+    on_bad_row:str,    # stop, or skip
+)->list: # of dicts: row, kind, why
+    "Bad rows as they are reported; the first one is raised where they are not to be skipped."
+    for number, e in bad.items():
+        if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {path.name}: {e}; --on_bad_row skip leaves such rows out and counts them")
+    return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
+
 class JsonConversations:
     "The rows of a LLaVA or messages file as conversations with one answer each; pictures are decoded on access."
     def __init__(self,
@@ -166,17 +177,18 @@ class JsonConversations:
         part:str="all",              # all, train or validation
         validation_share:float=0.05,
     ):
-        self.path, self.root, self.rows, self.bad = Path(path), Path(images or Path(path).parent), [], []
+        self.path, self.root, self.rows, self.bad, bad = Path(path), Path(images or Path(path).parent), [], [], {}
         for number, row in enumerate(read_json_rows(path)):
             try: self.rows += self._checked(row, number)
-            except RowError as e: self.leave_out(number, e, on_bad_row)
+            except RowError as e: bad[number] = e
+            if bad and on_bad_row == "stop": break
+        self.leave_out(bad, on_bad_row)
         if part != "all": self.rows = [r for r in self.rows if is_validation(r["episode"], validation_share) == (part == "validation")]
 
-    def leave_out(self, number:int, error:RowError, on_bad_row:str):
-        "Stop at a bad row of the file, or count it (`number` and `error` say what is wrong) and go on without it."
-        if on_bad_row == "stop": raise RowError(error.kind, f"row {number} of {self.path.name}: {error}; --on_bad_row skip leaves such rows out and counts them") from None
-        self.bad.append(dict(row=number, kind=error.kind, why=str(error)))
-        self.rows = [r for r in self.rows if r["row"] != number]
+    def leave_out(self, bad:dict, on_bad_row:str):
+        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
+        self.bad += told_bad(self.path, bad, on_bad_row)
+        if bad: self.rows = [r for r in self.rows if r["row"] not in bad]
 
     def _checked(self, row, number:int)->list:
         need(not isinstance(row, ValueError), "no JSON", str(row)[:200])
