@@ -68,12 +68,13 @@ def cmd_preprocess(config:PreprocessConfig):
 # %% ../nbs/40_cli.ipynb #ee78d2b6
 def cmd_sft(config:SFTConfig):
     "Fine-tune a model on conversations."
-    from rl4vlm.pipeline import Screen, run_sft, sft_rows
+    from rl4vlm.pipeline import Screen, check_for_model, run_sft, sft_rows
     with Screen() as screen:
         screen.stage("sft", f"{config.model} on {'captions of ' + config.task if config.captions else config.data or 'no data'}")
         doing("reading data")
         rows = sft_rows(config)
         screen.say(f"  {len(rows)} conversations")
+        if not config.model.startswith("tiny"): check_for_model(rows, config, config.model)   # a bad row leaves no folder behind
         _claim(config)
         screen.say(run_sft(config, rows, screen))
 

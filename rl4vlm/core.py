@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'MAY_DIFFER', 'RL4VLMError', 'UsageError', 'Interrupted',
-           'InvariantError', 'did_you_mean', 'well_formed', 'read_text', 'from_json', 'to_json', 'json_lines',
-           'printable', 'tell', 'is_secret', 'without_secrets', 'SignsOfLife', 'doing', 'stream_seed', 'episode_seed',
-           'seed_everything', 'write_atomic', 'write_json', 'read_json', 'JsonLines', 'claim_run_folder', 'cache_dir']
+           'DamagedError', 'InvariantError', 'did_you_mean', 'well_formed', 'read_text', 'from_json', 'to_json',
+           'json_lines', 'printable', 'tell', 'is_secret', 'without_secrets', 'SignsOfLife', 'doing', 'stream_seed',
+           'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json', 'replace_folder',
+           'recover_folder', 'JsonLines', 'claim_run_folder', 'scratch', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
-import difflib, hashlib, json, os, random, re, shutil, sys, threading, time
+import difflib, hashlib, json, math, os, random, re, shutil, sys, threading, time, warnings
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #bee32808
@@ -24,6 +25,9 @@ class UsageError(RL4VLMError):
 class Interrupted(RL4VLMError):
     "A signal asked the run to stop; it has written a checkpoint and can be resumed."
     exit_code = 75
+
+class DamagedError(RL4VLMError):
+    "A file was cut short, or does not hold what its name says."
 
 class InvariantError(RL4VLMError):
     "Something that must hold while training does not; going on would train on wrong numbers."
@@ -61,9 +65,18 @@ def from_json(text:str|bytes):
     except RecursionError: raise ValueError("it is nested too deeply") from None
 
 def to_json(value, **options)->str:
-    "The `value` as JSON with readable letters; half a surrogate pair becomes an escape (`options` of `json.dumps`)."
-    text = json.dumps(value, ensure_ascii=False, **options)
-    return json.dumps(value, **options) if _HALF.search(text) else text
+    "The `value` as JSON that every reader takes (`options` of `json.dumps`): no number that is not finite, half a surrogate pair as an escape."
+    value = _plain(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
+
+def _plain(value):
+    "The same in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
+    if isinstance(value, dict): return {k if isinstance(k, str) else _plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
+    if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return _plain(value.tolist())
+    if isinstance(value, float): return float(value) if math.isfinite(value) else None
+    return value
 
 def json_lines(
     data:bytes|str,   # one JSON value a line; empty lines do not count
@@ -166,18 +179,78 @@ def write_atomic(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(data.encode() if isinstance(data, str) else data)
-        f.flush(); os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush(); os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException: temporary.unlink(missing_ok=True); raise
 
+# %% ../nbs/00_core.ipynb #ff7b7f5f
 def write_json(path, value):
-    "Write `value` as JSON to the file `path`, atomically."
+    "Write `value` to the file `path`, atomically, as `to_json` does: never a bare NaN or infinity."
     write_atomic(path, to_json(value, indent=1) + "\n")
 
 def read_json(path):
-    "Read the JSON file `path`."
-    return from_json(read_text(path))
+    "Read the JSON file `path`; one that is cut or no JSON is named."
+    try: return from_json(Path(path).read_bytes())
+    except ValueError as e: raise DamagedError(f"{path} cannot be read: it was cut short or is no JSON ({str(e)[:100]})") from e
+
+# %% ../nbs/00_core.ipynb #1af05e01
+def replace_folder(
+    folder,             # the folder's place; what is there stays until the new one is whole
+    write,              # function that writes the files into the folder it is given
+    main:bool=True,     # this process makes the folder and names it; the others only write their files into it
+    wait=lambda: None,  # called where all processes must be at the same point
+)->Path:
+    "Write a whole folder or nothing: beside its place, forced to disk, then swapped in."
+    folder = Path(folder)
+    new, old = _beside(folder)
+    if main: recover_folder(folder); shutil.rmtree(new, ignore_errors=True); new.mkdir(parents=True)
+    wait()
+    try: write(new); wait()
+    except BaseException:
+        if main: shutil.rmtree(new, ignore_errors=True)
+        raise
+    if main:
+        _sync(new)
+        if not (folder.exists() and _exchange(new, folder)):
+            if folder.exists(): os.replace(folder, old)
+            os.replace(new, folder)
+        _sync_folder(folder.parent)
+        for gone in (new, old): shutil.rmtree(gone, ignore_errors=True)
+    wait()
+    return folder
+
+def recover_folder(folder):
+    "Bring back a folder whose replacement was cut off between its two renames."
+    _, old = _beside(Path(folder))
+    if old.exists() and not Path(folder).exists(): os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+def _beside(folder:Path)->tuple: return folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+
+# %% ../nbs/00_core.ipynb #bfd4d367
+def _sync(folder:Path):
+    "Force all files of a folder to disk."
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir(): _sync_folder(path)
+        elif path.is_file():
+            with open(path, "rb") as f: os.fsync(f.fileno())
+
+def _sync_folder(folder:Path):
+    "A rename is on disk only when its folder is."
+    handle = os.open(folder, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
+def _exchange(a:Path, b:Path)->bool:
+    "Swap the names of two folders in one step; False where the system cannot."
+    import ctypes, sys
+    libc, swap = ctypes.CDLL(None), 2   # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    names = [os.fsencode(p.absolute()) for p in (a, b)]
+    try: return (libc.renamex_np(*names, swap) if sys.platform == "darwin" else libc.renameat2(-100, names[0], -100, names[1], swap)) == 0
+    except AttributeError: return False   # an old C library
 
 # %% ../nbs/00_core.ipynb #7fbbd8b3
 class JsonLines:
@@ -185,19 +258,26 @@ class JsonLines:
     def __init__(self, path): self.path = Path(path)
 
     def append(self, row:dict):
-        "Add one row; it is on disk when this returns."
+        "Add one row, as `to_json` writes it; it is on disk when this returns."
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as f:
-            f.write(f"{to_json(row)}\n".encode())
+        with open(self.path, "ab+") as f:
+            half = f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n"   # a killed process left half a line: begin another
+            f.write(b"\n" * half + (to_json(row) + "\n").encode())
             f.flush(); os.fsync(f.fileno())
 
     def read(self)->list:
-        "All rows; a line that cannot be read, as a killed process leaves half of one, is left out."
-        return [row for _, row in json_lines(self.path.read_bytes()) if isinstance(row, dict)] if self.path.exists() else []
+        "All rows; a last line that a killed process left half-written is left out, a bad one before it is named in a warning."
+        if not self.path.exists(): return []
+        data, rows = self.path.read_bytes(), []
+        last = data.rstrip(b"\n").count(b"\n") + 1
+        for number, row in json_lines(data):
+            if isinstance(row, dict): rows.append(row)
+            elif number < last: warnings.warn(f"{self.path}: line {number} cannot be read and is left out ({str(row)[:100]})")
+        return rows
 
     def truncate(self, step:int):
         "Keep the rows up to and including `step` (their key `step`)."
-        rows = [r for r in self.read() if r["step"] <= step]
+        rows = [r for r in self.read() if isinstance(r.get("step"), (int, float)) and r["step"] <= step]
         if self.path.exists(): write_atomic(self.path, "".join(to_json(r) + "\n" for r in rows))
 
 # %% ../nbs/00_core.ipynb #f5ca40f5
@@ -249,6 +329,19 @@ def _same_config(path, old:dict, new:dict):
         raise UsageError(f"cannot resume {path} with other options: {shown}; to go on differently, start a new run from its checkpoint (--model, and another --out)")
 
 # %% ../nbs/00_core.ipynb #08d4b8f4
+def scratch(folder)->str: # the path of a folder
+    "Where files beside the data in `folder` may be kept: its own .cache/, or a folder that goes with this process where nothing can be written."
+    import atexit, tempfile
+    cache = Path(folder)/".cache"
+    try:
+        cache.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return str(cache)
+    except OSError:
+        made = tempfile.mkdtemp(prefix="rl4vlm-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
+
 def cache_dir()->Path:
     "Folder for things made once and used by many runs (`RL4VLM_CACHE`, default `~/.cache/rl4vlm`)."
     return Path(os.environ.get("RL4VLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"rl4vlm")
