@@ -6,7 +6,8 @@
 __all__ = ['TRAIN_SEED_START', 'MAY_DIFFER', 'RUN_FILES', 'RL4VLMError', 'UsageError', 'Interrupted', 'DamagedError',
            'InvariantError', 'did_you_mean', 'well_formed', 'read_text', 'from_json', 'to_json', 'json_lines',
            'stream_seed', 'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json',
-           'replace_folder', 'recover_folder', 'JsonLines', 'claim_run_folder', 'lock_run_folder', 'cache_dir']
+           'replace_folder', 'write_into', 'recover_folder', 'JsonLines', 'claim_run_folder', 'lock_run_folder',
+           'scratch', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, shutil, warnings
@@ -134,10 +135,18 @@ def write_json(path, value):
     "Write `value` to the file `path`, atomically, as `to_json` does: never a bare NaN or infinity."
     write_atomic(path, to_json(value, indent=1) + "\n")
 
-def read_json(path):
+def read_json(
+    path,       # of the file
+    *default,   # what stands for a file that is not there, or is damaged (which is said); without it, both are errors
+):
     "Read the JSON file `path`; one that is cut or no JSON is named."
+    if default and not Path(path).exists(): return default[0]
     try: return from_json(Path(path).read_bytes())
-    except ValueError as e: raise DamagedError(f"{path} cannot be read: it was cut short or is no JSON ({str(e)[:100]})") from e
+    except ValueError as e:
+        trouble = f"{path} cannot be read: it was cut short or is no JSON ({str(e)[:100]})"
+        if not default: raise DamagedError(trouble) from e
+        warnings.warn(f"{trouble}; going on without it")
+        return default[0]
 
 # %% ../nbs/00_core.ipynb #1af05e01
 def replace_folder(
@@ -164,6 +173,20 @@ def replace_folder(
         for gone in (new, old): shutil.rmtree(gone, ignore_errors=True)
     wait()
     return folder
+
+def write_into(
+    folder,   # gets the files; what else is in it stays
+    write,    # function that writes the files into the folder it is given
+):
+    "Write files into a folder that holds others: beside it, forced to disk, then moved in, each whole."
+    work = Path(folder)/".writing"
+    shutil.rmtree(work, ignore_errors=True); work.mkdir(parents=True)
+    try:
+        write(work); _sync(work)
+        for path in sorted(p for p in work.rglob("*") if not p.is_dir()):
+            place = Path(folder)/path.relative_to(work)
+            place.parent.mkdir(parents=True, exist_ok=True); os.replace(path, place)
+    finally: shutil.rmtree(work, ignore_errors=True)
 
 def recover_folder(folder):
     "Bring back a folder whose replacement was cut off between its two renames."
@@ -319,6 +342,19 @@ def _same_config(path, old:dict, new:dict):
         raise UsageError(f"cannot resume {path} with other options: {shown}; to go on differently, start a new run from its checkpoint (--model, and another --out)")
 
 # %% ../nbs/00_core.ipynb #08d4b8f4
+def scratch(folder)->str: # the path of a folder
+    "Where files beside the data in `folder` may be kept: its own .cache/, or a folder that goes with this process where nothing can be written."
+    import atexit, tempfile
+    cache = Path(folder)/".cache"
+    try:
+        cache.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return str(cache)
+    except OSError:
+        made = tempfile.mkdtemp(prefix="rl4vlm-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
+
 def cache_dir()->Path:
     "Folder for things made once and used by many runs (`RL4VLM_CACHE`, default `~/.cache/rl4vlm`)."
     return Path(os.environ.get("RL4VLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"rl4vlm")
