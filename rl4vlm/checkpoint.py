@@ -51,7 +51,7 @@ def load_newest(
         try: return load(folder, read_json(folder/"state.json"))
         except RL4VLMError as e:
             if not isinstance(e, DamagedError): raise
-            warnings.warn(f"checkpoint {folder} is passed over: {e}; going back to the one before")
+            warnings.warn(f"checkpoint {folder} cannot be read ({e}); going back to the one before")
         except Exception as e: warnings.warn(f"checkpoint {folder} cannot be read ({type(e).__name__}: {e}); going back to the one before")
     if found: raise RL4VLMError(f"none of the {len(found)} checkpoints in {root} can be read; begin again with --overwrite")
 
