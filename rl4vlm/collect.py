@@ -46,6 +46,6 @@ def _teller(progress, log:AnswerLog, total:int):
     before, start = len(log.answers), time.perf_counter()
     def tell(done):
         new = len(log.answers) - before
-        costs = dict(answers=len(log.answers), per_second=new / (time.perf_counter() - start), tokens=log.spent["tokens"]) if log.answers else {}
+        costs = dict(answers=len(log.answers), per_second=new / (time.perf_counter() - start), tokens=log.spent["tokens"], **({"refused": log.refused} if log.refused else {})) if log.answers else {}
         if progress: progress(done, total, **costs)
     return tell
