@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASE', 'UPDATE_COLUMNS', 'STAGES', 'Screen', 'update_line', 'update_head', 'run_collect', 'sft_rows',
            'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo', 'share', 'Stage', 'fingerprint',
-           'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'describe_tasks']
+           'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'known_rates', 'describe_tasks']
 
 # %% ../nbs/31_pipeline.ipynb #8893f3b7
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 import hashlib, json, resource, shutil, sys, time
 from .config import CollectConfig, PipelineConfig, PPOConfig, SFTConfig
-from .core import MAY_DIFFER, UsageError, _flat, claim_run_folder, did_you_mean, read_json, seed_everything, write_atomic, write_json
+from .core import MAY_DIFFER, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, from_json, printable, read_json, seed_everything, tell, without_secrets, write_atomic, write_json
 from .tasks import make_task
 
 # %% ../nbs/31_pipeline.ipynb #8140bf2c
@@ -21,34 +21,41 @@ BASE = "tiny base model"   # what is made first, if it is not in the cache
 
 class Screen:
     "Shows stages, progress and result rows; quiet unless something happens."
-    def __init__(self, out=None, every:float=10.0):
+    def __init__(self, out=None, every:float=4.0):
         from rich.console import Console
         out = out or sys.stdout
-        self.console, self.every, self.last = Console(file=out, force_terminal=out.isatty(), force_jupyter=False), every, 0.0
-        self.live = self.table = None
+        self.console, self.every, self.last = Console(file=out, force_terminal=out.isatty(), force_jupyter=False, markup=False, emoji=False, highlight=False), every, 0.0
+        self.live, self.name, self.start = None, "", time.time()
 
     def __enter__(self):
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-            self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
+            text = lambda form: TextColumn(form, markup=False)
+            self.bar = Progress(text("{task.description:<12}"), BarColumn(), text("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn(), text("{task.fields[note]}"), console=self.console)
             self.bar.start(); self.live = self.bar
         return self
 
     def __exit__(self, *error):
-        if self.live: self.live.stop(); self.live = None
+        if self.live: self.live.stop(); self.live, SignsOfLife.quiet = None, False
+
+    def print(self, text, **options):
+        "One line, whoever wrote the `text` (`options` of rich's `Console.print`)."
+        self.console.print(printable(text), **options)
+        SignsOfLife.last = time.monotonic()
 
     def stage(self, name:str, title:str):
         "A stage begins."
-        self.name, self.last, self.began = name, time.time(), None
-        self.console.print(f"[bold]{name}[/bold]  {title}", highlight=False)
-        if self.live: self.task = self.bar.add_task(name, total=None, note="")
+        self.name, self.last, self.began = printable(name), time.time(), None
+        doing(name)
+        self.print(f"{name}  {title}", style="bold")
+        if self.live: self.task = self.bar.add_task(self.name, total=None, note=""); SignsOfLife.quiet = True
 
     def tell(self, done:int, total:int, name:str="", **numbers):
         "`done` of `total` steps of the stage are behind us; what comes before its own steps has another `name`."
         note = "  ".join(f"{k} {v:.3g}" for k, v in numbers.items() if isinstance(v, (int, float)))
-        if self.live: self.bar.update(self.task, description=name or self.name, completed=done, total=total, note=note)
-        elif time.time() - self.last > self.every:
-            self.last = time.time(); self.console.print(f"  {name or self.name} {done}/{total}  {note}{self._left(done, total)}", highlight=False, soft_wrap=True)
+        if self.live: self.bar.update(self.task, description=printable(name) or self.name, completed=done, total=total, note=note)
+        elif time.time() - self.last > max(self.every, (time.time() - self.start) / 100):   # a long run says less
+            self.last = time.time(); self.print(f"  {name or self.name} {done}/{total}  {note}{self._left(done, total)}", soft_wrap=True)
         if not self.began or done < self.began[0]: self.began = (done, time.time())   # another count begins
 
     def _left(self, done:int, total:int)->str:
@@ -57,12 +64,12 @@ class Screen:
         seconds = (total - done) * (time.time() - self.began[1]) / (done - self.began[0])
         return f"  ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
 
-    def say(self, text): self.console.print(text, highlight=False)
+    def say(self, text): self.print(text)
 
     def done(self, seconds:float):
         "The stage has ended."
         if self.live: self.bar.update(self.task, visible=False)
-        self.console.print(f"  done in {seconds:.0f} s", style="dim", highlight=False)
+        self.print(f"  done in {seconds:.0f} s", style="dim")
 
 # %% ../nbs/31_pipeline.ipynb #a3208947
 UPDATE_COLUMNS = dict(step="update", success="success", mean_return="return", mean_turns="turns", failed_parses="failed", kl="KL", val_success="val success")
@@ -273,7 +280,7 @@ def redo_from(first:str, config:PipelineConfig, c:PipelineConfig):
         if name in done and done[name].get("key") != stage_key(STAGES[name], c): raise UsageError(f"--from {first}: options or inputs of the earlier stage {name} have changed; --from {name} does that one again too")
     for name in names[names.index(first):]: done.pop(name, None); clear(STAGES[name], c)
     write_json(out/"stages.json", done)
-    write_atomic(out/"config.yaml", yaml.safe_dump(dict(asdict(config), from_stage=""), sort_keys=False))
+    write_atomic(out/"config.yaml", yaml.safe_dump(without_secrets(dict(asdict(config), from_stage="")), sort_keys=False))
 
 def peak_memory_gb()->float:
     "Most memory this process has had so far."
@@ -281,29 +288,56 @@ def peak_memory_gb()->float:
     return round(used / (2**30 if sys.platform == "darwin" else 2**20), 2)
 
 # %% ../nbs/31_pipeline.ipynb #5f63cfd0
+def known_rates(task, options:dict)->dict: # who -> share of successes
+    "How often random play and the oracle of a `task` of this package succeed, if it has no other `options` than its own."
+    import importlib.resources
+    if options or not type(task).__module__.startswith("rl4vlm."): return {}
+    rates = from_json((importlib.resources.files("rl4vlm")/"task_rates.json").read_text()).get(type(task).__name__, {})
+    return {who: rates[who] for who in ("random", "oracle") if who in rates}
+
 def describe_tasks(config)->list: # rows
     "Print each task that `config` asks for with its actions and how often random play and the oracle succeed; warn where success says nothing."
-    from rl4vlm.evaluate import evaluate
-    from rl4vlm.labellers import make_actor
-    from rl4vlm.rollout import has_oracle
     from rl4vlm.tasks import list_tasks
-    from rl4vlm.vector import TaskEnv
     rows, pictures = [], {}
+    if not config.episodes: tell(f"{'task':<18}success of random play and of the oracle; actions")
     for name in [config.task] if config.task else list_tasks():
-        task, rates = make_task(name, **config.task_options), {}
-        try: env = TaskEnv(task)
+        doing(f"looking at {name}")
+        try: rows.append(_described(name, config, pictures))
         except UsageError as e:
             if config.task: raise
-            print(f"{name:<18}not here: {e}"); continue
-        for who in ["random"] + ["oracle"] * has_oracle(task):
-            if config.episodes: rates[who] = evaluate(task, make_actor(who, task, 0.0), range(40_000 + config.seed, 40_000 + config.seed + config.episodes), pictures=0)[0]
-        frame = env.reset(config.seed)
-        rows.append(dict(name=name, actions=frame.actions, **{k: r["success"] for k, r in rates.items()}))
-        pictures[name] = frame.images
-        print(f"{name:<18}" + "  ".join(f"{who} {r['success']:.1%} ({r['low']:.1%} – {r['high']:.1%})" for who, r in rates.items()) + f"  actions {', '.join(frame.actions[:14])}")
-        if "random" in rates and rates["random"]["success"] in (0.0, 1.0): print(f"  warning: random play succeeds in {rates['random']['success']:.0%} of the episodes; check what success() means here")
-        if config.task: print("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
+            tell(f"{name:<18}not here: {e}")
     if config.out:
         from rl4vlm.dataset_card import contact_sheet
         contact_sheet(pictures, config.out)
+    if not config.task and not config.episodes: tell("--task NAME shows one with its prompt; --episodes 200 plays it now")
     return rows
+
+def _described(name:str, config, pictures:dict)->dict: # row
+    "Print one task; its picture goes into `pictures`."
+    from rl4vlm.vector import TaskEnv
+    task = make_task(name, **config.task_options)
+    rates = _played(task, config) if config.episodes else {who: f"{rate:.1%}" for who, rate in known_rates(task, config.task_options).items()}
+    frame, actions = None, task.actions if isinstance(task.actions, (list, tuple)) else None
+    if config.task or config.out:
+        env = TaskEnv(task)
+        try: frame = env.reset(config.seed)
+        finally: env.close()
+        pictures[name], actions = frame.images, frame.actions
+    said = "  ".join(f"{who} {rate}" for who, rate in rates.items())
+    tell(f"{name:<18}{said or 'not known (--episodes 200 plays)':<32}  actions {', '.join(actions[:14]) if actions else 'depend on the state'}")
+    if config.task: tell("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
+    return dict(name=name, actions=actions, **rates)
+
+def _played(task, config)->dict: # who -> rate with its interval, in words
+    "Play `config.episodes` episodes by random play and by the oracle."
+    from rl4vlm.evaluate import evaluate
+    from rl4vlm.labellers import make_actor
+    from rl4vlm.rollout import has_oracle
+    rates, screen = {}, Screen()
+    for who in ["random"] + ["oracle"] * has_oracle(task):
+        screen.name, screen.began, screen.last = f"{task.name} by {who}", None, time.time()
+        seeds = range(40_000 + config.seed, 40_000 + config.seed + config.episodes)
+        row = evaluate(task, make_actor(who, task, 0.0), seeds, envs=8, progress=screen.tell, pictures=0)[0]
+        rates[who] = f"{row['success']:.1%} ({row['low']:.1%} – {row['high']:.1%})"
+        if who == "random" and row["success"] in (0.0, 1.0): tell(f"  warning: random play of {task.name} succeeds in {row['success']:.0%} of the episodes; check what success() means here")
+    return rates

@@ -34,9 +34,10 @@ class TaskEnv:
         if self.done: raise UsageError(f"the episode of seed {self.seed} has ended; reset before the next step")
         observation, reward, terminated, truncated, info = self.env.step(self.task.to_env(action, self.last.info))
         self.done = bool(terminated or truncated)
-        return self._frame(observation, info), float(reward), bool(terminated), bool(truncated)
+        return self._frame(observation, info, bool(terminated)), float(reward), bool(terminated), bool(truncated and not terminated)
 
-    def _frame(self, observation, info)->Frame:
+    def _frame(self, observation, info, ended=False)->Frame:
+        if ended: self.last = Frame(observation, self.task.facts(observation, info, self.env)); return self.last   # nobody decides here: no action, picture or word is needed
         self.last = self.task.frame(observation, info, self.env)
         if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, self.last.info)
         return self.last
@@ -139,7 +140,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         self.channel = _Channel(ours, START_SECONDS)
         with theirs: self.process = subprocess.Popen([sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
-            stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True)
+            stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True, env={"OMP_NUM_THREADS": "1", **os.environ})   # there are as many processes as cores already
 
     def ready(self):
         "Send what the process needs to begin, and wait until it has made its environments."
