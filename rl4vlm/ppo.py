@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .advantages import ROUNDING
 from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
-from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
+from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
 from .distributed import Learner, Ranks, share_of, whole
 from .episodes import EpisodeStore
 from .evaluate import panel_seeds, summarise
@@ -265,7 +265,7 @@ def validate(self:PPO)->dict:
         score = [row["success"], row["mean_return"]]
         if self.best is None or score >= self.best["score"]:
             self.best = dict(score=score, update=self.update)
-            if self.folder and self.ranks.main: self.policy.save(self.folder/"ppo"/"best")
+            if self.folder and self.ranks.main: replace_folder(self.folder/"ppo"/"best", self.policy.save)
     return dict(val_success=row["success"], val_return=row["mean_return"])
 
 @patch
