@@ -9,7 +9,7 @@ __all__ = ['merge_adapter']
 import os, shutil
 from pathlib import Path
 import torch
-from .core import UsageError, read_json
+from .core import UsageError, read_json, replace_folder
 from .models import checkpoint_kind, load_vlm, pick_dtype
 
 # %% ../nbs/19_merge.ipynb #d0c130be
@@ -41,11 +41,8 @@ def merge_adapter(
 
 # %% ../nbs/19_merge.ipynb #5dca93dc
 def _write(model, processor, heads:Path, out:Path):
-    "Save all into a neighbour of `out` and rename it."
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    work.mkdir(parents=True)
-    try:
-        model.save_pretrained(work); processor.save_pretrained(work)
-        if heads.exists(): shutil.copy(heads, work/heads.name)
-        os.replace(work, out)
-    finally: shutil.rmtree(work, ignore_errors=True)
+    "Save all, or nothing."
+    def write(folder):
+        model.save_pretrained(folder); processor.save_pretrained(folder)
+        if heads.exists(): shutil.copy(heads, folder/heads.name)
+    replace_folder(out, write)
