@@ -60,8 +60,9 @@ def cmd_preprocess(config:PreprocessConfig):
 # %% ../nbs/40_cli.ipynb #ee78d2b6
 def cmd_sft(config:SFTConfig):
     "Fine-tune a model on conversations."
-    from rl4vlm.pipeline import Screen, run_sft, sft_rows
+    from rl4vlm.pipeline import Screen, check_for_model, run_sft, sft_rows
     rows = sft_rows(config)
+    if not config.model.startswith("tiny"): check_for_model(rows, config, config.model)   # a bad row leaves no folder behind
     _claim(config)
     with Screen() as screen: screen.stage("sft", f"{config.model}, {len(rows)} conversations"); print(run_sft(config, rows, screen))
 

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages', 'check_row', 'picture_path', 'read_json_rows',
-           'answers_of', 'count_images', 'JsonConversations', 'is_validation', 'write_conversations']
+           'answers_of', 'count_images', 'told_bad', 'JsonConversations', 'is_validation', 'write_conversations']
 
 # %% ../nbs/15_conversations.ipynb #1060b394
 import json, re
 from pathlib import Path
-import numpy as np
-from .core import UsageError, stream_seed
-from .pictures import FORMATS, MAX_PIXELS, RowError, need, open_picture, picture_size
+from .core import UsageError, from_json, json_lines, read_text, stream_seed, well_formed
+from .pictures import FORMATS, MAX_PIXELS, RowError, need, open_picture
 
 # %% ../nbs/15_conversations.ipynb #d7d8fb38
 ROLES = dict(human="user", user="user", gpt="assistant", assistant="assistant", system="system")
@@ -31,28 +30,36 @@ def marked_text(parts)->str:
 # %% ../nbs/15_conversations.ipynb #cc880f77
 def from_llava(row:dict)->dict: # messages, images (names), id
     "A row of LLaVA's form."
-    said = row["conversations"]
-    need(isinstance(said, list) and said, "empty conversation", "its conversation is empty")
     messages = []
-    for m in said:
+    for m in _said(row["conversations"]):
         need(isinstance(m, dict) and isinstance(m.get("from"), str) and isinstance(m.get("value"), str), "wrong fields", f"each message needs 'from' and 'value', got {_short(m)}")
         messages.append(dict(role=m["from"], content=m["value"]))
-    images = row.get("image", row.get("images")) or []
-    return dict(messages=messages, images=[images] if isinstance(images, str) else images, id=row.get("id"))
+    return dict(messages=messages, images=_images(row, []), id=row.get("id"))
 
 def from_messages(row:dict)->dict:
     "A row of chat messages."
-    said = row["messages"]
-    need(isinstance(said, list) and said, "empty conversation", "its conversation is empty")
     named = []
-    for m in said:
+    for m in _said(row["messages"]):
         need(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), (str, list)), "wrong fields", f"each message needs 'role' and 'content', got {_short(m)}")
+        need(not m.get("tool_calls"), "tools", "a message calls a tool, which cannot be learned from this form; write the call as text")
         for p in m["content"] if isinstance(m["content"], list) else []:
             need(isinstance(p, dict) and (p.get("type") == "image" or p.get("type") == "text" and isinstance(p.get("text"), str)), "wrong fields", f"a part of a message must be a text or an image, got {_short(p)}")
-            if "image" in p: named.append(p["image"])
-    return dict(messages=said, images=named or row.get("images") or [], id=row.get("id"))
+            if p["type"] == "image" and p.get("image") is not None: named.append(p["image"])
+    return dict(messages=row["messages"], images=_images(row, named), id=row.get("id"))
 
-def _short(value)->str: return json.dumps(value, ensure_ascii=False)[:120]
+def _said(messages)->list:
+    need(isinstance(messages, list) and messages, "empty conversation", "its conversation is empty")
+    return messages
+
+def _images(row:dict, named:list)->list:
+    "The names of a row's pictures, from the column (or the parts of its messages) that has some."
+    found = [[v] if isinstance(v, str) else v for v in (row.get("image"), row.get("images"), named) if v]
+    need(not found or all(f == found[0] for f in found), "wrong fields", f"its images are named twice and differently: {_short(found)}")
+    return found[0] if found else []
+
+def _short(value)->str:
+    try: return well_formed(json.dumps(value, ensure_ascii=False)[:120])
+    except RecursionError: return "something nested too deeply"
 
 # %% ../nbs/15_conversations.ipynb #5651ae4a
 def check_row(
@@ -60,22 +67,45 @@ def check_row(
 )->dict: # messages, images (names), id
     "A row in our form, or `RowError`."
     need(isinstance(row, dict), "wrong fields", f"a row must be an object, got {_short(row)}")
-    need("conversations" in row or "messages" in row, "wrong fields", f"it has neither 'conversations' nor 'messages', only {', '.join(row) or 'nothing'}")
-    found = from_llava(row) if "conversations" in row else from_messages(row)
-    for m in found["messages"]: need(m["role"] in ROLES, "unknown role", f"role '{m['role']}' is unknown; roles are {', '.join(ROLES)}")
-    messages = [dict(role=ROLES[m["role"]], content=_content(m)) for m in found["messages"]]
-    need(messages[-1]["role"] == "assistant", "no answer", f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
-    for m in messages: need(m["role"] != "assistant" or isinstance(m["content"], str) and m["content"].strip(), "no answer", "an answer is empty")
+    forms = [k for k in ("conversations", "messages") if row.get(k) is not None]
+    need(forms, "wrong fields", f"it has neither 'conversations' nor 'messages', only {_short(list(row))}")
+    need(len(forms) == 1, "wrong fields", "it has both 'conversations' and 'messages'; one of them must be null or absent")
+    for key in ("video", "videos", "audio", "audios", "tools"): need(not row.get(key), "tools" if key == "tools" else "video or audio", f"it has '{key}', and only text and images are learned from")
+    found = from_llava(row) if forms == ["conversations"] else from_messages(row)
+    for m in found["messages"]: need(m["role"] in ROLES, "unknown role", f"role {_short(m['role'])} is unknown; roles are {', '.join(ROLES)}")
+    messages = _with_system(row.get("system"), [dict(role=ROLES[m["role"]], content=_content(m)) for m in found["messages"]])
+    _check_order(messages)
     places = sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
     need(isinstance(found["images"], list) and all(isinstance(i, str) for i in found["images"]), "wrong fields", f"images must be file names, got {_short(found['images'])}")
     need(places == len(found["images"]), "image count", f"its text has {places} places for images, and {len(found['images'])} images are given")
+    need(isinstance(found["id"], (str, int, float, type(None))), "wrong fields", f"its id must be a text or a number, got {_short(found['id'])}")
+    words = json.dumps([messages, found["id"]], ensure_ascii=False)
+    need(well_formed(words) == words, "half a character", r"its text holds half of a surrogate pair (\ud83d alone, for example), which no encoding can hold")
     return dict(found, messages=messages)
+
+def _with_system(system, messages:list)->list:
+    "Messages that begin with the system text of the row, where there is one."
+    if system in (None, ""): return messages
+    need(isinstance(system, str), "wrong fields", f"its system text must be a string, got {_short(system)}")
+    own = messages[0]["content"] if messages[0]["role"] == "system" else system
+    need(own == system, "two systems", "it has a system text, and another one in its messages")
+    return [dict(role="system", content=system)] + messages[messages[0]["role"] == "system":]
+
+def _check_order(messages:list):
+    "A question first, an answer last, none of them empty."
+    first = next((m["role"] for m in messages if m["role"] != "system"), "system")
+    need(first != "assistant", "begins with an answer", "it begins with an answer; a question of the user must come first")
+    need(messages[-1]["role"] == "assistant", "no answer", f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
+    for m in messages: need(m["role"] != "assistant" or m["content"].strip(), "no answer", "an answer is empty")
+
+_MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.MULTILINE)
 
 def _content(message:dict):
     "Content as parts; an answer, and a system prompt, as text."
     content, answers = message["content"], ROLES[message["role"]] != "user"
     parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image" else dict(type="text", text=p["text"]) for p in content]
     need(not answers or all(p["type"] == "text" for p in parts), "image count", f"an image stands in a message of the {ROLES[message['role']]}")
+    for p in parts: need(answers or p["type"] == "image" or not _MARK.search(p["text"]), "video or audio", "its text has a place for a video or a sound, and only text and images are learned from")
     return "".join(p["text"] for p in parts) if answers else parts
 
 # %% ../nbs/15_conversations.ipynb #828a21e5
@@ -84,7 +114,7 @@ def picture_path(
     name:str,     # as a row gives it
 )->Path:
     "The file of a picture, which must lie in the folder."
-    need(not re.match(r"[A-Za-z][\w+.-]*:|//|\\\\", name), "remote image", f"image {name[:100]!r} is an address; only files in the folder of the data are read (download it first)")
+    need(not re.match(r"[A-Za-z][\w+.-]*://|data:[^,]*,|[A-Za-z]:[\\/]|//|\\\\", name), "remote image", f"image {name[:100]!r} is an address; only files in the folder of the data are read (download it first)")
     need(not Path(name).is_absolute() and ".." not in Path(name).parts, "image outside", f"image {name[:100]!r} leaves the folder of the data")
     path = root/name
     try: inside, there = path.resolve().is_relative_to(root.resolve()), path.is_file()
@@ -95,19 +125,29 @@ def picture_path(
 
 # %% ../nbs/15_conversations.ipynb #836f4e68
 def read_json_rows(path)->list:
-    "The rows of a JSON list, or of a file with one JSON object a line (of the file at `path`)."
+    "The rows of a JSON list, or of a file with one JSON object a line (of the file at `path`); in the place of a row that cannot be read stands the `ValueError` that says why."
     path = Path(path)
     if not path.is_file(): raise UsageError(f"there is no file {path}")
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        try: return json.loads(text)
-        except json.JSONDecodeError as e: raise UsageError(f"{path} is no JSON ({e}); was it cut off?") from None
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip(): continue
-        try: rows.append(json.loads(line))
-        except json.JSONDecodeError as e: raise UsageError(f"{path} is neither a JSON list nor one object a line: line {number}: {e}") from None
-    return rows
+    text = read_text(path)
+    if not text.lstrip().startswith("["): return [_on_line(number, row) for number, row in json_lines(text)]
+    try: return json.loads(text)
+    except json.JSONDecodeError as e: raise UsageError(f"{path} is no JSON ({e}); was it cut off?") from None
+    except (ValueError, RecursionError): return [_value(t) for t in _elements(text)]   # one of the rows is at fault
+
+def _on_line(number:int, row): return ValueError(f"line {number} is no JSON ({row}); wanted is a JSON list, or one object a line") if isinstance(row, ValueError) else row
+
+def _value(text:str):
+    try: return from_json(text)
+    except ValueError as e: return e
+
+def _elements(text:str):
+    "The elements of a JSON list as texts, however deep they are nested."
+    depth, start = 0, text.index("[") + 1
+    for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if depth == 0 or depth == 1 and token[0] == ",":
+            yield text[start:token.start()]
+            start = token.end()
 
 def answers_of(messages:list)->list: # of lists of messages
     "One conversation for each answer, with all that was said before (in `messages`)."
@@ -118,6 +158,16 @@ def count_images(messages:list)->int:
     return sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
 
 # %% ../nbs/15_conversations.ipynb #c9d749b2
+def told_bad(
+    path:Path,         # of the file
+    bad:dict,          # number of a row -> `RowError`
+    on_bad_row:str,    # stop, or skip
+)->list: # of dicts: row, kind, why
+    "Bad rows as they are reported; the first one is raised where they are not to be skipped."
+    for number, e in bad.items():
+        if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {path.name}: {e}; --on_bad_row skip leaves such rows out and counts them")
+    return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
+
 class JsonConversations:
     "The rows of a LLaVA or messages file as conversations with one answer each; pictures are decoded on access."
     def __init__(self,
@@ -127,25 +177,37 @@ class JsonConversations:
         part:str="all",              # all, train or validation
         validation_share:float=0.05,
     ):
-        self.path, self.root, self.rows, self.bad = Path(path), Path(images or Path(path).parent), [], []
+        self.path, self.root, self.rows, self.bad, bad = Path(path), Path(images or Path(path).parent), [], [], {}
         for number, row in enumerate(read_json_rows(path)):
             try: self.rows += self._checked(row, number)
-            except RowError as e:
-                if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {self.path.name}: {e}; --on_bad_row skip leaves such rows out and counts them") from None
-                self.bad.append(dict(row=number, kind=e.kind, why=str(e)))
+            except RowError as e: bad[number] = e
+            if bad and on_bad_row == "stop": break
+        self.leave_out(bad, on_bad_row)
         if part != "all": self.rows = [r for r in self.rows if is_validation(r["episode"], validation_share) == (part == "validation")]
 
+    def leave_out(self, bad:dict, on_bad_row:str):
+        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
+        self.bad += told_bad(self.path, bad, on_bad_row)
+        if bad: self.rows = [r for r in self.rows if r["row"] not in bad]
+
     def _checked(self, row, number:int)->list:
-        row = check_row(row)
+        need(not isinstance(row, ValueError), "no JSON", str(row)[:200])
+        try: row = check_row(row)
+        except RecursionError: raise RowError("wrong fields", "it is nested too deeply") from None
         paths = [picture_path(self.root, name) for name in row["images"]]
-        for path, name in zip(paths, row["images"]): open_picture(path, name)
-        return [dict(messages=m, paths=paths[:count_images(m)], episode=str(number if row["id"] is None else row["id"])) for m in answers_of(row["messages"])]
+        sizes = [open_picture(path, name).size[::-1] for path, name in zip(paths, row["images"])]
+        episode = str(number if row["id"] is None else row["id"])
+        return [dict(messages=m, paths=paths[:count_images(m)], sizes=sizes[:count_images(m)], episode=episode, row=number) for m in answers_of(row["messages"])]
 
     def __len__(self)->int: return len(self.rows)
     def __getitem__(self, i)->dict: return dict(messages=self.rows[i]["messages"], images=[open_picture(p, p.name) for p in self.rows[i]["paths"]])
     def costs(self)->list: # of (characters, [pixels of each picture])
         "The size of each row."
-        return [(len(json.dumps(r["messages"])), [np.prod(picture_size(p, p.name)) for p in r["paths"]]) for r in self.rows]
+        return [(len(json.dumps(r["messages"])), [h * w for h, w in r["sizes"]]) for r in self.rows]
+
+    def outlines(self): # yields (row of the file, messages, [(height, width) of each picture])
+        "What there is to check against a model, without decoding a picture."
+        for r in self.rows: yield r["row"], r["messages"], r["sizes"]
 
 def is_validation(episode:str, share:float)->bool:
     "Whether an episode belongs to the validation rows; a function of its id alone (at a `share` in [0, 1])."

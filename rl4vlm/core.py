@@ -6,7 +6,7 @@
 __all__ = ['TRAIN_SEED_START', 'MAY_DIFFER', 'RL4VLMError', 'UsageError', 'Interrupted', 'DamagedError', 'InvariantError',
            'did_you_mean', 'well_formed', 'read_text', 'from_json', 'to_json', 'json_lines', 'stream_seed',
            'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json', 'replace_folder',
-           'recover_folder', 'JsonLines', 'claim_run_folder', 'cache_dir']
+           'recover_folder', 'JsonLines', 'claim_run_folder', 'scratch', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, shutil, warnings
@@ -264,6 +264,19 @@ def _same_config(path, old:dict, new:dict):
         raise UsageError(f"cannot resume {path} with other options: {shown}; to go on differently, start a new run from its checkpoint (--model, and another --out)")
 
 # %% ../nbs/00_core.ipynb #08d4b8f4
+def scratch(folder)->str: # the path of a folder
+    "Where files beside the data in `folder` may be kept: its own .cache/, or a folder that goes with this process where nothing can be written."
+    import atexit, tempfile
+    cache = Path(folder)/".cache"
+    try:
+        cache.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return str(cache)
+    except OSError:
+        made = tempfile.mkdtemp(prefix="rl4vlm-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
+
 def cache_dir()->Path:
     "Folder for things made once and used by many runs (`RL4VLM_CACHE`, default `~/.cache/rl4vlm`)."
     return Path(os.environ.get("RL4VLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"rl4vlm")

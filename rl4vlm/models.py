@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'pick_device', 'pick_dtype', 'checkpoint_kind', 'part_of', 'train_parts',
-           'lora_targets', 'add_lora', 'check_processor', 'limit_pixels', 'load_vlm', 'check_model']
+           'lora_targets', 'add_lora', 'check_processor', 'limit_pixels', 'load_processor', 'load_vlm', 'check_model']
 
 # %% ../nbs/10_models.ipynb #a3c068f3
 import re
@@ -141,6 +141,19 @@ def limit_pixels(processor, max_pixels:int):
         images.size = {"shortest_edge": min(max_pixels, images.size["shortest_edge"]), "longest_edge": max_pixels}
 
 # %% ../nbs/10_models.ipynb #fe8fe0e9
+def load_processor(
+    name:str,           # hub name, checkpoint folder or adapter folder
+    max_pixels:int=0,   # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+)->tuple: # (config of the model, processor)
+    "What decides how a prompt is read, without the weights."
+    kind, config = checkpoint_kind(name), check_model(name)
+    own = kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json"))
+    processor = _load_processor(name if own else read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"])
+    check_processor(config, processor, name)
+    if max_pixels: limit_pixels(processor, max_pixels)
+    if hasattr(config, "image_grid_pinpoints"): config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
+    return config, processor
+
 def load_vlm(
     name:str,                 # hub name, checkpoint folder or adapter folder
     lora:LoRAConfig=None,     # add a fresh adapter (if `lora.r` > 0)
@@ -152,12 +165,9 @@ def load_vlm(
     attention:str="auto",     # auto, eager, sdpa or flash_attention_2
 )->tuple: # (model, processor)
     "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
-    kind, device, config = checkpoint_kind(name), pick_device(device), check_model(name)
+    kind, device = checkpoint_kind(name), pick_device(device)
+    config, processor = load_processor(name, max_pixels)
     base = read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"] if kind == "adapter" else name
-    processor = _load_processor(name if kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json")) else base)
-    check_processor(config, processor, name)
-    if max_pixels: limit_pixels(processor, max_pixels)
-    if hasattr(config, "image_grid_pinpoints"): config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
     model = _load_model(base, config, pick_dtype(dtype, device), device, quant, attention)
     if kind == "adapter":
         from peft import PeftModel

@@ -20,6 +20,7 @@ from .core import JsonLines, UsageError, read_json, write_atomic, write_json
 from .distributed import launched, read_pictures, share_of, trainer_arguments, with_deepspeed
 from .pictures import as_picture
 from .policy import VLMPolicy
+from .preprocess import check_rows
 from .tracking import start_trackers
 
 # %% ../nbs/20_sft.ipynb #845c65b9
@@ -207,6 +208,7 @@ def train_sft(
     success=None,           # function of the policy -> success in [0, 1], for `best=success`
 )->dict: # loss at the end, steps taken, folder of the policy, what is known of the best checkpoint
     "Fine-tune a policy on conversations."
+    for part in (rows, validation): check_rows(part, policy, config.on_bad_row)
     if not len(rows): raise UsageError("there are no conversations to learn from")
     if config.best == "loss" and not len(validation): raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger --validation_share or more episodes")
     if config.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
