@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'launched', 'with_deepspeed', 'Ranks', 'disconnect', 'share_of', 'skip_shm_build', 'trainer_arguments',
-           'MasterAdamW', 'adamw_for', 'Learner', 'whole', 'whole_engine', 'read_pictures']
+           'dithered', 'MasterAdamW', 'adamw_for', 'Learner', 'whole', 'whole_engine', 'read_pictures']
 
 # %% ../nbs/17_distributed.ipynb #ab323d52
 import atexit, os, sys, threading, time
@@ -102,26 +102,35 @@ def trainer_arguments(
     return arguments
 
 # %% ../nbs/17_distributed.ipynb #0f98dd00
+def dithered(
+    x,          # float32 tensor
+    seed:int,   # of the thresholds
+): # tensor of the same shape, bfloat16
+    "Numbers rounded to bfloat16, each up or down at a threshold of its own, so that their mean stays what it was."
+    r = torch.randint(0, 2**16, x.shape, generator=torch.Generator(x.device).manual_seed(seed), dtype=torch.int32, device=x.device)
+    return ((x.contiguous().view(torch.int32) + r) & -2**16).view(torch.float32).bfloat16()   # bfloat16 is the upper half of float32's bits
+
 class MasterAdamW(torch.optim.AdamW):
     "AdamW that steps float32 copies of the weights that are not float32 and rounds them into the model."
     @torch.no_grad()
     def step(self, closure=None):
-        low = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None and p.dtype != torch.float32]
-        for g, p in low: self._step_master(g, p)
-        grads = [p.grad for _, p in low]
-        for _, p in low: p.grad = None                     # those are done
+        every = [(g, p) for g in self.param_groups for p in g["params"]]
+        low = [(n, g, p) for n, (g, p) in enumerate(every) if p.grad is not None and p.dtype != torch.float32]
+        for n, g, p in low: self._step_master(g, p, n)
+        grads = [p.grad for *_, p in low]
+        for *_, p in low: p.grad = None                     # those are done
         loss = super().step(closure)
-        for (_, p), grad in zip(low, grads): p.grad = grad
+        for (*_, p), grad in zip(low, grads): p.grad = grad
         return loss
 
-    def _step_master(self, group:dict, p):
+    def _step_master(self, group:dict, p, seed:int):
         "AdamW's step of one weight; only this one's gradient is made float32, so little memory is needed."
         state = self.state[p]
         if "master" not in state: state["master"] = p.detach().float()
         if "step" not in state: state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(state["master"]), exp_avg_sq=torch.zeros_like(state["master"]))
         adamw([state["master"]], [p.grad.float()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], amsgrad=False, maximize=False,
               beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
-        p.copy_(state["master"])
+        p.copy_(dithered(state["master"], seed))
 
     def load_state_dict(self, state_dict:dict):
         "As `AdamW`, which would round the loaded state to the precision of the weights."
