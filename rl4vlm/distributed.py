@@ -15,6 +15,7 @@ import torch
 from torch.optim.adamw import adamw
 from .config import GROUPED
 from .core import RL4VLMError, UsageError
+from .models import FLOAT16
 
 # %% ../nbs/17_distributed.ipynb #729bf70a
 def launched()->int:
@@ -143,7 +144,7 @@ class MasterAdamW(torch.optim.AdamW):
 def adamw_for(parameters)->type:
     "The class of optimizer for these `parameters`; raises `UsageError` if their precision cannot learn."
     if any(p.requires_grad and p.dtype == torch.float16 for p in parameters):
-        raise UsageError("dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; take --dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
+        raise UsageError(FLOAT16)
     return torch.optim.AdamW if with_deepspeed() else MasterAdamW   # DeepSpeed keeps float32 copies itself
 
 # %% ../nbs/17_distributed.ipynb #c0a2abdf
