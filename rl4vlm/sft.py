@@ -109,14 +109,15 @@ class Guarded:
         inputs:dict,     # of the batch
     ): # the number
         "Raise `InvariantError` on all processes if the number is not finite on one, with the batch saved."
-        bad = torch.tensor(float(not bool(torch.isfinite(torch.as_tensor(number)).all())), device=self.args.device)
+        value = float(number.detach() if isinstance(number, torch.Tensor) else number)
+        bad = torch.tensor(float(not math.isfinite(value)), device=self.args.device)
         if self.args.world_size > 1: torch.distributed.all_reduce(bad)
         if not bad: return number
         from safetensors.torch import save_file
         path = Path(self.args.output_dir).parent/f"broken_batch_{self.args.process_index}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(self.numbers(inputs), path)
-        raise InvariantError(f"step {self.state.global_step + 1}: the {what} is not finite ({float(number)}); the batch is in {path}, and nothing was learned from it")
+        raise InvariantError(f"step {self.state.global_step + 1}: the {what} is not finite ({value}); the batch is in {path}, and nothing was learned from it")
 
     def numbers(self, inputs:dict)->dict: # {name: tensor}
         "What of a batch is kept."
