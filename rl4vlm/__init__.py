@@ -19,3 +19,8 @@ if "rl4vlm/PickImage-v0" not in _gym.registry: _gym.register("rl4vlm/PickImage-v
 
 for _name, _where in [("ALFWorld", "alfworld:ALFWorldEnv"), ("AlfThor", "alfworld_thor:AlfThorEnv")]:
     if f"rl4vlm/{_name}-v0" not in _gym.registry: _gym.register(f"rl4vlm/{_name}-v0", entry_point=f"rl4vlm.envs.{_where}")
+
+# %% ../nbs/00_package.ipynb #a2f86b30
+import os as _os
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(_os.environ): _os.environ["OMP_WAIT_POLICY"] = "passive"

@@ -11,7 +11,7 @@ from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
 from .dataset_card import write_card
-from .episodes import EpisodeStore
+from .episodes import Album, EpisodeStore
 from .labellers import AnswerLog, Labelled, make_actor
 from .rollout import Actor, has_oracle, play
 from .tasks import make_task
@@ -37,7 +37,8 @@ def collect(
     actor, seeds, tell = collector(config, task, log), [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)], _teller(progress, log, config.episodes)
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         part = seeds[start:start + config.shard_episodes]
-        if not store.whole(f"{number:05d}"): store.write(play(task, actor, part, config.envs, config.seed, lambda done, n: tell(start + done), workers=config.workers), f"{number:05d}")
+        if store.whole(f"{number:05d}"): continue
+        with Album(store.folder) as album: store.write(play(task, actor, part, config.envs, config.seed, lambda done, n: tell(start + done), workers=config.workers, album=album), f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder
 
@@ -46,6 +47,6 @@ def _teller(progress, log:AnswerLog, total:int):
     before, start = len(log.answers), time.perf_counter()
     def tell(done):
         new = len(log.answers) - before
-        costs = dict(answers=len(log.answers), per_second=new / (time.perf_counter() - start), tokens=log.spent["tokens"]) if log.answers else {}
+        costs = dict(answers=len(log.answers), per_second=new / (time.perf_counter() - start), tokens=log.spent["tokens"], **({"refused": log.refused} if log.refused else {})) if log.answers else {}
         if progress: progress(done, total, **costs)
     return tell

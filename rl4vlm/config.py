@@ -93,8 +93,10 @@ def actor_parts(
     found = re.fullmatch(r"(.+?)@(https?://.+)", rest) if kind == "openai" else None
     if kind == "openai" and not found: raise UsageError(f"'{name}' is no server's model; give openai:MODEL@URL, for example openai:Qwen/Qwen2.5-VL-32B-Instruct@http://127.0.0.1:8000/v1")
     if not found: raise UsageError(f"there is no actor '{name}';{did_you_mean(name, ('oracle', 'random'))} actors are {ACTORS}")
-    url = urlsplit(found[2])
-    if url.username or url.password or url.query: raise UsageError(f"the address of model {found[1]} carries a user, a password or a query, which would be written down; give the plain address, and the key in the environment (OPENAI_API_KEY)")
+    try: url = urlsplit(found[2]); url.port
+    except ValueError as e: raise UsageError(f"the address of model {found[1]} is none ({e}); give openai:MODEL@URL, for example openai:Qwen/Qwen2.5-VL-32B-Instruct@http://127.0.0.1:8000/v1") from None
+    if not url.hostname: raise UsageError(f"the address of model {found[1]} has no host; give openai:MODEL@URL, for example openai:Qwen/Qwen2.5-VL-32B-Instruct@http://127.0.0.1:8000/v1")
+    if url.username or url.password or url.query or url.fragment: raise UsageError(f"the address of model {found[1]} carries a user, a password or a query, which would be written down; give the plain address, and the key in the environment (OPENAI_API_KEY)")
     return kind, found[1], found[2].rstrip("/") + ("" if url.path.strip("/") else "/v1")
 
 # %% ../nbs/01_config.ipynb #ebd67047
@@ -566,8 +568,8 @@ class TasksConfig:
     """Show this task only, with an example prompt."""
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.history 2."""
-    episodes: int = 200
-    """Episodes for the success rates of random play and oracle."""
+    episodes: int = 0
+    """Play so many episodes for the success rates of random play and oracle; 0 shows those that were measured for the package."""
     seed: int = 0
     """Seed of these episodes."""
     out: str = ""

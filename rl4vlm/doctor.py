@@ -12,7 +12,7 @@ import importlib, importlib.metadata, os, platform, shutil, sys, tempfile, warni
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from .core import cache_dir
+from .core import cache_dir, doing, tell
 
 # %% ../nbs/32_doctor.ipynb #ba77ce3f
 STATES = ("ok", "info", "missing", "broken")
@@ -52,6 +52,7 @@ def check_package(
 )->Finding:
     "Is the package there, in a version that is asked for, and does it import? `group` is the extra that wants it."
     install = f'pip install "{requirement.name}{requirement.specifier}"'
+    doing(f"importing {requirement.name}")
     try: version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError: return Finding(group, requirement.name, "broken", "not installed", install)
     if not requirement.specifier.contains(version, prereleases=True): return Finding(group, requirement.name, "broken", f"{version}, but {requirement.specifier} is needed", install)
@@ -90,6 +91,7 @@ def check_core()->list:
 # %% ../nbs/32_doctor.ipynb #ca5a6618
 def check_forward()->Finding:
     "Build a tiny model and let it answer."
+    doing("building a tiny model")
     try:
         with _quiet(), tempfile.TemporaryDirectory() as folder:
             import numpy as np
@@ -207,6 +209,6 @@ def run_doctor(network:bool=False)->int: # exit code: 1 if the core is broken
     "Print what the doctor finds, with the `network` if asked, and one line of conclusion."
     findings, ok = doctor(network)
     broken, missing = ([f.name for f in findings if f.state == state] for state in ("broken", "missing"))
-    print("\n".join(as_lines(findings)) + "\n")
-    print(f"the core works; {len(missing)} optional things are missing" + (f": {', '.join(missing)}" if missing else "") if ok else f"the core is broken: {', '.join(broken)}")
+    tell("\n".join(as_lines(findings)) + "\n")
+    tell(f"the core works; {len(missing)} optional things are missing" + (f": {', '.join(missing)}" if missing else "") if ok else f"the core is broken: {', '.join(broken)}")
     return 0 if ok else 1

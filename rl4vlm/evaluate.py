@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['PANEL_VERSION', 'PANELS', 'panel_seeds', 'wilson', 'bootstrap', 'paired_difference', 'compare', 'summarise',
-           'evaluate', 'file_name', 'as_markdown', 'comparison_as_markdown', 'as_csv', 'baseline_key', 'evaluate_all',
+           'evaluate', 'file_name', 'as_markdown', 'comparison_as_markdown', 'as_csv', 'evaluate_all',
            'results_markdown', 'trained_on']
 
 # %% ../nbs/14_evaluate.ipynb #92a84274
 from collections import Counter, defaultdict
 from pathlib import Path
-import hashlib, inspect, json, math, re, sys, time
+import hashlib, math, re, time
 import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, TRAIN_SEED_START, UsageError, cache_dir, did_you_mean, read_json, write_atomic, write_json
-from .episodes import EpisodeStore
+from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, read_json, write_atomic, write_json
+from .episodes import Album, EpisodeStore
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
 from .tasks import list_tasks, make_task
@@ -135,7 +135,7 @@ def evaluate(
     for start in range(0, len(seeds), part):
         tell = (lambda done, n: progress(start + done, len(seeds))) if progress else None
         args = (task, actor, seeds[start:start + part], envs, draw_seed, tell)
-        play_part = lambda: play(*args, workers=workers, pictures=pictures, first=start)
+        play_part = lambda album=None: play(*args, workers=workers, pictures=pictures, first=start, album=album)
         label = file_name(shard or name) + (f"-{start:05d}" if part < len(seeds) else "")
         episodes += _kept(store, label, name, actor, play_part) if store else play_part()
     return summarise(episodes, name), episodes
@@ -149,10 +149,11 @@ def _kept(store:EpisodeStore, label:str, name:str, actor:Actor, play_part)->list
     "The episodes of a shard, played now if it is not there."
     path = store.folder/f"{label}.parquet"
     if not path.exists():
-        played = play_part()
-        for e in played: e.actor = name
-        actor.annotate([t for e in played for t in e.turns])
-        store.write(played, label)
+        with Album(store.folder) as album:
+            played = play_part(album)
+            for e in played: e.actor = name
+            actor.annotate([t for e in played for t in e.turns])
+            store.write(played, label)
     return store.episodes(label)
 
 # %% ../nbs/14_evaluate.ipynb #88cd41ae
@@ -197,32 +198,11 @@ def as_csv(rows:list)->str:
     writer.writeheader(); writer.writerows(lines)
     return out.getvalue()
 
-# %% ../nbs/14_evaluate.ipynb #b2d712e8
-def baseline_key(
-    task,               # a `Task`
-    options:dict,       # that it was made with
-    who:str,            # random or oracle
-    panel:str,          # name of the panel
-    seed:int=0,         # of the draws
-)->str:
-    "What a baseline's episodes depend on, as a name."
-    code = [inspect.getsource(sys.modules[c.__module__]) if c.__module__ in sys.modules and c.__module__ != "__main__" else repr(c) for c in type(task).__mro__ if c is not object]
-    parts = json.dumps([__version__, task.name, options, who, panel, PANEL_VERSION, seed, code], default=str)
-    return f"{file_name(task.name)}-{who}-{panel}-{hashlib.blake2b(parts.encode(), digest_size=6).hexdigest()}"
-
 # %% ../nbs/14_evaluate.ipynb #56ee23b4
-def _cached(task, who:str, config)->Path: return cache_dir()/"baselines"/f"{baseline_key(task, config.task_options, who, config.panel, config.seed)}.parquet"
-
 def _baseline(task, who:str, config, store:EpisodeStore, shard:str, progress)->list: # of light episodes
-    "The episodes of random play or of the oracle, from the cache or played now."
-    cached = _cached(task, who, config)
-    if cached.exists() and not (store.folder/f"{shard}.parquet").exists():
-        store.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(store.folder/f"{shard}.parquet", cached.read_bytes())
+    "The episodes of random play or of the oracle."
     actor = dict(random=RandomActor, oracle=OracleActor)[who](task)
-    episodes = evaluate(task, actor, config.panel, len(panel_seeds(config.panel)), config.seed, who, progress, config.workers, store=store, shard=shard)[1]
-    if not cached.exists(): write_atomic(cached, (store.folder/f"{shard}.parquet").read_bytes())
-    return episodes
+    return evaluate(task, actor, config.panel, config.envs, config.seed, who, progress, config.workers, store=store, shard=shard)[1]
 
 # %% ../nbs/14_evaluate.ipynb #89c69cf5
 def evaluate_all(
@@ -237,7 +217,7 @@ def evaluate_all(
         with job.noting(name, strict=len(names) == 1):
             task = make_task(name, **config.task_options)
             for who in ("random", "oracle") if config.baselines else ():
-                if who == "random" or has_oracle(task): job.row(task, who, timed=not _cached(task, who, config).exists(), episodes_of=lambda shard, tell: _baseline(task, who, config, job.sampled, shard, tell))
+                if who == "random" or has_oracle(task): job.row(task, who, lambda shard, tell: _baseline(task, who, config, job.sampled, shard, tell))
             for model in models:
                 with job.noting(f"{model} on {name}", strict=len(names) == len(models) == 1): job.policy(task, model)
             job.compare_models(task)
@@ -251,20 +231,20 @@ class _Job:
         self.config, self.models, self.screen, self.out = config, models, screen, Path(config.out)
         self.sampled, self.greedy = EpisodeStore(self.out/"episodes"), EpisodeStore(self.out/"greedy")
         self.several, self.rows, self.comparisons, self.notes, self.loaded, self.played = len(config.tasks) > 0, [], [], [], (None, None), {}
-        self.times = {tuple(k.split("\t")): v for k, v in read_json(self.out/"eval_timing.json").items()} if config.resume and (self.out/"eval_timing.json").exists() else {}
+        self.times = {tuple(k.split("\t")): v for k, v in (read_json(self.out/"eval_timing.json", {}) if config.resume else {}).items()}
         self._same_models()
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
         state, now = self.out/"models.json", {name: _fingerprint(folder) for name, folder in self.models.items()}
-        before = read_json(state) if state.exists() else {}
-        if self.config.resume and before:
+        before = read_json(state, {}) if self.config.resume else {}
+        if self.config.resume and (before or state.exists()):
             changed = [n for n in now if n in before and before[n] != now[n]]
             if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.out} was begun with; use --overwrite or another --out")
         else:
             for store in (self.sampled, self.greedy):
                 for path in store.shards:
-                    if path.stem != "training": path.unlink()
+                    if path.stem.split(".part")[0] != "training": path.unlink()
         write_json(state, now)
 
     def say(self, text:str):
@@ -284,13 +264,13 @@ class _Job:
 
 # %% ../nbs/14_evaluate.ipynb #2e3c80ee
 @patch
-def row(self:_Job, task, name:str, episodes_of, timed:bool=True):
+def row(self:_Job, task, name:str, episodes_of):
     "Play, time, summarise and write one row."
     shard, start = file_name(f"{task.name}-{name}" if self.several else name), time.perf_counter()
     episodes = episodes_of(shard, self.screen.tell if self.screen else None)
     row = dict(summarise(episodes, name, self.config.agreement), task=task.name)
     seconds = time.perf_counter() - start
-    if timed: self.times[task.name, name] = round(max(seconds, self.times.get((task.name, name), 0.0)), 2)   # of a resumed row the time when it was played
+    self.times[task.name, name] = round(max(seconds, self.times.get((task.name, name), 0.0)), 2)   # of a resumed row the time when it was played
     self.played[task.name, name, "sampled"] = episodes
     self.rows.append(row)
     if name == "random" and row["success"] in (0.0, 1.0): self.say(f"  warning: random play succeeds in {row['success']:.0%} of the episodes; check what success() of task {task.name} means")

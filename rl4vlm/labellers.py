@@ -7,14 +7,16 @@ __all__ = ['AnswerLog', 'question_key', 'Remembering', 'request_messages', 'data
            'Labelled']
 
 # %% ../nbs/14_labellers.ipynb #39710937
-import asyncio, base64, hashlib, io, json, os, random, threading
+import asyncio, base64, hashlib, io, json, math, os, random, threading, time, warnings
 from collections import Counter
 from concurrent.futures import as_completed
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
 from .config import AskConfig, actor_parts
-from .core import JsonLines, RL4VLMError, UsageError
+from .core import JsonLines, RL4VLMError, UsageError, from_json, well_formed
 from .pictures import as_picture
 from .rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, has_oracle
 
@@ -22,25 +24,34 @@ from .rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, has_o
 class AnswerLog:
     "Answers by question, in a file of one line each; a line is on disk before its answer is used."
     def __init__(self, path):
-        self.file, self.answers, self.spent = JsonLines(path), {}, Counter()
+        self.file, self.answers, self.spent, self.refused = JsonLines(path), {}, Counter(), 0
         self._cut_half_line()
-        for row in self.file.read(): self._take(row)
+        rows = self.file.read()
+        if all(r.get("refused") for r in rows): rows = [dict(r, key="") for r in rows]   # nothing was ever answered: the fault may have been the command's
+        for row in rows:
+            try: self._take(row)
+            except (KeyError, TypeError, ValueError, AttributeError): continue           # a line that somebody else wrote
+        self.answers.pop("", None)
 
     def _cut_half_line(self):
         "A killed process may have left half a line, and the next one must not be glued to it."
         if not self.file.path.exists(): return
         with open(self.file.path, "rb+") as f:
             data = f.read()
-            f.truncate(data.rfind(b"\n") + 1)
+            whole, tail = data.rfind(b"\n") + 1, data[data.rfind(b"\n") + 1:]
+            try: from_json(tail or "0"); f.write(b"\n" if tail else b"")
+            except ValueError: f.truncate(whole)
 
     def _take(self, row:dict):
-        self.answers[row["key"]] = Answer(row["text"], row["cut"], row["record"])
-        self.spent.update(requests=row["requests"], tokens=row["tokens"])
+        answer, cost = Answer(well_formed(row["text"]), bool(row["cut"]), dict(row["record"])), dict(requests=int(row["requests"]), tokens=int(row["tokens"]))
+        self.answers[row["key"]] = answer
+        self.spent.update(cost)
+        self.refused += bool(row.get("refused"))
 
-    def keep(self, key:str, answer:Answer, requests:int=0, tokens:int=0):
-        "File an answer, and what it has cost."
+    def keep(self, key:str, answer:Answer, requests:int=0, tokens:int=0, refused:str=""):
+        "File an answer, and what it has cost; or why the server has `refused` the question."
         record = {k: np.asarray(v, float).tolist() for k, v in answer.record.items() if k in ("logprobs", "value", "temperature")}
-        row = dict(key=key, text=answer.text, cut=bool(answer.cut), record=record, requests=requests, tokens=tokens)
+        row = dict(key=key, text=answer.text, cut=bool(answer.cut), record=record, requests=requests, tokens=tokens, **(dict(refused=refused) if refused else {}))
         self.file.append(row)
         self._take(row)
 
@@ -81,8 +92,8 @@ class Remembering(Actor):
 def request_messages(messages:list, images:list)->list:
     "Chat messages with their pictures in them, as OpenAI's protocol wants them (with `images`)."
     pictures = iter(images)
-    def part(p): return dict(type="image_url", image_url=dict(url=data_url(next(pictures)))) if p["type"] == "image" else p
-    return [m if isinstance(m["content"], str) else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
+    def part(p): return dict(type="image_url", image_url=dict(url=data_url(next(pictures)))) if p["type"] == "image" else dict(p, text=well_formed(p["text"]))
+    return [dict(m, content=well_formed(m["content"])) if isinstance(m["content"], str) else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
 
 def data_url(image:np.ndarray)->str:
     "A picture as a `data:` address (of an `image`, anything that `as_picture` takes)."
@@ -99,6 +110,8 @@ class _NoReply(Exception):
     "A reply that is worth asking for again; `wait` is how long the server wants us to wait, in seconds."
     def __init__(self, why:str, wait:float=0.0): super().__init__(why); self.wait = wait
 
+class _Refused(Exception): "What a server says of a question that it will not answer, however often it is asked."
+
 class ServerActor(Actor):
     "A model behind an OpenAI-compatible server."
     backoff = 1.0   # seconds before the first repetition; doubled each time, at most a minute
@@ -113,6 +126,7 @@ class ServerActor(Actor):
         except ImportError as e: raise UsageError("a model behind a server needs the package openai: pip install 'rl4vlm[label]'") from e
         self.model, self.url, self.config, self.name = model, url, ask or AskConfig(), f"openai:{model}"
         self.used, self.loop, self.stop = Counter(spent or {}), asyncio.new_event_loop(), False   # `used`: requests and tokens
+        self.outcomes = Counter(answered=int(self.used["tokens"] > 0))   # answered, refused
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         key = os.environ.get("OPENAI_API_KEY") or "none"   # from the environment and from nowhere else
         self.hide = lambda text: text.replace(key, "***") if key != "none" else text
@@ -130,7 +144,7 @@ def ask(self:ServerActor,
     questions:dict,   # {key: `Question`}
 ): # yields key, `Answer`, dict(requests, tokens)
     "Ask the questions; answers come in the order in which they arrive."
-    self.stop, error = False, None
+    self.stop, error, before = False, None, self.outcomes["refused"]
     futures = {asyncio.run_coroutine_threadsafe(self._answer(q), self.loop): key for key, q in questions.items()}
     try:
         for future in as_completed(futures):
@@ -141,6 +155,14 @@ def ask(self:ServerActor,
     finally:
         for future in futures: future.cancel()          # Ctrl-C leaves nothing behind
     if error: raise error
+    self._count_refusals(self.outcomes["refused"] - before, len(questions))
+
+@patch
+def _count_refusals(self:ServerActor, refused:int, asked:int):
+    "Say how many questions were refused; stop where nothing else has ever come back."
+    if not refused: return
+    if not self.outcomes["answered"] and self.outcomes["refused"] >= 3: raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {self.why}")
+    warnings.warn(f"{self.url} refused {refused} of {asked} questions ({self.why}); they count as answered with nothing, and are not asked again")
 
 @patch
 async def _answer(self:ServerActor, question)->tuple:
@@ -159,8 +181,11 @@ async def _tries(self:ServerActor, request:dict)->tuple:
         self._spend()
         try: answer, tokens = await self._once(request)
         except _NoReply as e: why, wait = str(e), e.wait
+        except _Refused as e:
+            self.outcomes["refused"] += 1; self.why = str(e)
+            return Answer(""), dict(requests=tries, tokens=0, refused=self.why)
         else:
-            self.used["tokens"] += tokens
+            self.used["tokens"] += tokens; self.outcomes["answered"] += 1
             return answer, dict(requests=tries, tokens=tokens)
         if tries <= self.config.retries: await asyncio.sleep(max(min(wait, 60.0), min(60.0, self.backoff * 2**(tries - 1)) * random.uniform(0.5, 1)))
     raise RL4VLMError(f"{self.url} gave no usable reply in {tries} tries, the last time: {why}; what has arrived is kept, and the same command with --resume goes on from there")
@@ -180,20 +205,42 @@ async def _once(self:ServerActor, request:dict)->tuple: # Answer, tokens
     import openai
     try:
         async with asyncio.timeout(self.config.timeout): reply = await self.client.chat.completions.create(**request)
-        [choice] = reply.choices
-        return Answer(choice.message.content or "", choice.finish_reason == "length"), int(reply.usage.total_tokens if reply.usage else 0)
+        choice, *_ = reply.choices
+        text = _said(choice.message)
+        return Answer(text, choice.finish_reason == "length"), self._cost(reply.usage, request, text)
     except openai.APIStatusError as e:
         message = f"status {e.status_code}: {self.hide(str(e.message))[:300]}"
+        if e.status_code in (400, 413, 422): raise _Refused(message) from None   # it may be this question alone: a filter, or its length
         if e.status_code not in (408, 409, 429) and e.status_code < 500: raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {message}") from None
-        raise _NoReply(message, _seconds(e.response.headers.get("retry-after"))) from None
+        raise _NoReply(message, _wait(e.response.headers)) from None
     except (TimeoutError, openai.APITimeoutError): raise _NoReply(f"no whole reply in {self.config.timeout:g} s") from None
     except openai.APIConnectionError as e: raise _NoReply(f"no connection ({self.hide(str(e.__cause__ or e))[:200]})") from None
-    except (openai.APIError, ValueError, TypeError, AttributeError) as e: raise _NoReply(f"a reply that is not in the protocol ({type(e).__name__})") from None
+    except (openai.APIError, ValueError, TypeError, AttributeError, RecursionError) as e: raise _NoReply(f"a reply that is not in the protocol ({type(e).__name__})") from None
 
-def _seconds(text:str|None)->float:
-    "The value of a Retry-After header; 0 where it is no number."
-    try: return max(0.0, float(text))
-    except (TypeError, ValueError): return 0.0
+def _said(message)->str:
+    "The text of a reply: a string, a list of parts, or the refusal that stands in its place."
+    content = message.content if message.content is not None else getattr(message, "refusal", None) or ""
+    if isinstance(content, list): content = "".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    if not isinstance(content, str): raise TypeError(f"a content of type {type(content).__name__}")
+    return well_formed(content)
+
+@patch
+def _cost(self:ServerActor, usage, request:dict, text:str)->int: # tokens
+    "What a reply has cost; where the server does not say and there is a budget, four characters count as a token."
+    said = {k: int(v) for k in ("total_tokens", "prompt_tokens", "completion_tokens") if isinstance(v := getattr(usage, k, None), (int, float)) and 0 <= v < 2**40}
+    if said: return said.get("total_tokens", said.get("prompt_tokens", 0) + said.get("completion_tokens", 0))
+    words = [p.get("text", "") for m in request["messages"] for p in (m["content"] if isinstance(m["content"], list) else [dict(text=m["content"])])]
+    return -(-(sum(map(len, words)) + len(text)) // 4) if self.config.max_tokens else 0
+
+def _wait(headers)->float: # seconds
+    "How long a server wants us to wait: retry-after-ms, or Retry-After in seconds or as a date; 0 where it does not say."
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try: seconds = float(headers.get(name)) * unit
+        except (TypeError, ValueError): continue
+        if math.isfinite(seconds): return max(0.0, seconds)
+    try: date = parsedate_to_datetime(headers.get("retry-after"))
+    except (TypeError, ValueError, IndexError, OverflowError): return 0.0
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - time.time())
 
 # %% ../nbs/14_labellers.ipynb #46d7dd43
 def make_actor(

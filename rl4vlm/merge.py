@@ -10,7 +10,7 @@ import os, shutil
 import numpy as np
 from pathlib import Path
 import torch
-from .core import UsageError, read_json
+from .core import UsageError, read_json, replace_folder
 from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype
 
 # %% ../nbs/19_merge.ipynb #d0c130be
@@ -55,15 +55,12 @@ def merge_adapter(
 
 # %% ../nbs/19_merge.ipynb #5dca93dc
 def _write(model, processor, heads:Path, out:Path):
-    "Save all into a neighbour of `out` and rename it."
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    work.mkdir(parents=True)
-    try:
-        check_weights(model.state_dict())
-        model.save_pretrained(work); processor.save_pretrained(work)
-        again, now = load_vlm(str(work), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict(), model.state_dict()
+    "Save all, or nothing; what was saved is read again."
+    check_weights(model.state_dict())
+    def write(folder):
+        model.save_pretrained(folder); processor.save_pretrained(folder)
+        again, now = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict(), model.state_dict()
         if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
             raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others when the checkpoint is read again, as happens when a head that is tied to the embeddings was trained")
-        if heads.exists(): shutil.copy(heads, work/heads.name)
-        os.replace(work, out)
-    finally: shutil.rmtree(work, ignore_errors=True)
+        if heads.exists(): shutil.copy(heads, folder/heads.name)
+    replace_folder(out, write)

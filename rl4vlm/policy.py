@@ -407,7 +407,7 @@ def response_states(self:VLMPolicy,
     responses:list,     # of (R,) token ids
 )->tuple: # states (B, R, H) from which each token is predicted, ids (B, R), mask (B, R) bool
     "Hidden states at the places that predict the responses, padded on the right."
-    R = max(len(r) for r in responses)
+    R = max(1, *(len(r) for r in responses))
     self.check_length(max(len(p) for p in prompts), answer=R)
     ids, mask = np.zeros((len(responses), R), np.int64), np.zeros((len(responses), R), bool)
     for i, r in enumerate(responses): ids[i, :len(r)], mask[i, :len(r)] = r, True

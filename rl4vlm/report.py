@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .core import UsageError, write_atomic
+from .core import UsageError, tell, write_atomic
 from .pictures import open_picture
 from .runs import EXPECTED, TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
 
@@ -288,9 +288,9 @@ def report_server(
 def serve_report(runs, port:int=8642):
     "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
     with report_server(runs, port) as server:
-        print(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)", flush=True)
+        tell(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)")
         try: server.serve_forever()
-        except KeyboardInterrupt: print()
+        except KeyboardInterrupt: tell()
 
 # %% ../nbs/30_report.ipynb #cd76b4b0
 def _state(runs)->list:

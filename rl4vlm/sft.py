@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .checkpoint import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
-from .core import InvariantError, JsonLines, UsageError, read_json, write_atomic, write_json
+from .core import InvariantError, JsonLines, UsageError, read_json, replace_folder, write_atomic, write_into, write_json
 from .distributed import adamw_for, launched, read_pictures, share_of, trainer_arguments, with_deepspeed
 from .pictures import as_picture
 from .models import check_weights
@@ -175,7 +175,7 @@ class VLMTrainer(Guarded, _Steps):
     def _get_train_sampler(self, train_dataset=None): return self.groups or super()._get_train_sampler(train_dataset)
 
     def _save(self, output_dir=None, state_dict=None):
-        if self.args.should_save: self.model.save(output_dir or self.args.output_dir, state_dict)
+        if self.args.should_save: write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None): self.model.load_weights(resume_from_checkpoint)
 
@@ -215,7 +215,7 @@ class KeepBest(TrainerCallback):
         trackers,
     ):
         self.policy, self.folder, self.measure, self.every, self.sign, self.trackers = policy, Path(folder), measure, every, sign, trackers
-        self.best = read_json(self.folder/"best"/"best.json") if (self.folder/"best"/"best.json").exists() else None
+        self.best = read_json(self.folder/"best"/"best.json", None)
 
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step
@@ -228,15 +228,9 @@ class KeepBest(TrainerCallback):
         self.trackers.log(dict(step=step, **numbers))
         if self.best is None or self.sign * score > self.sign * self.best["score"]:
             self.best = dict(step=step, score=score, **numbers)
-            if state.is_world_process_zero: _replace_folder(self.folder/"best", lambda f: (self.policy.save(f), write_json(f/"best.json", self.best)))
+            if state.is_world_process_zero: replace_folder(self.folder/"best", lambda f: (self.policy.save(f), write_json(f/"best.json", self.best)))
 
-def _replace_folder(folder:Path, write):
-    "Write a folder under another name and move it into place."
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
-    write(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+
 
 # %% ../nbs/20_sft.ipynb #04594728
 class StopWhenAsked(TrainerCallback):
@@ -292,7 +286,7 @@ def train_sft(
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
     if main: JsonLines(folder/"metrics.jsonl").truncate(-1 if done is None else done)
     kept = folder/"best"/"best.json"
-    if main and kept.exists() and (done is None or read_json(kept)["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
+    if main and kept.exists() and (done is None or read_json(kept, dict(step=done + 1))["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     for p in heads: p.requires_grad_(False)   # imitation does not judge
     with start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:

@@ -10,7 +10,7 @@ import hashlib, json
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 import numpy as np
-from .core import UsageError, did_you_mean
+from .core import UsageError, did_you_mean, without_secrets
 from .pictures import RowError, as_picture
 from .parsing import Parsed, parse_action
 
@@ -68,10 +68,18 @@ def _set_options(task, options:dict):
     known = [k for k in dir(task) if not k.startswith("_") and not callable(getattr(type(task), k, None)) and k != "name"]
     for key, value in options.items():
         if key not in known: raise UsageError(f"task {task.name} has no option '{key}';{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
+        if not _fits(key, getattr(type(task), key, None), value): raise UsageError(f"{key}={value!r} of task {task.name} must be of the kind of {getattr(type(task), key)!r}")
         setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
     if task.invalid not in INVALID_RULES: raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
     if task.history_images and task.history < 1: raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
     if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
+
+def _fits(key:str, default, value)->bool:
+    "Whether an option's `value` is of the kind of its `default`; where that is None, anything may be meant."
+    if default is None or value is None: return default is None or key == "thoughts"
+    if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)): return not isinstance(default, bool) or isinstance(value, bool)
+    if isinstance(default, (int, float)): return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (list, tuple) if isinstance(default, (list, tuple)) else type(default))
 
 def _check_names(task, names):
     "Refuse a list of actions that an answer cannot choose from."
@@ -86,11 +94,12 @@ from fastcore.basics import patch
 def make_env(self:Task):
     "The gymnasium environment of this task."
     import gymnasium, warnings
-    if not self.env_id: raise UsageError(f"task {self.name} has no env_id")
+    if not self.env_id or not isinstance(self.env_id, str): raise UsageError(f"task {self.name} has no env_id (it is {self.env_id!r})")
     with warnings.catch_warnings():   # a task that names v0 means v0, one that names none means the newest
         warnings.filterwarnings("ignore", message=".*(out of date|Using the latest versioned).*")
         try: env = gymnasium.make(self.env_id, **self.env_kwargs)
-        except (gymnasium.error.Error, TypeError) as e: raise UsageError(f"task {self.name} cannot make {self.env_id} with {self.env_kwargs}: {e}") from e
+        except UsageError: raise
+        except (gymnasium.error.Error, TypeError, ValueError, ImportError) as e: raise UsageError(f"task {self.name} cannot make {self.env_id} with {without_secrets(self.env_kwargs)}: {e}") from e
     self.check_actions(env)
     return env
 
@@ -274,6 +283,7 @@ def list_tasks()->list:
 
 def make_task(
     name:str|Task,   # a registered name; a task is returned as it is
+    /,
     **options,       # attributes to set on it
 )->Task:
     "Make a task by name, and set `options` as its attributes."

@@ -15,7 +15,7 @@ import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, seed_everything
+from .core import JsonLines, UsageError, episode_seed, replace_folder, seed_everything
 from .distributed import adamw_for, trainer_arguments
 from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
@@ -158,7 +158,7 @@ def _train(config:TRLConfig, progress)->dict:
     reward = Reward(task, processor.tokenizer.eos_token_id)
     last, done = last_trainer_checkpoint(out/"trl", before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
     (out/"requeue").unlink(missing_ok=True)
-    if not int(os.environ.get("RANK", "0")):
+    if main := not int(os.environ.get("RANK", "0")):
         for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(out/name).truncate(-1 if done is None else done)
     with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
@@ -167,7 +167,7 @@ def _train(config:TRLConfig, progress)->dict:
         if last: log.rows = JsonLines(out/"metrics.jsonl").read()
         trainer.train(resume_from_checkpoint=last and str(last))
     if stop.asked: leave(stop.asked, out)
-    trainer.save_model(str(out/"rloo")); processor.save_pretrained(out/"rloo")
+    replace_folder(out/"rloo", lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None), main, trainer.accelerator.wait_for_everyone)
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(out/"rloo"))
 
 def _start(task:Task, config:TRLConfig, progress)->str:

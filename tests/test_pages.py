@@ -5,7 +5,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/"nbs"
-GENERATED = [*sorted((NBS/"reference").glob("*.ipynb")), *sorted((NBS/"tasks").glob("*.ipynb"))]
+GENERATED = [*sorted((NBS/"reference").glob("*.ipynb")), *sorted((NBS/"tasks").glob("*.ipynb")),
+             *(NBS/name for name in ("index.ipynb", "install.ipynb", "tutorials/first_result.ipynb", "explanations/tasks.ipynb", "explanations/results.ipynb"))]
 
 
 def source(cell): return "".join(cell["source"])
@@ -59,3 +60,21 @@ def test_a_changed_option_is_seen(monkeypatch):
         return parser
     monkeypatch.setattr(reference, "build_parser", changed)
     assert options_page() != before and "Another sentence." in options_page()
+
+
+def recorded(name): return {r["name"]: r for r in json.loads((NBS/"recordings"/name/"results.json").read_text())["rows"]}
+
+
+def test_numbers_on_several_pages_are_the_recorded_ones():
+    "The quickstart's table on its own page, in RESULTS.md and in the table of algorithms."
+    from rl4vlm.evaluate import as_markdown
+    rows = json.loads((NBS/"recordings"/"quickstart_0"/"results.json").read_text())["rows"]
+    page = json.loads((NBS/"tutorials"/"quickstart.ipynb").read_text())["cells"]
+    assert as_markdown(rows) in [text for cell in page for text in saved(cell)]
+    results, compared = (ROOT/"RESULTS.md").read_text(), [text for cell in json.loads((NBS/"tutorials"/"algorithms.ipynb").read_text())["cells"] for text in saved(cell)]
+    for seed in (0, 1, 2):
+        for who in ("random", "sft", "ppo"):
+            r = recorded(f"quickstart_{seed}")[who]
+            share = f"{100 * r['success']:.1f} % ({100 * r['low']:.1f} – {100 * r['high']:.1f})"
+            assert share in next(line for line in results.splitlines() if line.startswith(f"| {seed} |")), (seed, who)
+            assert share == next(line for line in compared[0].splitlines() if line.startswith(dict(random="| random", sft="| the imitators", ppo="| PPO")[who])).split(" | ")[1 + seed].strip(" |"), (seed, who)

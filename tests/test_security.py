@@ -75,6 +75,6 @@ def test_no_environment_variable_is_written(tmp_path, rl4vlm, blind_model):
 def test_no_option_takes_a_key():
     from dataclasses import fields
     from rl4vlm.cli import COMMANDS
-    from rl4vlm.tracking import SECRET_WORDS
+    from rl4vlm.core import SECRET_WORDS
     for command, (_, config) in COMMANDS.items():
         for f in fields(config): assert not SECRET_WORDS & set(re.split("_", f.name)), f"rl4vlm {command} --{f.name} would put a secret into a process list"
