@@ -31,6 +31,9 @@ def _claim(config):
             doing(f"looking at {model}")
             from rl4vlm.models import check_model
             check_model(model)
+    if hasattr(config, "lora"):
+        from rl4vlm.models import check_learnable
+        check_learnable(config.model, config)
     return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
 
 def cmd_quickstart(config:PipelineConfig):
