@@ -31,6 +31,9 @@ def _claim(config):
             doing(f"looking at {model}")
             from rl4vlm.models import check_model
             check_model(model)
+    if hasattr(config, "lora"):
+        from rl4vlm.models import check_learnable
+        check_learnable(config.model, config)
     return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
 
 def cmd_quickstart(config:PipelineConfig):
@@ -324,7 +327,7 @@ def _where(error:Exception)->str:
 # %% ../nbs/40_cli.ipynb #ead17097
 FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)   # what can be wrong with a path
 
-FULL = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos")   # the last two are torch's, which hides the system's words
+FULL = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos", "iostream error")   # the last three are torch's, which hides the system's words
 
 def disk_trouble(error:Exception)->str:
     "What to say if `error` is a disk's; empty if it is not."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'MAY_DIFFER', 'RUN_FILES', 'RL4VLMError', 'UsageError',
            'Interrupted', 'DamagedError', 'InvariantError', 'did_you_mean', 'well_formed', 'read_text', 'from_json',
-           'to_json', 'json_lines', 'printable', 'tell', 'is_secret', 'without_secrets', 'SignsOfLife', 'doing',
-           'stream_seed', 'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json',
+           'to_json', 'plain_json', 'json_lines', 'printable', 'tell', 'is_secret', 'without_secrets', 'SignsOfLife',
+           'doing', 'stream_seed', 'episode_seed', 'seed_everything', 'write_atomic', 'write_json', 'read_json',
            'replace_folder', 'write_into', 'recover_folder', 'JsonLines', 'claim_run_folder', 'lock_run_folder',
            'others_run', 'scratch', 'cache_dir']
 
@@ -67,15 +67,15 @@ def from_json(text:str|bytes):
 
 def to_json(value, **options)->str:
     "The `value` as JSON that every reader takes (`options` of `json.dumps`): no number that is not finite, half a surrogate pair as an escape."
-    value = _plain(value)
+    value = plain_json(value)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
 
-def _plain(value):
+def plain_json(value):
     "The same in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
-    if isinstance(value, dict): return {k if isinstance(k, str) else _plain(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
-    if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return _plain(value.tolist())
+    if isinstance(value, dict): return {k if isinstance(k, str) else plain_json(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [plain_json(v) for v in value]
+    if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return plain_json(value.tolist())
     if isinstance(value, float): return float(value) if math.isfinite(value) else None
     return value
 

@@ -17,7 +17,7 @@ from .advantages import ROUNDING
 from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
 from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
-from .distributed import Learner, Ranks, share_of, whole
+from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .episodes import EpisodeStore
 from .evaluate import panel_seeds, summarise
 from .judge import Reference, Turns, flatten, keep, pad, prepare
@@ -64,7 +64,7 @@ class PPO:
         self.reference = Reference(policy) if config.kl_coef else None
         heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
         body = [p for p in policy.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
+        optimizer = adamw_for(body + heads)([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
         policy.eval().disable_dropout()
         if config.activation_checkpointing: policy.checkpoint_activations()
         self.learner = Learner(self.ranks, policy, optimizer, config.max_grad_norm)
