@@ -364,6 +364,7 @@ _LOCKS = {}   # path of a run folder -> its open lock
 def lock_run_folder(path):
     "Make the run folder `path` this process's own until it ends, however it ends; `UsageError` if another process works in it."
     import fcntl
+    if int(os.environ.get("RANK", "0")): return   # the ranks of a launch share the folder of the first
     path = Path(path); path.mkdir(parents=True, exist_ok=True)
     key, file = path.resolve(), path/_LOCK
     if key in _LOCKS and file.exists() and os.path.samestat(os.fstat(_LOCKS[key].fileno()), file.stat()): return

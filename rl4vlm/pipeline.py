@@ -245,10 +245,12 @@ def run_pipeline(
     for panel in (config.ppo.panel, config.eval.panel): panel_seeds(panel)   # a misspelt one is named now, not after an hour
     if config.from_stage: config = replace(config, resume=True)
     c, stages = share(config), Path(config.out)/"stages.json"
-    if config.from_stage: redo_from(config.from_stage, config, c)
+    cleared = []
+    if config.from_stage: cleared = redo_from(config.from_stage, config, c)
     else: claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     done = _stages_done(stages)
     with screen or Screen() as screen:
+        if cleared: screen.say(f"--from {config.from_stage}: {', '.join(map(str, cleared))} thrown away, to be made again")
         for name, stage in STAGES.items():
             key = stage_key(stage, c)
             same = done.get(name, {}).get("key") == key
@@ -285,8 +287,8 @@ def _stages_done(stages:Path)->dict: # {name of a stage: its key, seconds, memor
     except DamagedError as e: raise DamagedError(f"{e}; give --from STAGE to do the run again from that stage on: what is before it is taken as it is") from e
     return {name: entry for name, entry in done.items() if isinstance(entry, dict)}
 
-def redo_from(first:str, config:PipelineConfig, c:PipelineConfig):
-    "Prepare a run to be done again from a stage on (the stage `first`)."
+def redo_from(first:str, config:PipelineConfig, c:PipelineConfig)->list:
+    "Prepare a run to be done again from a stage on (the stage `first`); returns what was thrown away."
     import yaml
     out, names = Path(config.out), list(STAGES)
     if first not in names: raise UsageError(f"there is no stage '{first}';{did_you_mean(first, names)} stages are {', '.join(names)}")
@@ -297,9 +299,11 @@ def redo_from(first:str, config:PipelineConfig, c:PipelineConfig):
     for name in names[:names.index(first)]:
         if name in done and done[name].get("key") != stage_key(STAGES[name], c): raise UsageError(f"--from {first}: options or inputs of the earlier stage {name} have changed; --from {name} does that one again too")
     _check_inputs(first, STAGES[first], c)
-    for name in names[names.index(first):]: done.pop(name, None); clear(STAGES[name], c)
+    cleared = []
+    for name in names[names.index(first):]: done.pop(name, None); cleared += clear(STAGES[name], c)
     write_json(out/"stages.json", done)
     write_atomic(out/"config.yaml", yaml.safe_dump(without_secrets(dict(asdict(config), from_stage="")), sort_keys=False))
+    return cleared
 
 def peak_memory_gb()->float:
     "Most memory this process has had so far."
