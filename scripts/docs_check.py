@@ -10,13 +10,20 @@ of a notebook stands on its page, in order.
 (by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every picture
 has a text, and nothing is fetched from elsewhere.
 """
-import html, importlib, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
+import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = re.compile(r"^[^#\n]*(plt\.subplots|learning_curves\(|episode_strip\(|Image\.fromarray\([^)]*\]\)\s*$|photograph\(page)", re.M)
+
+
+def script(name):
+    "Another file of this folder as a module."
+    spec = importlib.util.spec_from_file_location(f"rl4vlm_scripts_{name}", ROOT/"scripts"/f"{name}.py")
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
 
 
 def text_of(value): return "".join(value or [])
@@ -85,7 +92,7 @@ def shown(output):
         if kind.startswith("image/"): return kind, text_of(data[kind])
     for kind in ("text/markdown", "text/html", "text/plain"):
         if kind in data: return kind, text_of(data[kind])
-    return "text", text_of(output.get("text"))
+    return "printed", text_of(output.get("text"))
 
 
 def content(page, first=True):
@@ -141,6 +148,14 @@ def check_headings(name, page):
     for heading in re.findall(r"^# .*", markdown_of(page), re.M): yield f"{name}: a second heading of first rank, {heading[:60]!r}"
 
 
+def check_doclinks(name, page, home, means):
+    "A linked name means one thing: no everyday word, no name of several modules, no link within a link (scripts/site.py)."
+    text = markdown_of(page)
+    for shown_name, target in re.findall(r"\[`([^`]+)`\]\((" + re.escape(home) + r"/[^)]*)\)", text):
+        if not means(shown_name.removesuffix("()"), shown_name.endswith("()")): yield f"{name}: `{shown_name}` is linked to {target[len(home):]}, and may mean something else"
+    for link in re.findall(r"\[\[`[^`]+`\]\([^)]*\)[^\]]*\]\([^)]*\)", text): yield f"{name}: a link within a link, {link[:80]}"
+
+
 def check_alt(name, page):
     "A figure has a text for those who cannot see it."
     for cell in page["cells"]:
@@ -185,11 +200,16 @@ class Rendered(HTMLParser):
 def pieces_in_html(markdown):
     "The parts of a paragraph whose letters stand in the HTML as they do in the source."
     if markdown.startswith((":::", "<!--")): return []
-    text = re.sub(r"!\[[^\]]*\]\([^)]*\)|\{[.#][^}\n]*\}|</?[a-zA-Z][^>`\n]*>|^```.*$|\[\^\w+\]:?", "", markdown, flags=re.M)
-    return re.split(r"\$\$.*?\$\$|\$[^$\n]+\$", html.unescape(text), flags=re.S)
+    if markdown.startswith("```"): return ["\n".join(markdown.splitlines()[1:-1])]
+    codes = re.findall(r"`[^`\n]+`", markdown)
+    text = re.sub(r"`[^`\n]+`", "\0", markdown)                   # nothing within code is a tag, a formula or an attribute
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)|\{[^}\n]*[.#=][^}\n]*\}|</?[a-zA-Z](?!\w*:)[^>\n]*>|^\s*\d+\.\s|\[\^\w+\]:?", "", text, flags=re.M)
+    parts = re.split(r"\$\$.*?\$\$|\$[^$\n]+\$|^\s*\d+\.\s", html.unescape(text), flags=re.S | re.M)
+    queue = iter(codes)
+    return [re.sub("\0", lambda _: next(queue, ""), part) for part in parts] if text.count("\0") == len(codes) else [p for part in parts for p in part.split("\0")]
 
 
-def check_html(folder, pages, base="/"):
+def check_html(folder, pages, base="/", own=()):
     "A rendered site: no page without its text, links and anchors, alt texts, nothing from elsewhere."
     folder, seen = Path(folder).resolve(), {}
     for file in sorted(folder.rglob("*.html")): seen[file] = Rendered(file.read_text(errors="replace"))
@@ -200,11 +220,11 @@ def check_html(folder, pages, base="/"):
         for field in ("title", "description"):
             if plain(str(front_matter(page)[field])) not in text: yield f"{name}: the page does not show its {field}"
         for kind, piece in content(page, first=False):
-            if kind == "text" and (lost := [p for p in pieces_in_html(piece) if plain(p) not in text]): yield f"{name}: the page lost {lost[0].strip()[:80]!r}"
+            if kind in ("text", "printed") and (lost := [p for p in (pieces_in_html(piece) if kind == "text" else [piece]) if plain(p) not in text]): yield f"{name}: the page lost {lost[0].strip()[:80]!r}"
     for file, page in seen.items():
         name = file.relative_to(folder)
         yield from (f"{name}: a picture without a text, {src}" for src in page.wordless)
-        yield from (f"{name}: fetches {url[:80]}" for url in page.foreign)
+        yield from (f"{name}: fetches {url[:80]}" for url in page.foreign if not url.startswith(tuple(own)))
         for link in page.links:
             url = urlsplit(html.unescape(link))
             if url.scheme or url.netloc: continue
@@ -297,11 +317,23 @@ def check_readme():
         if not urlsplit(target).scheme and not (ROOT/target).exists(): yield f"README.md: link that leads nowhere, {target}"
 
 
+def tell(pages, problems):
+    for problem in problems: print(problem)
+    print(f"{len(pages)} pages checked, {len(problems)} problems")
+    return bool(problems)
+
+
 def main():
     from configparser import ConfigParser
     settings = ConfigParser(); settings.read(ROOT/"settings.ini"); settings = settings["DEFAULT"]
     site = dict(home=settings["doc_host"] + settings["doc_baseurl"], files=settings["git_url"] + "/blob/main/")
-    problems = []
+    if "--html" in sys.argv:
+        pages, folder = pages_of(ROOT/"_proc"), sys.argv[sys.argv.index("--html") + 1]
+        return tell(pages, list(check_html(folder, pages, settings["doc_baseurl"] + "/", [settings["git_url"] + "/"])))
+    import rl4vlm._modidx
+    builder = script("site")
+    found, problems = builder.homes(rl4vlm._modidx.d["syms"]), []
+    def means(name, called): return builder.means(name, called, found)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder).resolve()/"copy"
         shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info", "__pycache__"))
@@ -311,15 +343,13 @@ def main():
         site["pages"] = {name.parent/m[1]: name for name, page in pages.items() if (m := re.search(r"^output-file: *(\S+)", text_of(page["cells"][0]["source"]), re.M))}   # core.html: 00_core.ipynb
         notebooks = pages_of(folder/"nbs")
         for name, page in pages.items():
-            problems += [*check_page(name, page), *check_links(name, page, pages, processed, site), *check_headings(name, page), *check_alt(name, page)]
+            problems += [*check_page(name, page), *check_links(name, page, pages, processed, site), *check_headings(name, page), *check_alt(name, page), *check_doclinks(name, page, site["home"], means)]
             problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page)]
             if "--words" in sys.argv: print(name, *words_both(notebooks[name], page))
         missing = [n for n in notebooks if n not in pages and not n.name.startswith("_")]
         problems += [f"{n}: was not processed" for n in missing]
     problems += [*check_names(), *check_sidebar(list(pages)), *check_readme()]
-    for problem in problems: print(problem)
-    print(f"{len(pages)} pages checked, {len(problems)} problems")
-    return bool(problems)
+    return tell(pages, problems)
 
 
 if __name__ == "__main__": sys.exit(main())
