@@ -155,4 +155,6 @@ class EpisodeStore:
         if not self.shards: raise UsageError(f"no episodes in {self.folder} (no *.parquet); `rl4vlm collect --out {self.folder}` makes some")
         broken = [p.name for p in self.shards if not self.whole(p.stem)]
         if broken: raise UsageError(f"{self.folder}: {', '.join(broken)} cannot be read (cut off or damaged); the same `rl4vlm collect` with --resume makes it again, or delete it")
-        return concatenate_datasets([Dataset.from_parquet(str(p), features=_features(), keep_in_memory=False, cache_dir=str(self.folder/".cache")) for p in self.shards])
+        from glob import escape   # `datasets` takes a path for a pattern
+        try: return concatenate_datasets([Dataset.from_parquet(escape(str(p)), features=_features(), keep_in_memory=False, cache_dir=str(self.folder/".cache")) for p in self.shards])
+        except Exception as e: raise UsageError(f"{self.folder} holds Parquet files that `rl4vlm collect` did not write ({type(e.__cause__ or e).__name__}: {' '.join(str(e.__cause__ or e).split())[:120]})") from e
