@@ -178,10 +178,17 @@ def check_names(config):
     if hasattr(config, "panel"): panel_seeds(config.panel)
     players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
-        if not model or model.startswith("tiny"): continue
+        if not model or model.partition(":")[0] == "tiny": continue
         doing(f"looking at {model}")
-        from rl4vlm.models import check_model
-        check_model(model)
+        from rl4vlm.models import load_processor
+        load_processor(model)
+        for file in Path(model).glob("*.safetensors"): _check_weights(file)
+def _check_weights(file:Path):
+    "Refuse a file of weights that was cut off."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(file, "pt"): pass
+    except (SafetensorError, OSError) as e: raise UsageError(f"the weights in {file} cannot be read ({e}); the file was cut off or is none") from e
 
 # %% ../nbs/31_pipeline.ipynb #d8e6fd8b
 def share(config:PipelineConfig)->PipelineConfig:
