@@ -11,7 +11,7 @@ from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
 from .dataset_card import write_card
-from .episodes import EpisodeStore
+from .episodes import Album, EpisodeStore
 from .labellers import AnswerLog, Labelled, make_actor
 from .rollout import Actor, has_oracle, play
 from .tasks import make_task
@@ -37,7 +37,8 @@ def collect(
     actor, seeds, tell = collector(config, task, log), [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)], _teller(progress, log, config.episodes)
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         part = seeds[start:start + config.shard_episodes]
-        if not store.whole(f"{number:05d}"): store.write(play(task, actor, part, config.envs, config.seed, lambda done, n: tell(start + done), workers=config.workers), f"{number:05d}")
+        if store.whole(f"{number:05d}"): continue
+        with Album(store.folder) as album: store.write(play(task, actor, part, config.envs, config.seed, lambda done, n: tell(start + done), workers=config.workers, album=album), f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder
 

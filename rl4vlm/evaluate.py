@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
 from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable, read_json, write_atomic, write_json
-from .episodes import EpisodeStore
+from .episodes import Album, EpisodeStore
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
 from .tasks import list_tasks, make_task
@@ -135,7 +135,7 @@ def evaluate(
     for start in range(0, len(seeds), part):
         tell = (lambda done, n: progress(start + done, len(seeds))) if progress else None
         args = (task, actor, seeds[start:start + part], envs, draw_seed, tell)
-        play_part = lambda: play(*args, workers=workers, pictures=pictures, first=start)
+        play_part = lambda album=None: play(*args, workers=workers, pictures=pictures, first=start, album=album)
         label = file_name(shard or name) + (f"-{start:05d}" if part < len(seeds) else "")
         episodes += _kept(store, label, name, actor, play_part) if store else play_part()
     return summarise(episodes, name), episodes
@@ -149,10 +149,11 @@ def _kept(store:EpisodeStore, label:str, name:str, actor:Actor, play_part)->list
     "The episodes of a shard, played now if it is not there."
     path = store.folder/f"{label}.parquet"
     if not path.exists():
-        played = play_part()
-        for e in played: e.actor = name
-        actor.annotate([t for e in played for t in e.turns])
-        store.write(played, label)
+        with Album(store.folder) as album:
+            played = play_part(album)
+            for e in played: e.actor = name
+            actor.annotate([t for e in played for t in e.turns])
+            store.write(played, label)
     return store.episodes(label)
 
 # %% ../nbs/14_evaluate.ipynb #88cd41ae
@@ -234,20 +235,20 @@ class _Job:
         self.config, self.models, self.screen, self.out = config, models, screen, Path(config.out)
         self.sampled, self.greedy = EpisodeStore(self.out/"episodes"), EpisodeStore(self.out/"greedy")
         self.several, self.rows, self.comparisons, self.notes, self.loaded, self.played = len(config.tasks) > 0, [], [], [], (None, None), {}
-        self.times = {tuple(k.split("\t")): v for k, v in read_json(self.out/"eval_timing.json").items()} if config.resume and (self.out/"eval_timing.json").exists() else {}
+        self.times = {tuple(k.split("\t")): v for k, v in (read_json(self.out/"eval_timing.json", {}) if config.resume else {}).items()}
         self._same_models()
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
         state, now = self.out/"models.json", {name: _fingerprint(folder) for name, folder in self.models.items()}
-        before = read_json(state) if state.exists() else {}
-        if self.config.resume and before:
+        before = read_json(state, {}) if self.config.resume else {}
+        if self.config.resume and (before or state.exists()):
             changed = [n for n in now if n in before and before[n] != now[n]]
             if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.out} was begun with; use --overwrite or another --out")
         else:
             for store in (self.sampled, self.greedy):
                 for path in store.shards:
-                    if path.stem != "training": path.unlink()
+                    if path.stem.split(".part")[0] != "training": path.unlink()
         write_json(state, now)
 
     def say(self, text:str):

@@ -10,8 +10,9 @@ __all__ = ['Places', 'flatten', 'judge_turns', 'judge_tokens', 'numbered', 'judg
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
-from .advantages import following_values, gae, gigpo, group_mean, grpo, returns_to_go, rloo
+from .advantages import ROUNDING, equal_in_group, following_values, gae, gigpo, grpo, returns_to_go, rloo
 from .config import GROUPED, PPOConfig
+from .core import InvariantError
 from .policy import VLMPolicy, token_weights
 
 # %% ../nbs/23_judge.ipynb #70cb8b14
@@ -31,6 +32,10 @@ class Places:
         "Back again."
         return grid[self.time, self.track]
 
+    def last(self)->Tensor: # (M,) bool
+        "The last entry of each track: in the grid, a hole or nothing follows."
+        return self.time == torch.zeros(int(self.track.max()) + 1, dtype=self.time.dtype).scatter_reduce(0, self.track, self.time, "amax")[self.track]
+
 def flatten(
     tracks:list,   # N lists of turns
 )->tuple: # the M turns by time, then track; their `Places`
@@ -40,30 +45,38 @@ def flatten(
 
 # %% ../nbs/23_judge.ipynb #07561fc6
 def _along(places:Places, rewards, values, cut_values, terminated, ends, gammas, lam)->tuple: # advantages, returns; (M,)
-    "GAE of flat entries along their tracks."
+    "GAE of flat entries along their tracks; where a track ends, `cut_values` go on, whatever stands in the next row."
     g = places.grid
-    values_, ends_ = g(values), g(ends, True)
+    values_, ends_ = g(values), g(ends | places.last(), True)
     advantages, returns = gae(g(rewards), values_, following_values(values_, g(cut_values), ends_), g(terminated, True), ends_, g(gammas), lam)
     return places.flat(advantages), places.flat(returns)
+
+def _cut_values(turns:list, places:Places)->list: # M numbers
+    "The value after each turn where its track or episode was cut off, elsewhere 0."
+    for turn, last in zip(turns, places.last().tolist()):
+        if (turn.truncated or last and not turn.done) and turn.next_value is None: raise InvariantError(f"turn {turn.index} of episode {turn.episode!r} was cut off and nobody has asked for the value of what followed")
+    return [float(t.next_value or 0.0) for t in turns]
 
 def judge_turns(turns:list, places:Places, rewards:Tensor, gamma:float, lam:float)->tuple: # advantages, returns, values; (M,)
     "GAE with one step per turn (of `turns` with (M,) `rewards`, discount `gamma` and λ `lam`)."
     column = lambda get, kind=torch.float32: torch.tensor([get(t) for t in turns], dtype=kind)
     values = column(lambda t: t.value)
-    return *_along(places, rewards, values, column(lambda t: t.next_value or 0.0), column(lambda t: t.terminated, torch.bool),
+    return *_along(places, rewards, values, torch.tensor(_cut_values(turns, places)), column(lambda t: t.terminated, torch.bool),
                    column(lambda t: t.done, torch.bool), torch.full_like(values, gamma), lam), values
 
 def judge_tokens(turns:list, places:Places, rewards:list, gamma:float, lam:float)->tuple: # advantages, returns, values; (tokens,)
-    "GAE with one step per token; `rewards` is a list of (R,) arrays (of `turns` with discount `gamma` and λ `lam`)."
-    lengths = torch.tensor([len(t.response_ids) for t in turns])
-    before = places.grid(lengths).cumsum(0) - places.grid(lengths)              # tokens of the track before each turn
-    inside = torch.cat([torch.arange(n) for n in lengths])
-    steps = Places(places.flat(before).repeat_interleave(lengths) + inside, places.track.repeat_interleave(lengths))
-    last = inside == lengths.repeat_interleave(lengths) - 1
-    at_last = lambda get, kind: torch.tensor([get(t) for t in turns], dtype=kind).repeat_interleave(lengths) * last
-    values = torch.from_numpy(np.concatenate([t.token_values for t in turns])).float()
-    return *_along(steps, torch.from_numpy(np.concatenate(rewards)).float(), values, at_last(lambda t: t.next_value or 0.0, torch.float32), at_last(lambda t: t.terminated, torch.bool),
-                   at_last(lambda t: t.done, torch.bool), torch.where(last, gamma, 1.0), lam), values
+    "GAE with one step per token; `rewards` is a list of (R,) arrays (of `turns` with discount `gamma` and λ `lam`). An answer without tokens is one step, which is left out of the result."
+    tokens = torch.tensor([len(t.response_ids) for t in turns])
+    steps_of = tokens.clamp_min(1)                                                # (M,)
+    before = places.grid(steps_of).cumsum(0) - places.grid(steps_of)              # steps of the track before each turn
+    inside = torch.cat([torch.arange(n) for n in steps_of])
+    steps = Places(places.flat(before).repeat_interleave(steps_of) + inside, places.track.repeat_interleave(steps_of))
+    last, real = inside == steps_of.repeat_interleave(steps_of) - 1, inside < tokens.repeat_interleave(steps_of)
+    at_last = lambda numbers, kind: torch.tensor(numbers, dtype=kind).repeat_interleave(steps_of) * last
+    values = torch.from_numpy(np.concatenate([t.token_values if len(t.response_ids) else [t.value] for t in turns])).float()
+    advantages, returns = _along(steps, torch.from_numpy(np.concatenate(rewards)).float(), values, at_last(_cut_values(turns, places), torch.float32), at_last([t.terminated for t in turns], torch.bool),
+                                 at_last([t.done for t in turns], torch.bool), torch.where(last, gamma, 1.0), lam)
+    return advantages[real], returns[real], values[real]
 
 # %% ../nbs/23_judge.ipynb #20e9b22b
 def numbered(names:list)->Tensor: # (M,) int64
@@ -80,7 +93,7 @@ def judge_episodes(
     "Advantages by comparison of episodes, or turns, with each other."
     returns = torch.bincount(places.track, rewards.double()).float()                                   # (E,)
     groups = numbered([t.group for t in sorted_first(turns, places)])                                  # (E,)
-    same = (group_mean((returns - group_mean(returns, groups))**2, groups) < 1e-12)[places.track]
+    same = equal_in_group(returns, groups)[places.track]
     to_go = places.flat(returns_to_go(places.grid(rewards), places.grid(torch.tensor([t.done for t in turns]), True), config.gamma))
     if config.advantage == "reinforce": return to_go, torch.zeros_like(same)
     if config.advantage == "rloo": return rloo(returns, groups)[places.track], same
@@ -129,6 +142,9 @@ class Turns:
     same:Tensor|None = None    # (M,) bool: all members of the turn's group have the same return
 
     def __len__(self)->int: return len(self.prompts)
+    def tokens(self)->Tensor: # (M, R) bool
+        "Where there is a token."
+        return torch.arange(self.weights.shape[1]) < torch.tensor([len(r) for r in self.responses], dtype=torch.long)[:, None]
     def lengths(self)->np.ndarray: return lengths(self.prompts, self.responses)
 
 def lengths(prompts:list, responses:list)->np.ndarray: # (M,) tokens
@@ -136,8 +152,9 @@ def lengths(prompts:list, responses:list)->np.ndarray: # (M,) tokens
     return np.array([len(p) + len(r) for p, r in zip(prompts, responses)], int)
 
 def pad(rows:list)->Tensor: # (M, R)
-    "Arrays of unequal length as one tensor, zeros behind them (of `rows`)."
-    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True)
+    "Arrays of unequal length as one tensor, a column at least, zeros behind them (of `rows`)."
+    out = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True)
+    return out if out.shape[1] else out.new_zeros(len(rows), 1)
 
 def score_turns(policy:VLMPolicy, turns:list, prompts:list, batch:int)->Tensor: # (M, R)
     "Log-probabilities of recorded answers under the policy of now, at the temperatures at which they were sampled (of `turns` and their `prompts`, `batch` at a time)."
@@ -150,9 +167,16 @@ def score_turns(policy:VLMPolicy, turns:list, prompts:list, batch:int)->Tensor: 
     return pad([found[i] for i in range(len(turns))])
 
 # %% ../nbs/23_judge.ipynb #bd5b3a63
-def normalised(x:Tensor, mask:Tensor, gather=lambda x: [x])->Tensor:
-    "Mean 0 and deviation 1 over the entries of `mask` in all processes, 0 elsewhere (for `x` (M,) or (M, R); `gather` collects over processes)."
+def normalised(
+    x:Tensor,                # (M,) or (M, R)
+    mask:Tensor,             # of the same shape, bool: which entries count
+    gather=lambda x: [x],    # collects over processes
+    scale:Tensor=None,       # of the same shape: the numbers that `x` was computed from, whose rounding it carries
+)->Tensor: # of the same shape
+    "Mean 0 and deviation 1 over the entries of `mask` in all processes, 0 elsewhere; all 0 where the entries are equal but for rounding, so that one alone or none is no exception."
     chosen = torch.cat(gather(x[mask]))
+    largest = torch.cat([chosen, *gather((x if scale is None else scale)[mask])]).abs()
+    if not len(chosen) or chosen.max() - chosen.min() <= ROUNDING * largest.max(): return torch.zeros_like(x)
     return torch.where(mask, (x - chosen.mean()) / (chosen.std() + 1e-6), 0.0)
 
 def prepare(
@@ -172,24 +196,30 @@ def prepare(
     paid = torch.zeros_like(old)
     if reference is not None:
         with reference: result.reference = score_turns(policy, turns, prompts, config.minibatch)
-        log["kl_reference"] = torch.cat(gather((old - result.reference)[mask])).mean().item()
+        log["kl_reference"] = _mean(gather((old - result.reference)[mask]))
         if config.kl_kind == "k1": paid, result.reference = -config.kl_coef * (old - result.reference) * mask, None
     if config.mismatch_cap:
         result.old_logprobs = score_turns(policy, turns, prompts, config.minibatch)
         result.correction = mismatch_weights(result.old_logprobs, old, weights, config.mismatch_cap, config.ratio)
-        log.update(mismatch=torch.cat(gather((result.old_logprobs - old)[mask])).abs().max().item(),
-                   mismatch_weight=torch.cat(gather(result.correction[mask] if config.ratio == "token" else result.correction)).mean().item())
+        log.update(mismatch=max((float(x.abs().max()) for x in gather((result.old_logprobs - old)[mask]) if len(x)), default=0.0),
+                   mismatch_weight=_mean(gather(result.correction[mask] if config.ratio == "token" else result.correction)))
     result.same = torch.zeros(len(turns), dtype=torch.bool)
     if config.advantage == "gae": result.advantages, result.returns, result.values = judge_turns(turns, places, rewards + paid.sum(1), config.gamma, config.gae_lambda)
     elif config.advantage == "gae-token":
-        paid[torch.arange(len(turns)), mask.sum(1) - 1] += rewards
-        result.advantages, result.returns, result.values = (torch.zeros_like(old).masked_scatter(mask, x) for x in judge_tokens(turns, places, [row[m].numpy() for row, m in zip(paid, mask)], config.gamma, config.gae_lambda))
+        by_token = [row[m].numpy() if m.any() else np.zeros(1, np.float32) for row, m in zip(paid, mask)]   # an answer without tokens is one step
+        for row, reward in zip(by_token, rewards.numpy()): row[-1] += reward
+        result.advantages, result.returns, result.values = (torch.zeros_like(old).masked_scatter(mask, x) for x in judge_tokens(turns, places, by_token, config.gamma, config.gae_lambda))
     else: result.advantages, result.same = judge_episodes(turns, places, rewards + paid.sum(1), config)
-    for turn, advantage, tokens in zip(turns, result.advantages, mask): turn.advantage = float(advantage if advantage.ndim == 0 else advantage[tokens].mean())
-    if config.advantage in GROUPED: log["same_return"] = torch.cat(gather(result.same[places.time == 0])).float().mean().item()
+    for turn, advantage, tokens in zip(turns, result.advantages, mask): turn.advantage = float(advantage if advantage.ndim == 0 else _mean([advantage[tokens]]))
+    if config.advantage in GROUPED: log["same_return"] = _mean(gather(result.same[places.time == 0].float()))
     if config.normalize == "yes" or config.normalize == "auto" and config.advantage not in GROUPED:
-        result.advantages = normalised(result.advantages, mask if config.advantage == "gae-token" else torch.ones(len(turns), dtype=torch.bool), gather)
+        result.advantages = normalised(result.advantages, mask if config.advantage == "gae-token" else torch.ones(len(turns), dtype=torch.bool), gather, result.returns)
     return result, log
+
+def _mean(parts:list)->float:
+    "The mean of all numbers in the tensors of `parts`; 0 of none."
+    numbers = torch.cat(parts)
+    return numbers.mean().item() if len(numbers) else 0.0
 
 def keep(turns:Turns, rows:Tensor)->Turns:
     "Some of the turns (given by `rows`)."

@@ -43,8 +43,9 @@ def ppo_loss(
         outside = (log_ratio.exp() - 1).abs() > clip
     else: raise UsageError(f"ratio={ratio!r} must be 'token' or 'turn'")
     if correction is not None: losses = losses * correction
-    loss = (losses * share).sum() / (total if total is not None else share.sum())
-    return loss, dict(clip_fraction=((outside * share).sum() / share.sum()).item(), kl=((kl_estimate(log_ratio) * weights).sum() / weights.sum()).item())
+    none = torch.finfo(share.dtype).tiny   # a batch without a token weighs nothing, and its means are 0
+    loss = (losses * share).sum() / max(total if total is not None else share.sum(), none)
+    return loss, dict(clip_fraction=((outside * share).sum() / share.sum().clamp_min(none)).item(), kl=((kl_estimate(log_ratio) * weights).sum() / weights.sum().clamp_min(none)).item())
 
 # %% ../nbs/23_losses.ipynb #75778681
 def kl_estimate(
@@ -80,6 +81,7 @@ def check_same_policy(
     "Stop if a policy that has not been updated disagrees with what it recorded."
     gaps = (logprobs - old_logprobs).abs()[mask]
     if not torch.isfinite(gaps).all(): raise InvariantError("a log-probability is not finite on the first minibatch: a recorded token is impossible under the policy, or the weights are broken")
+    if not len(gaps): return 0.0
     gap, limit = (gaps.max(), 1e-4) if full_precision else (gaps.mean(), 0.1)
     if not full_precision and gap > 0.02: warnings.warn(f"recorded and recomputed log-probabilities differ by {gap:.2g} on average; half precision explains about 0.01")
     if gap > limit: raise InvariantError(f"recorded and recomputed log-probabilities differ by {gap:.2g} on the first minibatch (limit {limit:g}): the policy is not scored as it sampled")

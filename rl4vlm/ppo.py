@@ -10,13 +10,14 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-import math, time
+import math, time, warnings
 import numpy as np, torch
 from fastcore.basics import patch
+from .advantages import ROUNDING
 from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
-from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
-from .distributed import Learner, Ranks, share_of, whole
+from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
+from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .episodes import EpisodeStore
 from .evaluate import panel_seeds, summarise
 from .judge import Reference, Turns, flatten, keep, pad, prepare
@@ -32,11 +33,15 @@ class RunningDeviation:
     def __init__(self, count=0, mean=0.0, squares=0.0): self.count, self.mean, self.squares = count, mean, squares
     def add(self, values):
         values = np.asarray(values, np.float64)
+        if not len(values): return
         n, gap = len(values), values.mean() - self.mean
         self.squares += ((values - values.mean()) ** 2).sum() + gap**2 * self.count * n / (self.count + n)
         self.mean += gap * n / (self.count + n); self.count += n
     @property
-    def deviation(self)->float: return max(math.sqrt(self.squares / self.count), 1e-3) if self.count else 1.0
+    def deviation(self)->float:
+        "Of numbers that have all been equal it says nothing: their size takes its place, or 1."
+        if not self.count or math.sqrt(self.squares / self.count) <= ROUNDING * abs(self.mean): return abs(self.mean) if self.count and self.mean else 1.0
+        return max(math.sqrt(self.squares / self.count), 1e-3)
     def state(self)->dict: return dict(count=self.count, mean=float(self.mean), squares=float(self.squares))
 
 # %% ../nbs/24_ppo.ipynb #530a24c1
@@ -59,7 +64,7 @@ class PPO:
         self.reference = Reference(policy) if config.kl_coef else None
         heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
         body = [p for p in policy.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
+        optimizer = adamw_for(body + heads)([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
         policy.eval().disable_dropout()
         if config.activation_checkpointing: policy.checkpoint_activations()
         self.learner = Learner(self.ranks, policy, optimizer, config.max_grad_norm)
@@ -67,7 +72,7 @@ class PPO:
             from rl4vlm.fixed_shapes import FixedShapes
             if self.learner.sliced: raise UsageError("compile=true needs whole weights on each process, and ZeRO-3 slices them; use ZeRO-2 or DDP, or leave compile false")
             policy.fixed = FixedShapes(policy)
-        self.update, self.returns, self.best, self.timing = 0, RunningDeviation(), None, {}
+        self.update, self.returns, self.best, self.timing, self.idle, self.told = 0, RunningDeviation(), None, {}, False, False   # `idle`: this update has nothing to teach the policy
 
     @property
     def lr(self)->float:
@@ -96,11 +101,12 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
     "The loss of some turns."
     c, device = self.config, self.policy.device
     scores = self.learner([turns.prompts[i] for i in rows], [turns.responses[i] for i in rows], temperature=c.temperature, entropy=c.entropy_coef > 0,
-                         detach_value=not c.value_gradient, token_values=c.advantage == "gae-token")
+                         detach_value=not c.value_gradient or self.update <= c.value_warmup, token_values=c.advantage == "gae-token")
     mask, R = scores.mask, scores.mask.shape[1]
     part = lambda x: None if x is None else (x[rows, :R] if x.ndim == 2 else x[rows]).to(device)
     old, weights, stats = part(turns.old_logprobs), part(turns.weights), Counter()
     if check: stats["logprob_gap"] = check_same_policy(scores.logprobs.detach(), old, mask, self.policy.base.dtype == torch.float32)
+    totals = {k: max(v, torch.finfo(torch.float32).tiny) for k, v in totals.items()}   # answers without tokens weigh nothing
     policy, parts = ppo_loss(scores.logprobs, old, weights, part(turns.advantages), c.clip, c.ratio, totals[c.ratio], part(turns.correction))
     entropy, loss = (scores.entropy * weights).sum() / totals[c.ratio], policy
     if c.entropy_coef: loss, stats["entropy"] = loss - c.entropy_coef * entropy, entropy.item()
@@ -113,8 +119,8 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
         value = (errors * mask).sum() / totals["tokens"] if errors.ndim == 2 else errors.sum() / totals["turn"]
         loss, stats["value_loss"] = loss + c.value_coef * value, value.item()
     else: loss = loss + 0.0 * scores.values.sum()   # DDP waits for the gradient of every parameter that has been used
-    share = len(rows) / totals["turn"]
-    stats.update(policy_loss=policy.item(), kl=share * parts["kl"], clip_fraction=share * parts["clip_fraction"])
+    share = dict(token=float(weights.sum()) / totals["token"], turn=len(rows) / totals["turn"])   # of this part, so that the parts add up to the minibatch's means
+    stats.update(policy_loss=policy.item(), kl=share["token"] * parts["kl"], clip_fraction=share[c.ratio] * parts["clip_fraction"])
     check_finite(f"update {self.update}", log_probs=scores.logprobs, values=scores.values, loss=loss.detach())
     return loss, stats
 
@@ -137,6 +143,8 @@ def minibatch_step(self:PPO, turns:Turns, rows, check:bool)->dict: # of means ov
                 if check: stats["logprob_gap"] = max(self.ranks.gather(gap))
                 if c.max_kl and stats["kl"] > c.max_kl and (len(parts) == 1 or not self.learner.deepspeed): return dict(stats, stopped=True)
             self.learner.backward(loss, last)
+    if self.idle and self.policy.temperature_head and not self.learner.deepspeed:
+        for p in self.policy.temperature_head.parameters(): p.grad = None
     stats["grad_norm"] = self.learner.step()
     check_finite(f"update {self.update}", gradients=torch.tensor(stats["grad_norm"]))
     return dict(stats, stopped=bool(c.max_kl and stats["kl"] > c.max_kl))
@@ -157,7 +165,7 @@ MEANS = ("policy_loss", "value_loss", "kl_loss", "entropy", "kl", "clip_fraction
 def learn(self:PPO, turns:Turns)->dict: # what to log
     "A few passes over the turns; stops when the policy has moved far enough."
     c, rows, n = self.config, [], max(self.ranks.gather(-(-len(turns) // self.minibatch)))   # n: minibatches in an epoch
-    self.learner.set_lr(self.lr)
+    self.learner.set_lr(0.0 if self.idle else self.lr)   # without an advantage a step would follow the optimizer's momentum
     for epoch in range(c.epochs):
         order = np.random.default_rng(stream_seed("order", c.seed, self.update, epoch, *[self.ranks.index] * (self.ranks.world > 1))).permutation(len(turns))
         for number, part in enumerate(np.array_split(order, n) if n else []):
@@ -166,8 +174,9 @@ def learn(self:PPO, turns:Turns)->dict: # what to log
         if not rows or rows[-1]["stopped"]: break
     log = {k: float(np.mean([r[k] for r in rows if k in r])) for k in MEANS if any(k in r for r in rows)}
     if self.critic:
-        returns, values = (torch.cat([x.flatten() for x in self.ranks.gather(y)]) for y in (turns.returns, turns.values))
-        log["explained_variance"] = 1 - ((returns - values).var() / returns.var().clamp_min(1e-8)).item()
+        mask = turns.tokens() if turns.returns.ndim == 2 else slice(None)
+        returns, values = (torch.cat(self.ranks.gather(y[mask])) for y in (turns.returns, turns.values))
+        if len(returns) > 1: log["explained_variance"] = 1 - ((returns - values).var() / returns.var().clamp_min(1e-8)).item()
     if rows: log["logprob_gap"] = rows[0]["logprob_gap"]
     return dict(log, minibatches=len(rows), stopped_by_kl=bool(rows) and rows[-1]["stopped"], lr=self.lr)
 
@@ -214,7 +223,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
     row = dict(step=self.update, **describe_rollout(flat, episodes, self.ranks.gather))
     if not self.config.temperature_range: row.pop("temperature")
     if self.critic:
-        for part in self.ranks.gather(turns.returns[turns.weights > 0] if turns.returns.ndim == 2 else turns.returns): self.returns.add(part.numpy())
+        for part in self.ranks.gather(turns.returns[turns.tokens()] if turns.returns.ndim == 2 else turns.returns): self.returns.add(part.numpy())
         self.policy.value_scale.fill_(self.returns.deviation)
     error = None
     try: check_finite(f"the rollout of update {self.update}", rewards=torch.tensor([float(t.reward) for t in flat]), log_probs=turns.old_logprobs, advantages=turns.advantages)
@@ -222,6 +231,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
     try:
         self.ranks.agree(error)
         with memory_advice(f"update {self.update}", f"raise --accumulate (now {self.config.accumulate}) or give --activation_checkpointing true"): row.update(log, **self.learn(self._teaching(turns)))
+        if self.idle: row["equal_advantages"] = True
     except InvariantError as e:
         if self.folder is None: raise
         raise InvariantError(f"{e}; the batch is in {save_batch(turns, self.folder/'ppo'/f'broken_batch_{self.ranks.index}.safetensors')}") from e
@@ -230,7 +240,13 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
 @patch
 def _teaching(self:PPO, turns:Turns)->Turns:
     "The turns to learn from: all, or those of groups with different returns (of several ranks, each keeps one turn at least)."
-    if not self.config.filter_groups: return turns
+    c = self.config
+    self.idle = not any(self.ranks.gather(bool(turns.advantages.any()))) and not c.entropy_coef and turns.reference is None
+    if self.idle and not self.told:
+        self.told = True
+        if self.ranks.main: warnings.warn(f"no turn of update {self.update} did better than another (the advantages are all equal), so the policy stays as it is{', and only the value head learns' if self.critic else ''}; later updates say so by equal_advantages in metrics.jsonl")
+    if self.idle and not self.critic: return keep(turns, torch.zeros(0, dtype=torch.long))
+    if not c.filter_groups: return turns
     rows = (~turns.same).nonzero()[:, 0]
     return keep(turns, rows if len(rows) or self.ranks.world == 1 else torch.zeros(1, dtype=torch.long))
 
@@ -246,7 +262,7 @@ def validate(self:PPO)->dict:
         score = [row["success"], row["mean_return"]]
         if self.best is None or score >= self.best["score"]:
             self.best = dict(score=score, update=self.update)
-            if self.folder and self.ranks.main: self.policy.save(self.folder/"ppo"/"best")
+            if self.folder and self.ranks.main: replace_folder(self.folder/"ppo"/"best", self.policy.save)
     return dict(val_success=row["success"], val_return=row["mean_return"])
 
 @patch

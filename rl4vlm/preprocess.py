@@ -57,7 +57,20 @@ def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."
     rows = EpisodeStore(config.data).read()
     kept, dropped = choose(rows, config.score, AnswerLog(Path(config.out)/"data"/"opinions.jsonl") if config.score.judge else None, config.seed)
-    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:], write=lambda indices, path: _replace(path, lambda file: rows.select(indices).select_columns(COLUMNS).to_parquet(file, batch_size=500)))
+    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:], write=lambda indices, path: _replace(path, lambda file: _write_turns(rows, indices, file)))
+
+def _schema(): # of the files that are written
+    from datasets import Features, Image, List, Value
+    return Features(messages=Value("string"), images=List(Image()), text=Value("string"), episode=Value("string"), task=Value("string")).arrow_schema
+
+def _write_turns(rows, indices:list, file:str, chunk:int=64):
+    "Write turns as Parquet, their pictures as they are stored."
+    import pyarrow.parquet as pq
+    stored, schema = rows.select_columns(COLUMNS).with_format("arrow"), _schema()
+    with pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, max(len(indices), 1), chunk):
+            part = indices[start:start + chunk]
+            writer.write_table(stored[part].select(schema.names).cast(schema) if part else schema.empty_table())
 
 def _replace(path:Path, write):
     "Write a file, whole or not at all."
@@ -79,11 +92,10 @@ def _json_rows(config:PreprocessConfig)->dict:
         else: kept.append(i); seen.add(key)
     return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows], write=lambda indices, path: _replace(path, lambda file: _write_rows(data, indices, file)))
 
-def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=256):
+def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
     "Write conversations of a JSON file as Parquet."
     import pyarrow as pa, pyarrow.parquet as pq
-    from datasets import Features, Image, List, Value
-    schema = Features(messages=Value("string"), images=List(Image()), text=Value("string"), episode=Value("string"), task=Value("string")).arrow_schema
+    schema = _schema()
     with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(indices), 1), chunk):
             rows = [data.rows[i] for i in indices[start:start + chunk]]
@@ -124,14 +136,19 @@ class Conversations:
 def _parquet_rows(path:Path): # a `datasets.Dataset`, pictures as bytes
     import pyarrow.parquet as pq
     from glob import escape
-    from datasets import Dataset, Image, List
+    from datasets import Dataset
     if not path.exists(): raise UsageError(f"no conversations at {path}; `rl4vlm preprocess --data EPISODES --out RUN` writes them")
-    try: rows = Dataset.from_parquet(escape(str(path)), cache_dir=scratch(path.parent)) if pq.read_metadata(path).num_rows else Dataset.from_dict({c: [] for c in COLUMNS})
+    try: rows = Dataset.from_parquet(escape(str(path)), cache_dir=scratch(path.parent), features=_undecoded(pq.read_schema(path))) if pq.read_metadata(path).num_rows else Dataset.from_dict({c: [] for c in COLUMNS})
     except Exception as e: raise UsageError(f"{path} cannot be read as Parquet ({type(e).__name__}); was it cut off? `rl4vlm preprocess` writes it again") from e
     missing = {"messages", "images", "text"} - {*rows.column_names}
     if missing: raise UsageError(f"{path} has no column {', '.join(sorted(missing))}; `rl4vlm preprocess` writes messages, images, text and episode")
-    try: return rows.cast_column("images", List(Image(decode=False))) if len(rows) else rows
-    except Exception as e: raise UsageError(f"{path}: its column images does not hold lists of pictures ({type(e).__name__})") from e
+    return rows
+
+def _undecoded(schema): # `datasets.Features`
+    "The kinds of the columns of a file, pictures as they are stored."
+    from datasets import Features, Image, List
+    found = Features.from_arrow_schema(schema)
+    return Features({**found, "images": List(Image(decode=False))}) if "images" in found else found
 
 def _check_parquet_row(row:dict, number:int):
     "Raise `RowError` if a row of Parquet is none that `preprocess` would write."

@@ -8,7 +8,7 @@ __all__ = ['MAX_RETRIES', 'RESERVED', 'MAX_LOST', 'KEPT', 'Question', 'Answer', 
 
 # %% ../nbs/13_rollout.ipynb #6e385644
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import hashlib
 from weakref import WeakValueDictionary
 import numpy as np
@@ -145,7 +145,10 @@ class Player:
         workers:int=0,       # worker processes that share them; -1 decides by measured cost, see `EnvPool`
         timeout:float|None=120.0,  # seconds that a worker has for an answer
         on_lost=None,        # function (`Plan`), called when an episode was lost with its worker
+        keep=lambda images, plan: images,   # what a turn remembers of its pictures
     ):
+        self.keep, own = keep, [m for m in ("pictures", "shown", "recent") if getattr(type(task), m) is not getattr(Task, m)]
+        self.looks_back = None if own else task.history if task.history_images else 0   # earlier turns whose pictures a prompt may show; None for any
         self.task, self.actor, self.next_plan, self.on_lost = task, actor, next_plan, on_lost
         self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.seats, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
@@ -186,7 +189,7 @@ def _turn(self:Player, seat:_Seat, question:Question, answer:Answer)->Turn:
     played = parsed.action if answer.acted is None else self.task.parse(answer.acted.text, seat.frame.actions, truncated=answer.acted.cut).action
     if played is None and self.task.invalid == "random": played = _choose(seat.frame.actions, question.seed)
     seen = hashlib.blake2b(repr(self.task.prompt(seat.frame, [])).encode() + b"".join(seat.keys), digest_size=8)
-    return Turn(question.messages, question.images, answer.text, parsed.action, parsed.cause, parsed.span, played, state=seat.frame.text,
+    return Turn(question.messages, self.keep(question.images, seat.plan), answer.text, parsed.action, parsed.cause, parsed.span, played, state=seat.frame.text,
                 suggestion=seat.frame.suggestion, acted=answer.acted and answer.acted.text, episode="-".join(map(str, seat.plan.key)), index=len(seat.turns), seed=seat.plan.seed,
                 group=seat.plan.group, anchor=seen.hexdigest(), **answer.record)
 
@@ -222,7 +225,16 @@ def _settle(self:Player, i:int, seat:_Seat, turn:Turn, result):
     seat.turns.append(turn)
     said = (turn.text, turn.action) if turn.acted is None else (turn.acted, self.task.parse(turn.acted, before.actions).action)
     seat.past.append(Past(before, *said, turn.reward))
+    self._fade(seat)
     if turn.done: self._finish(i, seat)
+
+@patch
+def _fade(self:Player, seat:_Seat):
+    "Let go of the pictures of a turn that no prompt will show again."
+    if self.looks_back is None or len(seat.past) <= self.looks_back: return
+    old = seat.past[-1 - self.looks_back]
+    looked_at = old.frame.observation if not any(old.frame.observation is i for i in old.frame.images) else None
+    seat.past[-1 - self.looks_back] = replace(old, frame=replace(old.frame, images=[], observation=looked_at))
 
 @patch
 def _finish(self:Player, i:int, seat:_Seat):
@@ -264,12 +276,6 @@ def _drop(self:Player, results:dict)->bool:
     return bool(lost)
 
 # %% ../nbs/13_rollout.ipynb #f0686c3d
-def _forget(episodes:list, pictures:int):
-    "Drop the pictures of episodes beyond the first `pictures`; a long game on a large panel would fill the memory."
-    for episode in episodes:
-        if int(episode.id.split("-")[-1]) >= pictures:
-            for turn in episode.turns: turn.images, turn.final = [], None
-
 MAX_LOST = 3   # times that an episode is played again because its worker was lost
 
 def play(
@@ -284,6 +290,7 @@ def play(
     pictures:int=None,   # keep the pictures of the first so many episodes only; None keeps all
     share:tuple=(0, 1),  # (rank, ranks): play every so manieth episode only, so that several processes share a list
     first:int=0,         # number of the first episode, where `seeds` is a part of a longer list
+    album=None,          # a `rl4vlm.episodes.Album` that takes the pictures out of memory as soon as they have been shown
 )->list: # of `Episode`, in the order of `seeds`
     "Play one episode of each seed."
     task, waiting, tries = make_task(task), deque(list(enumerate(seeds, first))[share[0]::share[1]]), Counter()
@@ -296,13 +303,16 @@ def play(
         tries[number] += 1
         if tries[number] > MAX_LOST: raise RL4VLMError(f"the episode of seed {plan.seed} of task {task.name} was lost {tries[number]} times with its worker process; play it alone with workers=0 to see why")
         waiting.appendleft((number, plan.seed))
+    def keep(images, plan):
+        if pictures is not None and plan.key[-1] >= pictures: return []
+        return images if album is None else [album.put(i) for i in images]
     count = len(waiting)
-    player = Player(task, actor, next_plan, max(1, min(envs, count)), workers, timeout, again)
+    player = Player(task, actor, next_plan, max(1, min(envs, count)), workers, timeout, again, keep)
     try:
         while waiting or player.seats:
             before = len(player.finished)
             player.step()
-            if pictures is not None: _forget(player.finished[before:], pictures)
+            for e in player.finished[before:]: e.turns[-1].final = None     # nobody will ask for its value
             if progress: progress(len(player.finished), count)
     finally: player.close()
     return sorted(player.finished, key=lambda e: int(e.id.split("-")[-1]))

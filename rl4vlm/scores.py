@@ -61,8 +61,7 @@ def _best_episodes(scores:list, k:int):
 
 def _first_of_its_kind(rows, kept:list):
     "Whether a turn is the first with its prompt, pictures and answer."
-    from datasets import Image, List
-    rows, first = rows.select_columns(["messages", "images", "text"]).cast_column("images", List(Image(decode=False))), {}
+    rows, first = rows.select_columns(["messages", "images", "text"]).with_format(None), {}   # pictures as bytes
     for i in kept:
         r = rows[i]
         key = hashlib.blake2b(json.dumps([r["messages"], r["text"]]).encode() + b"".join(p["bytes"] for p in r["images"]), digest_size=16).digest()
