@@ -364,6 +364,7 @@ _LOCKS = {}   # path of a run folder -> its open lock
 def lock_run_folder(path):
     "Make the run folder `path` this process's own until it ends, however it ends; `UsageError` if another process works in it."
     import fcntl
+    if int(os.environ.get("RANK", "0")): return   # the ranks of a launch share the folder of the first
     path = Path(path); path.mkdir(parents=True, exist_ok=True)
     key, file = path.resolve(), path/_LOCK
     if key in _LOCKS and file.exists() and os.path.samestat(os.fstat(_LOCKS[key].fileno()), file.stat()): return
@@ -396,9 +397,17 @@ def _recorded(file)->dict:
     if not isinstance(options, dict): raise UsageError(f"{file} cannot be read as the options of a run ({' '.join(str(options).split())[:120]}); give --overwrite to replace the run, or another --out")
     return without_secrets(options)
 
+RENAMED = {"accumulate": "microbatches"}   # options that had another name: in what was written before
+
+def renamed(old:dict, known)->dict:
+    "Flat options with the names of today: an `old` name is another one where that is among the `known` and the old is not."
+    now = lambda k: ".".join([*k.split(".")[:-1], RENAMED.get(k.split(".")[-1], k.split(".")[-1])])
+    return {now(k) if k not in known and now(k) in known else k: v for k, v in old.items()}
+
 def _same_config(path, old:dict, new:dict):
     "Raise `UsageError` naming the options in which a resumed run differs."
-    old, new = _flat(old), _flat(new)
+    new = _flat(new)
+    old = renamed(_flat(old), new)
     differs = [k for k in {**old, **new} if k.split(".")[-1] not in MAY_DIFFER and old.get(k) != new.get(k)]
     if differs:
         shown = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differs[:5])
