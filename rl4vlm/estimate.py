@@ -202,7 +202,7 @@ def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns
     "What one of `processes` puts through the model in an iteration of a PPO or SFT `config` (with `prompt` tokens)."
     if hasattr(config, "envs"):
         turns, share = config.envs * config.steps, max(config.minibatch // processes, 1)
-        parts = -(-config.accumulate // processes)
+        parts = -(-config.microbatches // processes)
         return dict(rows=max(-(-share // parts), 1), answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * parts, envs=max(config.envs // processes, 1))
     return dict(rows=max(config.batch_size // processes, 1), answer=64, turns=config.batch_size * config.accumulate, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
 
