@@ -7,9 +7,9 @@ __all__ = ['save_checkpoint', 'list_checkpoints', 'last_checkpoint', 'load_newes
            'StopSignal', 'leave']
 
 # %% ../nbs/17_checkpoint.ipynb #5916d16f
-import os, shutil, signal, threading, time, warnings, zipfile
+import os, re, shutil, signal, threading, time, warnings, zipfile
 from pathlib import Path
-from .core import Interrupted, RL4VLMError, read_json, write_json
+from .core import DamagedError, Interrupted, RL4VLMError, read_json, replace_folder, write_json
 
 # %% ../nbs/17_checkpoint.ipynb #a8e0063e
 def save_checkpoint(
@@ -22,33 +22,18 @@ def save_checkpoint(
     wait=lambda: None,   # called where all processes must be at the same point
 )->Path:
     "Write a checkpoint; older ones are removed only after the new one is complete."
-    root = Path(root); final, temporary = root/f"step_{step}", root/f".step_{step}.tmp"
-    if main: shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
-    wait(); write(temporary); wait()
-    if main: _finish(temporary, final, dict(state, step=step)); [shutil.rmtree(old) for old in list_checkpoints(root)[:-keep]]
+    def filled(folder):
+        write(folder); wait()
+        if main: write_json(folder/"state.json", dict(state, step=step))
+    final = replace_folder(Path(root)/f"step_{step}", filled, main, wait)
+    if main: [shutil.rmtree(old) for old in list_checkpoints(root)[:-keep]]
     wait()
     return final
 
-def _finish(temporary:Path, final:Path, state:dict):
-    "Force a written folder to disk and give it its name."
-    write_json(temporary/"state.json", state)
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as f: os.fsync(f.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    _sync_folder(final.parent)
-
-def _sync_folder(folder:Path):
-    "A rename is on disk only when its folder is."
-    handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
-
 def list_checkpoints(root)->list:
-    "The complete checkpoints in the folder `root`, oldest first."
-    found = [p for p in Path(root).glob("step_*") if (p/"state.json").exists()] if Path(root).exists() else []
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step_")))
+    "The complete checkpoints in the folder `root`, oldest first; a folder of another name (`step_4 (copy)`) is none."
+    found = {int(m[1]): p for p in Path(root).glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name)) and (p/"state.json").exists()} if Path(root).is_dir() else {}
+    return [found[step] for step in sorted(found)]
 
 # %% ../nbs/17_checkpoint.ipynb #5e5e0293
 def last_checkpoint(root)->tuple: # (folder, state) or (None, None)
@@ -64,27 +49,31 @@ def load_newest(
     found = list_checkpoints(root)
     for folder in reversed(found):
         try: return load(folder, read_json(folder/"state.json"))
-        except RL4VLMError: raise
+        except RL4VLMError as e:
+            if not isinstance(e, DamagedError): raise
+            warnings.warn(f"checkpoint {folder} cannot be read ({e}); going back to the one before")
         except Exception as e: warnings.warn(f"checkpoint {folder} cannot be read ({type(e).__name__}: {e}); going back to the one before")
     if found: raise RL4VLMError(f"none of the {len(found)} checkpoints in {root} can be read; begin again with --overwrite")
 
 # %% ../nbs/17_checkpoint.ipynb #385960de
 def damaged_file(folder)->Path|None: # None if all can be read
-    "The first file of `folder` that was cut short: archives are checked against their sums, tensors against their sizes, JSON is read."
+    "The first file of `folder` (or that file) that was cut short: archives are checked against their sums, tensors against their sizes, JSON is read."
     from safetensors import SafetensorError, safe_open
-    for path in sorted(Path(folder).rglob("*")):
+    import pyarrow as pa, pyarrow.parquet as pq
+    for path in sorted(Path(folder).rglob("*")) if Path(folder).is_dir() else [Path(folder)]:
         try:
             if path.suffix == ".safetensors": safe_open(path, "np")
             elif path.suffix in (".pt", ".pth") and zipfile.ZipFile(path).testzip(): return path
             elif path.suffix == ".json": read_json(path)
-        except (SafetensorError, zipfile.BadZipFile, ValueError, RL4VLMError): return path
+            elif path.suffix == ".parquet": pq.read_metadata(path)
+        except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError, pa.ArrowException, RL4VLMError): return path
 
 def last_trainer_checkpoint(
     root,              # the trainer's `output_dir`
     before:int=None,   # only those of an earlier step
 )->tuple: # (folder, step) or (None, None)
     "The newest whole checkpoint of a `Trainer`; a damaged one is named in a warning."
-    found = sorted((int(p.name.removeprefix("checkpoint-")), p) for p in Path(root).glob("checkpoint-*") if (p/"trainer_state.json").exists())
+    found = sorted((int(m[1]), p) for p in Path(root).glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name)) and (p/"trainer_state.json").exists())
     for step, folder in reversed(found):
         if before is not None and step >= before: continue
         if not (path := damaged_file(folder)): return folder, step

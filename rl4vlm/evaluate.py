@@ -231,14 +231,14 @@ class _Job:
         self.config, self.models, self.screen, self.out = config, models, screen, Path(config.out)
         self.sampled, self.greedy = EpisodeStore(self.out/"episodes"), EpisodeStore(self.out/"greedy")
         self.several, self.rows, self.comparisons, self.notes, self.loaded, self.played = len(config.tasks) > 0, [], [], [], (None, None), {}
-        self.times = {tuple(k.split("\t")): v for k, v in read_json(self.out/"eval_timing.json").items()} if config.resume and (self.out/"eval_timing.json").exists() else {}
+        self.times = {tuple(k.split("\t")): v for k, v in (read_json(self.out/"eval_timing.json", {}) if config.resume else {}).items()}
         self._same_models()
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
         state, now = self.out/"models.json", {name: _fingerprint(folder) for name, folder in self.models.items()}
-        before = read_json(state) if state.exists() else {}
-        if self.config.resume and before:
+        before = read_json(state, {}) if self.config.resume else {}
+        if self.config.resume and (before or state.exists()):
             changed = [n for n in now if n in before and before[n] != now[n]]
             if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.out} was begun with; use --overwrite or another --out")
         else:

@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from .advantages import ROUNDING
 from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
-from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
-from .distributed import Learner, Ranks, share_of, whole
+from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
+from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .episodes import EpisodeStore
 from .evaluate import panel_seeds, summarise
 from .judge import Reference, Turns, flatten, keep, pad, prepare
@@ -64,7 +64,7 @@ class PPO:
         self.reference = Reference(policy) if config.kl_coef else None
         heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
         body = [p for p in policy.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
+        optimizer = adamw_for(body + heads)([dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)], weight_decay=0.0)
         policy.eval().disable_dropout()
         if config.activation_checkpointing: policy.checkpoint_activations()
         self.learner = Learner(self.ranks, policy, optimizer, config.max_grad_norm)
@@ -262,7 +262,7 @@ def validate(self:PPO)->dict:
         score = [row["success"], row["mean_return"]]
         if self.best is None or score >= self.best["score"]:
             self.best = dict(score=score, update=self.update)
-            if self.folder and self.ranks.main: self.policy.save(self.folder/"ppo"/"best")
+            if self.folder and self.ranks.main: replace_folder(self.folder/"ppo"/"best", self.policy.save)
     return dict(val_success=row["success"], val_return=row["mean_return"])
 
 @patch

@@ -94,7 +94,9 @@ def attributes_of(
             elif line.startswith("    def "): break
     return [dict(f, default=getattr(cls, f["name"]), type=f["type"] or type(getattr(cls, f["name"])).__name__) for f in found.values()]
 
-def methods_of(cls:type)->list: # of dicts: call, returns, says
+def methods_of(
+    cls:type,   # any class
+)->list: # of dicts: call, returns, says
     "The public methods of a class, in the order in which they are written."
     rows = []
     for name, method in vars(cls).items():
@@ -108,20 +110,27 @@ def methods_of(cls:type)->list: # of dicts: call, returns, says
         rows.append(dict(name=name, call=f"{name}({', '.join(parameters)})", returns=f"{kind} ({note})" if kind and note else kind or note, says=" ".join([(inspect.getdoc(method) or "").splitlines()[0], *([f"({'; '.join(explained)})"] if explained else [])])))
     return rows
 
-# %% ../nbs/41_reference.ipynb #5a3b55b6
-def attributes_table(cls:type, changed:type=None)->str:
-    "The attributes of a class in Markdown; with `changed`, only those which it does not share with that class."
+# %% ../nbs/41_reference.ipynb #038e388c
+def attributes_table(
+    cls:type,            # a class whose attributes have comments
+    changed:type=None,   # leave out what it shares with this one
+)->str:
+    "The attributes of a class in Markdown."
     rows = attributes_of(cls)
     if changed: rows = [a for a in rows if not hasattr(changed, a["name"]) or a["default"] != getattr(changed, a["name"])]
     value = lambda a: "a method" if callable(a["default"]) else _shown(a["default"] if isinstance(a["default"], (str, int, float, bool, list, dict, type(None))) else str(a["default"]))
     return markdown_table(["attribute", "type", "default", "what it is"], [[f"`{a['name']}`", a["type"].replace("|None", " or none").replace("NoneType", "none"), value(a), a["says"]] for a in rows])
 
-def methods_table(cls:type)->str:
+def methods_table(
+    cls:type,   # any class
+)->str:
     "The methods of a class in Markdown."
     return markdown_table(["method", "returns", "what it does"], [[f"`{m['call']}`", m["returns"], m["says"]] for m in methods_of(cls)])
 
-# %% ../nbs/41_reference.ipynb #4ff54f18
-def fields_table(cls:type)->str:
+# %% ../nbs/41_reference.ipynb #45533f96
+def fields_table(
+    cls:type,   # a dataclass
+)->str:
     "The fields of a dataclass in Markdown, each with the comment behind it."
     words = docments(cls, full=True)
     return markdown_table(["field", "type", "what it is"], [[f"`{name}`", str(getattr(f.type, "__name__", f.type)).replace("|None", " or none").replace(" | None", " or none"), words[name].docment or ""] for name, f in cls.__dataclass_fields__.items()])
@@ -181,9 +190,9 @@ def recorded(
 def first_frame(
     name:str,      # of a task
     moves:int=0,   # moves of the oracle before
-    **options,     # of the task
+    **options,     # attributes of the task
 ): # (the task, its frame; the oracle's suggestion is in it)
-    "A task at its start, seed 0, or a few moves of the oracle later."
+    "A task, made with `options`, at its start, seed 0, or a few moves of the oracle later."
     task = make_task(name, **options)
     env = TaskEnv(task, oracle=True)
     frame = env.reset(seed=0)
@@ -201,7 +210,7 @@ def task_page(
     moves:int=0,           # moves of the oracle before the moment that is shown
     **options,             # of the task
 )->str: # Markdown
-    "What there is to know about a task: question and answer, actions, rules, options, and results."
+    "What there is to know about a task made with `options`: question and answer, actions, rules, attributes, and results."
     task, frame = first_frame(name, moves, **options)
     question = "\n".join(p["text"] if p["type"] == "text" else "<image>" for m in task.prompt(frame) for p in m["content"])
     best, rules = frame.suggestion, rules_of(task)

@@ -8,7 +8,7 @@ __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'LLAVA_TOKENS', 'LLAVA_TEMPLATE', 
            'teach_to_see', 'tiny_vlm', 'resolve_model']
 
 # %% ../nbs/21_tiny.ipynb #281794af
-import hashlib, json, random, shutil
+import hashlib, json, random, shutil, warnings
 from pathlib import Path
 from .core import UsageError, cache_dir, did_you_mean
 
@@ -222,25 +222,41 @@ def tiny_vlm(
     texts, pictures = frame_texts(task, frames), [image_key(i).hex() for f in frames for i in f.images]
     name = hashlib.blake2b(json.dumps([RECIPE, family, texts, pictures, [f.text for f in frames]]).encode(), digest_size=6).hexdigest()
     folder = Path(cache or cache_dir()/"tiny")/f"{family}-{task.name}-{name}"
-    if not (folder/"config.json").exists(): _make(folder, family, texts, caption_rows(frames), progress)
+    if not _whole(folder): _make(folder, family, texts, caption_rows(frames), progress)
     return folder
+
+def _whole(folder:Path)->bool:
+    "Whether a model is there and can be read; a damaged one is named."
+    from rl4vlm.checkpoint import damaged_file
+    if not (folder/"config.json").exists(): return False
+    if bad := damaged_file(folder): warnings.warn(f"the tiny model in the cache is damaged ({bad}) and is made again")
+    return not bad
 
 # %% ../nbs/21_tiny.ipynb #c5311df5
 def _make(folder:Path, family:str, texts:list, rows:list, progress):
-    "Build, teach, and move into place when complete."
-    import os, tempfile
-    from rl4vlm.core import write_json
+    "Build, teach, and move into place when complete; of several processes one builds and the others wait."
+    import fcntl
+    from rl4vlm.core import replace_folder, write_json
     from rl4vlm.policy import VLMPolicy
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
-        policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
-        right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None   # no words for its pictures: the model stays blind
-        policy.model.save_pretrained(work/"final"); policy.processor.save_pretrained(work/"final")
-        write_json(work/"final"/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
-        if not folder.exists(): os.replace(work/"final", folder)
-    finally: shutil.rmtree(work, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.with_name(f".{folder.name}.lock"), "a")
+    except OSError as e: raise UsageError(f"no tiny model can be kept in {folder.parent} ({e}); set RL4VLM_CACHE to a folder that can be written") from e
+    with lock:
+        try: fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError: pass   # a file system without locks: the last one stays
+        if _whole(folder): return
+        work = folder.with_name(f".{folder.name}.making")
+        shutil.rmtree(work, ignore_errors=True)   # of a process that was killed
+        try:
+            build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
+            policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
+            right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None   # no words for its pictures: the model stays blind
+            def write(made):
+                policy.model.save_pretrained(made); policy.processor.save_pretrained(made)
+                write_json(made/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
+            replace_folder(folder, write)
+        finally: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/21_tiny.ipynb #cb99d8ca
 def resolve_model(

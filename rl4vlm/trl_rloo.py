@@ -15,12 +15,12 @@ import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, seed_everything
-from .distributed import trainer_arguments
-from .models import load_vlm, pick_device, pick_dtype
+from .core import JsonLines, UsageError, episode_seed, replace_folder, seed_everything
+from .distributed import adamw_for, trainer_arguments
+from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
-from .sft import StopWhenAsked, train_sft
+from .sft import Guarded, StopWhenAsked, train_sft
 from .tasks import Task, make_task
 from .tiny import resolve_model
 from .tracking import start_trackers
@@ -107,7 +107,7 @@ def rloo_arguments(
         num_generations=config.group_size, max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=config.kl_coef,
         learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
         gradient_checkpointing=config.activation_checkpointing, bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
-        shuffle_dataset=False,
+        shuffle_dataset=False, logging_nan_inf_filter=False,
         save_steps=config.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 
 # %% ../nbs/25_trl_rloo.ipynb #65a5bd93
@@ -146,24 +146,28 @@ def _train(config:TRLConfig, progress)->dict:
     task, out = make_task(config.task, **config.task_options), Path(config.out)
     check_trl(task)
     from trl import RLOOTrainer
+    class GuardedRLOO(Guarded, RLOOTrainer):
+        "TRL's trainer with float32 steps and finite numbers."
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None): fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
     arguments = rloo_arguments(config, out/"trl")   # before the model: it tells transformers if DeepSpeed will share the weights out
     seed_everything(config.seed)
     model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
+    adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
     last, done = last_trainer_checkpoint(out/"trl", before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
     (out/"requeue").unlink(missing_ok=True)
-    if not int(os.environ.get("RANK", "0")):
+    if main := not int(os.environ.get("RANK", "0")):
         for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(out/name).truncate(-1 if done is None else done)
     with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
-        trainer = RLOOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
+        trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
         if last: log.rows = JsonLines(out/"metrics.jsonl").read()
         trainer.train(resume_from_checkpoint=last and str(last))
     if stop.asked: leave(stop.asked, out)
-    trainer.save_model(str(out/"rloo")); processor.save_pretrained(out/"rloo")
+    replace_folder(out/"rloo", lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None), main, trainer.accelerator.wait_for_everyone)
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(out/"rloo"))
 
 def _start(task:Task, config:TRLConfig, progress)->str:

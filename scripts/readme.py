@@ -1,5 +1,5 @@
 """Write README.md from nbs/index.ipynb; with --check, say whether it is up to date instead."""
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,8 @@ def render(notebook):
             text = "".join(output.get("text", []) or data.get("text/markdown", []) or data.get("text/plain", []))
             if text.strip(): parts.append(text.strip() if "text/markdown" in data else "```\n" + text.rstrip() + "\n```")
     text = "\n\n".join(parts) + "\n"
-    return text.replace("](images/", "](nbs/images/").replace("](tutorials/", "](nbs/tutorials/").replace("](explanations/", "](nbs/explanations/").replace("](https://github.com/rl4vlm/rl4vlm/blob/main/", "](")
+    text = re.sub(r"\]\((?!\w+:|#|nbs/)", "](nbs/", text)   # what lies beside the notebook
+    return text.replace("](https://github.com/rl4vlm/rl4vlm/blob/main/", "](")
 
 
 if __name__ == "__main__":

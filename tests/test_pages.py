@@ -5,7 +5,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/"nbs"
-GENERATED = [*sorted((NBS/"reference").glob("*.ipynb")), *sorted((NBS/"tasks").glob("*.ipynb"))]
+GENERATED = [*sorted((NBS/"reference").glob("*.ipynb")), *sorted((NBS/"tasks").glob("*.ipynb")),
+             *(NBS/name for name in ("index.ipynb", "install.ipynb", "tutorials/first_result.ipynb", "explanations/tasks.ipynb", "explanations/results.ipynb"))]
 
 
 def source(cell): return "".join(cell["source"])
@@ -59,3 +60,91 @@ def test_a_changed_option_is_seen(monkeypatch):
         return parser
     monkeypatch.setattr(reference, "build_parser", changed)
     assert options_page() != before and "Another sentence." in options_page()
+
+
+def recorded(name): return {r["name"]: r for r in json.loads((NBS/"recordings"/name/"results.json").read_text())["rows"]}
+
+
+def test_numbers_on_several_pages_are_the_recorded_ones():
+    "The quickstart's table on its own page, in RESULTS.md and in the table of algorithms."
+    from rl4vlm.evaluate import as_markdown
+    rows = json.loads((NBS/"recordings"/"quickstart_0"/"results.json").read_text())["rows"]
+    page = json.loads((NBS/"tutorials"/"quickstart.ipynb").read_text())["cells"]
+    assert as_markdown(rows) in [text for cell in page for text in saved(cell)]
+    results, compared = (ROOT/"RESULTS.md").read_text(), [text for cell in json.loads((NBS/"tutorials"/"algorithms.ipynb").read_text())["cells"] for text in saved(cell)]
+    for seed in (0, 1, 2):
+        for who in ("random", "sft", "ppo"):
+            r = recorded(f"quickstart_{seed}")[who]
+            share = f"{100 * r['success']:.1f} % ({100 * r['low']:.1f} – {100 * r['high']:.1f})"
+            assert share in next(line for line in results.splitlines() if line.startswith(f"| {seed} |")), (seed, who)
+            assert share == next(line for line in compared[0].splitlines() if line.startswith(dict(random="| random", sft="| the imitators", ppo="| PPO")[who])).split(" | ")[1 + seed].strip(" |"), (seed, who)
+
+
+def cells_of(path): return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def draws(code):
+    "Whether drawing is what a cell is mostly about."
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#|")]
+    return "plt.subplots(" in code and sum(bool(re.search(r"\b(ax|axes|fig|plt)\b", line)) for line in lines) >= 0.3 * len(lines)
+
+
+def unfolded(cells):
+    "Cells that draw and stand open."
+    return [source(c) for c in cells if draws(source(c)) and not re.search(r"#\| *(export|exports|exporti|hide|echo: false|code-fold)", source(c))]
+
+
+def names_from_hidden(cells):
+    "Names that shown code uses and only a hidden import brings."
+    hidden, shown, missing = set(), set(), set()
+    for cell in cells:
+        code = source(cell)
+        try: tree = ast.parse("\n".join("" if line.startswith(("!", "%")) else line for line in code.splitlines()))
+        except SyntaxError: continue
+        brought = {(a.asname or a.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
+        if "*" in brought: brought |= {"test_eq", "test_fail", "test_close"}
+        if code.startswith("#| hide") or "#| echo: false" in code: hidden |= brought; continue
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        shown |= brought | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        missing |= used & hidden - shown
+    return missing
+
+
+def test_code_can_be_copied():
+    "Pages that are read, not exported: imports are visible, and what only draws is folded."
+    for folder in ("tutorials", "explanations"):
+        for path in (NBS/folder).glob("*.ipynb"): assert not names_from_hidden(cells_of(path)), (path.name, names_from_hidden(cells_of(path)))
+    for path in NBS.rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in path.parts: assert not unfolded(cells_of(path)), (path.name, unfolded(cells_of(path))[0])
+
+
+def test_hidden_imports_and_open_plots_are_found():
+    cell = lambda text: dict(cell_type="code", source=text)
+    assert names_from_hidden([cell("#| hide\nimport json"), cell("json.loads(x)")]) == {"json"}
+    assert not names_from_hidden([cell("#| code-fold: true\nimport json"), cell("json.loads(x)")])
+    assert unfolded([cell("fig, ax = plt.subplots()\nax.plot(x)")]) and not unfolded([cell("#| code-fold: true\nfig, ax = plt.subplots()\nax.plot(x)")])
+
+
+def test_every_tutorial_leads_on():
+    for path in (NBS/"tutorials").glob("*.ipynb"):
+        last = [source(c) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"][-1]
+        assert re.search(r"\]\((?!http)[^)]*\.ipynb", last), f"{path.name} ends without a link to another page"
+
+
+def test_front_page_says_what_is_true():
+    import tomllib
+    project, readme = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"], (ROOT/"README.md").read_text()
+    for name in re.findall(r"actions/workflows/(\w+\.yml)", readme): assert (ROOT/".github"/"workflows"/name).exists(), name
+    assert "git clone " in readme and readme.index("git clone ") < readme.index("./scripts/quickstart")
+    assert project["requires-python"] == ">=3.11,<3.13" and "Python 3.11 and 3.12" in readme and project["license"]["text"] in readme
+    assert project["urls"]["Documentation"] in readme and project["urls"]["Repository"] in readme
+    assert readme.index("## Start here") < readme.index("| notebook | module |")
+
+
+def test_colab_links_open_the_page_they_stand_on():
+    found = 0
+    for path in (NBS/"tutorials").glob("*.ipynb"):
+        for owner, page in re.findall(r"colab\.research\.google\.com/github/([\w/]+)/blob/main/([\w/.]+)", path.read_text()):
+            found += 1
+            assert (owner, ROOT/page) == ("rl4vlm/rl4vlm", path) and any("pip" in source(c) and "find_spec" in source(c) for c in cells_of(path))
+    assert found
