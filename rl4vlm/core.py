@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'MAY_DIFFER', 'RUN_FILES', 'RL4VLMError',
            'UsageError', 'Interrupted', 'DamagedError', 'InvariantError', 'did_you_mean', 'install_extra',
-           'well_formed', 'read_text', 'from_json', 'to_json', 'json_lines', 'printable', 'tell', 'is_secret',
-           'without_secrets', 'SignsOfLife', 'doing', 'stream_seed', 'episode_seed', 'seed_everything', 'write_atomic',
-           'write_json', 'read_json', 'replace_folder', 'write_into', 'recover_folder', 'JsonLines', 'claim_run_folder',
-           'lock_run_folder', 'others_run', 'scratch', 'cache_dir']
+           'well_formed', 'read_text', 'from_json', 'to_json', 'plain_json', 'json_lines', 'printable', 'tell',
+           'is_secret', 'without_secrets', 'SignsOfLife', 'doing', 'stream_seed', 'episode_seed', 'seed_everything',
+           'write_atomic', 'write_json', 'read_json', 'replace_folder', 'write_into', 'recover_folder', 'JsonLines',
+           'claim_run_folder', 'lock_run_folder', 'others_run', 'scratch', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, shutil, sys, threading, time, warnings
@@ -78,15 +78,15 @@ def from_json(text:str|bytes):
 
 def to_json(value, **options)->str:
     "The `value` as JSON that every reader takes (`options` of `json.dumps`): no number that is not finite, half a surrogate pair as an escape."
-    value = _plain(value)
+    value = plain_json(value)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
 
-def _plain(value):
+def plain_json(value):
     "The same in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
-    if isinstance(value, dict): return {k if isinstance(k, str) else _plain(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
-    if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return _plain(value.tolist())
+    if isinstance(value, dict): return {k if isinstance(k, str) else plain_json(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [plain_json(v) for v in value]
+    if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return plain_json(value.tolist())
     if isinstance(value, float): return float(value) if math.isfinite(value) else None
     return value
 
@@ -375,6 +375,7 @@ _LOCKS = {}   # path of a run folder -> its open lock
 def lock_run_folder(path):
     "Make the run folder `path` this process's own until it ends, however it ends; `UsageError` if another process works in it."
     import fcntl
+    if int(os.environ.get("RANK", "0")): return   # the ranks of a launch share the folder of the first
     path = Path(path); path.mkdir(parents=True, exist_ok=True)
     key, file = path.resolve(), path/_LOCK
     if key in _LOCKS and file.exists() and os.path.samestat(os.fstat(_LOCKS[key].fileno()), file.stat()): return
@@ -407,9 +408,17 @@ def _recorded(file)->dict:
     if not isinstance(options, dict): raise UsageError(f"{file} cannot be read as the options of a run ({' '.join(str(options).split())[:120]}); give --overwrite to replace the run, or another --out")
     return without_secrets(options)
 
+RENAMED = {"accumulate": "microbatches"}   # options that had another name: in what was written before
+
+def renamed(old:dict, known)->dict:
+    "Flat options with the names of today: an `old` name is another one where that is among the `known` and the old is not."
+    now = lambda k: ".".join([*k.split(".")[:-1], RENAMED.get(k.split(".")[-1], k.split(".")[-1])])
+    return {now(k) if k not in known and now(k) in known else k: v for k, v in old.items()}
+
 def _same_config(path, old:dict, new:dict):
     "Raise `UsageError` naming the options in which a resumed run differs."
-    old, new = _flat(old), _flat(new)
+    new = _flat(new)
+    old = renamed(_flat(old), new)
     differs = [k for k in {**old, **new} if k.split(".")[-1] not in MAY_DIFFER and old.get(k) != new.get(k)]
     if differs:
         shown = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differs[:5])

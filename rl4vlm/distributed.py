@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'launched', 'with_deepspeed', 'Ranks', 'disconnect', 'share_of', 'skip_shm_build', 'trainer_arguments',
-           'Learner', 'whole', 'whole_engine', 'read_pictures']
+           'dithered', 'MasterAdamW', 'adamw_for', 'Learner', 'whole', 'whole_engine', 'read_pictures']
 
 # %% ../nbs/17_distributed.ipynb #ab323d52
 import atexit, os, sys, threading, time
@@ -12,8 +12,10 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 import torch
+from torch.optim.adamw import adamw
 from .config import GROUPED
 from .core import RL4VLMError, UsageError
+from .models import FLOAT16
 
 # %% ../nbs/17_distributed.ipynb #729bf70a
 def launched()->int:
@@ -99,6 +101,51 @@ def trainer_arguments(
                      ddp_backend="gloo" if launched() > 1 and cpu else None, **options)
     if arguments.world_size != launched(): raise RL4VLMError(f"{launched()} processes were launched but {arguments.world_size} are connected: each would train a model of its own")
     return arguments
+
+# %% ../nbs/17_distributed.ipynb #0f98dd00
+def dithered(
+    x,          # float32 tensor
+    seed:int,   # of the thresholds
+): # tensor of the same shape, bfloat16
+    "Numbers rounded to bfloat16, each up or down at a threshold of its own, so that their mean stays what it was."
+    r = torch.randint(0, 2**16, x.shape, generator=torch.Generator(x.device).manual_seed(seed), dtype=torch.int32, device=x.device)
+    return ((x.contiguous().view(torch.int32) + r) & -2**16).view(torch.float32).bfloat16()   # bfloat16 is the upper half of float32's bits
+
+class MasterAdamW(torch.optim.AdamW):
+    "AdamW that steps float32 copies of the weights that are not float32 and rounds them into the model."
+    @torch.no_grad()
+    def step(self, closure=None):
+        every = [(g, p) for g in self.param_groups for p in g["params"]]
+        low = [(n, g, p) for n, (g, p) in enumerate(every) if p.grad is not None and p.dtype != torch.float32]
+        for n, g, p in low: self._step_master(g, p, n)
+        grads = [p.grad for *_, p in low]
+        for *_, p in low: p.grad = None                     # those are done
+        loss = super().step(closure)
+        for (*_, p), grad in zip(low, grads): p.grad = grad
+        return loss
+
+    def _step_master(self, group:dict, p, seed:int):
+        "AdamW's step of one weight; only this one's gradient is made float32, so little memory is needed."
+        state = self.state[p]
+        if "master" not in state: state["master"] = p.detach().float()
+        if "step" not in state: state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(state["master"]), exp_avg_sq=torch.zeros_like(state["master"]))
+        adamw([state["master"]], [p.grad.float()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], amsgrad=False, maximize=False,
+              beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
+        p.copy_(dithered(state["master"], seed))
+
+    def load_state_dict(self, state_dict:dict):
+        "As `AdamW`, which would round the loaded state to the precision of the weights."
+        super().load_state_dict(state_dict)
+        places = [(n, p) for saved, g in zip(state_dict["param_groups"], self.param_groups) for n, p in zip(saved["params"], g["params"])]
+        for n, p in places:
+            for name, value in state_dict["state"].get(n, {}).items():
+                if p.dtype != torch.float32 and name != "step": self.state[p][name] = value.to(p.device, torch.float32)
+
+def adamw_for(parameters)->type:
+    "The class of optimizer for these `parameters`; raises `UsageError` if their precision cannot learn."
+    if any(p.requires_grad and p.dtype == torch.float16 for p in parameters):
+        raise UsageError(FLOAT16)
+    return torch.optim.AdamW if with_deepspeed() else MasterAdamW   # DeepSpeed keeps float32 copies itself
 
 # %% ../nbs/17_distributed.ipynb #c0a2abdf
 class Learner:

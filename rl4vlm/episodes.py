@@ -10,7 +10,7 @@ import io, json, os, re
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from .core import UsageError, scratch, well_formed
+from .core import UsageError, scratch, to_json, well_formed
 from .pictures import RowError, as_picture, open_picture, picture_bytes, picture_size
 from .tasks import image_key
 
@@ -97,7 +97,7 @@ def _row(episode:Episode, turn:Turn, png)->dict:
     "One turn as plain values."
     words = {c: well_formed(v) if isinstance(v := getattr(turn, c), str) else v for c in COLUMNS}
     return dict(words, messages=well_formed(json.dumps(turn.messages, ensure_ascii=False)), images=[png(i) for i in turn.images], task=episode.task, success=episode.success, actor=episode.actor,
-                span=list(turn.span) if turn.span else None, columns=json.dumps(episode.columns),
+                span=list(turn.span) if turn.span else None, columns=to_json(episode.columns),
                 logprobs=None if turn.logprobs is None else np.asarray(turn.logprobs, np.float32).tolist())
 
 # %% ../nbs/09_episodes.ipynb #4584a383

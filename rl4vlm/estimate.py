@@ -15,7 +15,7 @@ from .core import UsageError, read_json
 from .fixed_shapes import places, room
 from .generate import cache_bytes
 from .logprobs import BUFFER
-from .models import add_lora, checkpoint_kind, part_of, train_parts
+from .models import add_lora, checkpoint_kind, load_config, part_of, train_parts
 
 # %% ../nbs/19_estimate.ipynb #4aeaf942
 def _qwen25(hidden, inner, layers, heads, kv_heads, vocabulary, vision_inner, tied=False):
@@ -47,11 +47,10 @@ KNOWN = {
 
 def shapes_of(name:str)->tuple: # (transformers config, where it is from)
     "The configuration of a model: a folder's own, the table's, or the hub's (of the model called `name`)."
-    from transformers import AutoConfig
     if name in KNOWN: return KNOWN[name](), "the table of known models"
     kind = checkpoint_kind(name)
     if kind == "adapter": return shapes_of(read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"])
-    try: return AutoConfig.from_pretrained(name), f"{name}/config.json" if kind == "model" else "the hub"
+    try: return load_config(name), f"{name}/config.json" if kind == "model" else "the hub"
     except OSError as e: raise UsageError(f"the sizes of model '{name}' are not known: it is no folder, the hub did not give its config.json, and the table has only {', '.join(KNOWN)}") from e
 
 # %% ../nbs/19_estimate.ipynb #13917df1
@@ -64,7 +63,7 @@ def on_paper(
     "The model without numbers: every parameter has its shape and no content (in a `dtype`)."
     from transformers import AutoModelForImageTextToText
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(shapes_of(name)[0], dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(shapes_of(name)[0], dtype=dtype, trust_remote_code=False)
         if lora and lora.r: return add_lora(model, lora)
     train_parts(model, parts)
     return model
@@ -137,7 +136,8 @@ def memory(
     weights, trained = sum(map(size, model.parameters())), [p for p in model.parameters() if p.requires_grad]
     number, share = sum(p.numel() for p in trained), 1 / processes
     gradients = sum(map(size, trained)) * (share if stage >= 2 else 1)
-    optimizer = number * 12 * share if stage else 2 * sum(map(size, trained))
+    copies = sum(p.numel() for p in trained if p.element_size() < 4)   # of weights that are not float32
+    optimizer = number * 12 * share if stage else 8 * number + 4 * copies
     held = weights * (share if stage == 3 else 1)
     return dict(weights=held, gradients=gradients, optimizer=optimizer, activations=activations, cache=cache,
                 rollout=weights + optimizer + cache, update=held + gradients + optimizer + activations)
@@ -202,7 +202,7 @@ def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns
     "What one of `processes` puts through the model in an iteration of a PPO or SFT `config` (with `prompt` tokens)."
     if hasattr(config, "envs"):
         turns, share = config.envs * config.steps, max(config.minibatch // processes, 1)
-        parts = -(-config.accumulate // processes)
+        parts = -(-config.microbatches // processes)
         return dict(rows=max(-(-share // parts), 1), answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * parts, envs=max(config.envs // processes, 1))
     return dict(rows=max(config.batch_size // processes, 1), answer=64, turns=config.batch_size * config.accumulate, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
 

@@ -284,7 +284,7 @@ def policy(self:_Job, task, name:str):
     from rl4vlm.rollout import PolicyActor
     c = self.config
     if self.loaded[0] != name:
-        self.loaded = (name, VLMPolicy.load(self.models[name], dtype=c.dtype, quant=c.quant, attention=c.attention))
+        self.loaded = (name, VLMPolicy.from_config(c, self.models[name]))
         if c.compile:
             from rl4vlm.fixed_shapes import FixedShapes
             self.loaded[1].fixed = FixedShapes(self.loaded[1])

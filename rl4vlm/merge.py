@@ -7,17 +7,25 @@ __all__ = ['merge_adapter']
 
 # %% ../nbs/19_merge.ipynb #736bd526
 import os, shutil
+import numpy as np
 from pathlib import Path
 import torch
 from .core import UsageError, read_json, replace_folder
-from .models import checkpoint_kind, load_vlm, pick_dtype
+from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype
 
 # %% ../nbs/19_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
     "The precision in which the base checkpoint is stored."
-    from transformers import AutoConfig
-    config = AutoConfig.from_pretrained(base)
+    config = load_config(base)
     return config.dtype or getattr(config.get_text_config(), "dtype", None) or torch.float32
+
+# %% ../nbs/19_merge.ipynb #59c218aa
+@torch.no_grad()
+def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
+    "Logits after a picture and a question, at all positions."
+    messages = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]
+    text, picture = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    return model(**processor(text=[text], images=[picture], return_tensors="pt", input_data_format="channels_last")).logits
 
 # %% ../nbs/19_merge.ipynb #6b53b80c
 def merge_adapter(
@@ -35,14 +43,24 @@ def merge_adapter(
     model, processor = load_vlm(adapter, dtype="float32", device="cpu")
     base = read_json(Path(adapter)/"adapter_config.json")["base_model_name_or_path"]
     stored = _base_dtype(base) if dtype == "auto" else pick_dtype(dtype, torch.device("cpu"))
-    model = model.merge_and_unload(safe_merge=True).to(stored)
+    before = answer_logits(model, processor)
+    try: model = model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, ValueError) as e: raise UsageError(f"{adapter} cannot be merged: {str(e).splitlines()[0][:160]}") from e
+    gap = (answer_logits(model, processor) - before).abs().max()
+    if not gap <= 1e-4 * before.abs().max():
+        raise UsageError(f"{adapter} cannot be merged: the logits would be up to {gap:.2g} away from those of base and adapter (of at most {before.abs().max():.2g}), as happens when an output head is tied to the embeddings; use the adapter as it is")
+    model = model.to(stored)
     _write(model, processor, Path(adapter)/"heads.safetensors", out)
     return out
 
 # %% ../nbs/19_merge.ipynb #5dca93dc
 def _write(model, processor, heads:Path, out:Path):
-    "Save all, or nothing."
+    "Save all, or nothing; what was saved is read again."
+    check_weights(model.state_dict())
     def write(folder):
         model.save_pretrained(folder); processor.save_pretrained(folder)
+        again, now = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict(), model.state_dict()
+        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
+            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others when the checkpoint is read again, as happens when a head that is tied to the embeddings was trained")
         if heads.exists(): shutil.copy(heads, folder/heads.name)
     replace_folder(out, write)

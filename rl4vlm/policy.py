@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import InvariantError, UsageError
+from .core import InvariantError, UsageError, read_json, seed_everything
 from .logprobs import Forbidden, token_scores
-from .models import load_processor, load_vlm, part_of
+from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of
 from .pictures import as_picture
 from .tasks import image_key
 
@@ -452,7 +452,8 @@ def decode(self:VLMPolicy, ids)->str:
 
 @patch
 def answer_ids(self:VLMPolicy, text:str)->np.ndarray: # (R,)
-    "An answer as the tokens that the model should write, end token included."
+    "An answer as the tokens that the model should write, end token included; raises `UsageError` if it spells a special token."
+    self.check_text(text)
     return np.array(self.tokenizer(text, add_special_tokens=False).input_ids + [self.end_id])
 
 @patch
@@ -498,7 +499,9 @@ def save(self:VLMPolicy, folder,
 ):
     "Write model or adapter, processor and heads as one checkpoint folder."
     from safetensors.torch import save_file
-    folder, state = Path(folder), state_dict or self.state_dict(); folder.mkdir(parents=True, exist_ok=True)
+    folder, state = Path(folder), state_dict or self.state_dict()
+    check_weights(state)
+    folder.mkdir(parents=True, exist_ok=True)
     self.model.save_pretrained(folder, **({"state_dict": {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}} if state_dict else {}))
     self.processor.save_pretrained(folder)
     tensors = {k: v.contiguous() for k, v in state.items() if k.startswith(("value_head.", "temperature_head."))} | {"value_scale": self.value_scale}
@@ -518,25 +521,53 @@ def load(cls:VLMPolicy,
     if file.exists(): policy.load_heads(load_file(file))
     return policy
 
+@patch(cls_method=True)
+def from_config(cls:VLMPolicy,
+    config,             # any configuration with a model: what it does not have stays as `load_vlm` has it
+    model:str=None,     # the checkpoint that `config.model` means, where it is not that itself
+)->VLMPolicy:
+    "The policy that a configuration describes; what cannot be honoured is refused."
+    model, options = model or config.model, {k: getattr(config, k) for k in ("lora", "parts", "dtype", "max_pixels", "quant", "attention") if hasattr(config, k)}
+    if checkpoint_kind(model) == "adapter" and "lora" in options: _check_adapter(model, config)
+    seed_everything(config.seed)   # of a fresh adapter and fresh heads
+    policy = VLMPolicy.load(model, **options)
+    if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()): raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; give --lora.r 16, or --quant none")
+    return policy
+
+def _check_adapter(model:str, config):
+    "Raise `UsageError` if an adapter that goes on learning is not the one that is asked for."
+    saved, lora = read_json(Path(model)/"adapter_config.json"), config.lora
+    asked = dict(r=lora.r, alpha=lora.alpha, dropout=lora.dropout) if lora.r else {}
+    has = dict(r=saved["r"], alpha=saved["lora_alpha"], dropout=saved.get("lora_dropout", 0.0))
+    differs = [f"lora.{k}={v} (it has {has[k]})" for k, v in asked.items() if v != has[k]]
+    if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts: differs.append(f"lora.parts={lora.parts} (it has {parts})")
+    if config.parts != "language": differs.append(f"parts={config.parts} (which says what learns without an adapter)")
+    if differs: raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")
+
+def _adapter_parts(saved:dict)->str:
+    "The parts that a saved adapter is on; empty where its layers are not named."
+    targets = saved.get("target_modules")
+    if not isinstance(targets, list) or not any("." in t for t in targets): return ""
+    found = {part_of(t) for t in targets}
+    return "all" if "vision" in found else "language+merger" if "merger" in found else "language"
+
 @patch
 def load_weights(self:VLMPolicy, folder):
     "Replace the weights of this policy by those of a checkpoint of the same kind, written by `save`."
     from safetensors.torch import load_file
     folder = Path(folder)
-    if hasattr(self.model, "peft_config"):
-        from peft import set_peft_model_state_dict
-        set_peft_model_state_dict(self.model, load_file(folder/"adapter_model.safetensors"))
-    else:
-        saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
+    fill_model(self.model, folder)
     self.load_heads(load_file(folder/"heads.safetensors"))
     self._features.clear(); self._features.used = 0
 
 @patch
 def load_heads(self:VLMPolicy, tensors:dict):
     "Take the value head, and the temperature head if there is one, from saved tensors."
-    first = tensors["value_head.0.weight"]
+    first = tensors.get("value_head.0.weight", self.value_head[0].weight)
     if first.shape != self.value_head[0].weight.shape: raise UsageError(f"the saved value head is for {tuple(first.shape)}, this model wants {tuple(self.value_head[0].weight.shape)}")
+    known = {f"value_head.{k}" for k in self.value_head.state_dict()} | {"value_scale"}
+    known |= {"temperature_range", "temperature_head.weight", "temperature_head.bias"} if "temperature_range" in tensors or any(k.startswith("temperature_head") for k in tensors) else set()
+    need_all("heads.safetensors", known - {*tensors}, {*tensors} - known)
     self.value_head.load_state_dict({k.removeprefix("value_head."): v for k, v in tensors.items() if k.startswith("value_head.")})
     self.value_scale.copy_(tensors["value_scale"])
     if "temperature_range" in tensors:

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
-from .core import JsonLines, UsageError, did_you_mean, read_json, without_secrets, write_json
+from .core import JsonLines, UsageError, did_you_mean, plain_json, read_json, without_secrets, write_json
 from .distributed import skip_shm_build
 
 # %% ../nbs/18_tracking.ipynb #211bb0d5
@@ -44,11 +44,11 @@ def flat_numbers(
     row:dict,          # of metrics, may be nested
     prefix:str="",     # put before each name
 )->dict: # name -> number
-    "The numbers of a row under flat names."
+    "The numbers of a row under flat names; what is not finite is none."
     flat = {}
     for name, value in row.items():
         if isinstance(value, dict): flat.update(flat_numbers(value, f"{prefix}{name}/"))
-        elif isinstance(value, (bool, int, float)): flat[prefix + name] = value + 0   # True becomes 1
+        elif isinstance(value := plain_json(value), (int, float)): flat[prefix + name] = value + 0   # True becomes 1
     return flat
 
 # %% ../nbs/18_tracking.ipynb #a010449a
@@ -70,7 +70,7 @@ def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:in
     "accelerate's W&B tracker, writing into the run folder; what it may collect by itself is turned off."
     import wandb
     marker = folder/"wandb_run.json"
-    known = read_json(marker)["id"] if resumed is not None and marker.exists() else None
+    known = read_json(marker, {}).get("id") if resumed is not None else None
     settings = wandb.Settings(console="off", x_disable_meta=True, disable_git=True, save_code=False, host="", quiet=True, **PATIENCE)
     def start(**mode):
         tracker = WandBTracker(project, dir=str(folder), name=run_name, id=known, resume="allow" if known else None, settings=settings, **mode)

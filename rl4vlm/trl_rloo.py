@@ -16,11 +16,11 @@ from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
 from .core import JsonLines, UsageError, episode_seed, install_extra, replace_folder, seed_everything
-from .distributed import trainer_arguments
-from .models import load_vlm, pick_device, pick_dtype
+from .distributed import adamw_for, trainer_arguments
+from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
-from .sft import StopWhenAsked, train_sft
+from .sft import Guarded, StopWhenAsked, train_sft
 from .tasks import Task, make_task
 from .tiny import resolve_model
 from .tracking import start_trackers
@@ -103,11 +103,11 @@ def rloo_arguments(
     gpu = pick_device().type == "cuda"
     return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
-        per_device_train_batch_size=config.prompts * config.group_size // config.accumulate, gradient_accumulation_steps=config.accumulate,
+        per_device_train_batch_size=config.prompts * config.group_size // config.microbatches, gradient_accumulation_steps=config.microbatches,
         num_generations=config.group_size, max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=config.kl_coef,
         learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
         gradient_checkpointing=config.activation_checkpointing, bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
-        shuffle_dataset=False,
+        shuffle_dataset=False, logging_nan_inf_filter=False,
         save_steps=config.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 
 # %% ../nbs/25_trl_rloo.ipynb #65a5bd93
@@ -143,13 +143,17 @@ def train_trl(
         return _train(config, progress)
 
 def _train(config:TRLConfig, progress)->dict:
-    task, out = make_task(config.task, **config.task_options), Path(config.out)
+    task, out = Task.from_config(config), Path(config.out)
     check_trl(task)
     from trl import RLOOTrainer
+    class GuardedRLOO(Guarded, RLOOTrainer):
+        "TRL's trainer with float32 steps and finite numbers."
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None): fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
     arguments = rloo_arguments(config, out/"trl")   # before the model: it tells transformers if DeepSpeed will share the weights out
-    seed_everything(config.seed)
-    model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
+    policy = VLMPolicy.from_config(config, _start(task, config, progress))
+    model, processor = policy.model, policy.processor
+    adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
     last, done = last_trainer_checkpoint(out/"trl", before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
@@ -158,7 +162,7 @@ def _train(config:TRLConfig, progress)->dict:
         for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(out/name).truncate(-1 if done is None else done)
     with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
-        trainer = RLOOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
+        trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
         if last: log.rows = JsonLines(out/"metrics.jsonl").read()
         trainer.train(resume_from_checkpoint=last and str(last))
@@ -171,4 +175,4 @@ def _start(task:Task, config:TRLConfig, progress)->str:
     name = resolve_model(config.model, task, progress)
     if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
     if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")   # the card is written last
-    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype), task, config, Path(config.out)/"sft", progress)
+    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype, attention=config.attention, max_pixels=config.max_pixels), task, config, Path(config.out)/"sft", progress)
