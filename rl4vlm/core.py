@@ -127,8 +127,8 @@ def without_secrets(value, name:str=""):
     if isinstance(value, dict): return {k: without_secrets(v, k) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [without_secrets(v) for v in value]
     if not isinstance(value, str) or "://" not in value: return value
-    value = re.sub(r"(\w://)[^\s/@?#]+@", rf"\1{NOT_RECORDED}@", value)
-    return re.sub(r"([?&#;])([^=&#;\s?]+)=[^&#;\s]+", lambda m: f"{m[1]}{m[2]}={NOT_RECORDED}" if is_secret(m[2]) else m[0], value)
+    value = re.sub(r"(\w://)[^\s/@?#]+@", r"\1(hidden)@", value)
+    return re.sub(r"([?&#;])([^=&#;\s?]+)=[^&#;\s]+", lambda m: f"{m[1]}{m[2]}=(hidden)" if is_secret(m[2]) else m[0], value)
 
 # %% ../nbs/00_core.ipynb #6fd3a918
 class SignsOfLife:
@@ -404,7 +404,7 @@ def _recorded(file)->dict:
     "The options in a `config.yaml`."
     import yaml
     try: options = yaml.safe_load(read_text(file)) or {}
-    except (yaml.YAMLError, RecursionError) as e: options = e
+    except (yaml.YAMLError, ValueError, RecursionError) as e: options = e
     if not isinstance(options, dict): raise UsageError(f"{file} cannot be read as the options of a run ({' '.join(str(options).split())[:120]}); give --overwrite to replace the run, or another --out")
     return without_secrets(options)
 
