@@ -14,23 +14,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
-from .core import RL4VLMError, SignsOfLife, UsageError, claim_run_folder, did_you_mean, doing, others_run, printable, tell, without_secrets
+from .core import RL4VLMError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, others_run, printable, read_text, renamed, tell, without_secrets
 
 # %% ../nbs/40_cli.ipynb #64a390a5
 def _claim(config):
     "Check what can be checked at once, then make the run folder: a mistyped name leaves no folder behind."
-    from rl4vlm.evaluate import panel_seeds
-    from rl4vlm.tasks import list_tasks, make_task
-    several = getattr(config, "tasks", [])
-    for name in several or [config.task]:
-        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
-    if hasattr(config, "panel"): panel_seeds(config.panel)
-    players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
-    for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
-        if model and not model.startswith("tiny"):
-            doing(f"looking at {model}")
-            from rl4vlm.models import check_model
-            check_model(model)
+    from rl4vlm.pipeline import check_names
+    check_names(config)
     if hasattr(config, "lora"):
         from rl4vlm.models import check_learnable
         check_learnable(config.model, config)
@@ -76,6 +66,7 @@ def cmd_sft(config:SFTConfig):
         screen.stage("sft", f"{config.model} on {'captions of ' + config.task if config.captions else config.data or 'no data'}")
         doing("reading data")
         rows = sft_rows(config)
+        if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")
         if not config.model.startswith("tiny"): check_for_model(rows, config, config.model)   # a bad row leaves no folder behind
         _claim(config)
@@ -96,9 +87,9 @@ def cmd_trl_rloo(config:TRLConfig):
     from rl4vlm.pipeline import Screen
     with Screen() as screen:
         screen.stage("trl-rloo", f"{config.model} on {config.task}")
-        from rl4vlm.tasks import make_task
+        from rl4vlm.tasks import Task
         from rl4vlm.trl_rloo import check_trl, train_trl
-        check_trl(make_task(config.task, **config.task_options))
+        check_trl(Task.from_config(config))
         _claim(config)
         done = train_trl(config, screen.tell)
     tell(f"mean reward of the last ten steps {done['reward']:.3f}; checkpoint {done['folder']}")
@@ -116,10 +107,10 @@ def dry_run(config):
     tell(f"a dry run of {config.model}, from shapes alone")
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.estimate import describe
-    from rl4vlm.tasks import make_task
+    from rl4vlm.tasks import Task
     share_of(config, launched())   # what the run would refuse
     if config.model.startswith("tiny"): raise UsageError("--dry-run estimates large models; a tiny one takes about a gigabyte and fits anywhere. Give --model")
-    tell(describe(config, make_task(config.task, **config.task_options), launched() if launched() > 1 else 8))
+    tell(describe(config, Task.from_config(config), launched() if launched() > 1 else 8))
 
 # %% ../nbs/40_cli.ipynb #c53ceec4
 def cmd_eval(config:EvalConfig):
@@ -208,13 +199,24 @@ def read_options(command:str, arguments:list):
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
-    try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, arguments))))
+    for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
+    try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _renamed(config, arguments)))))
     except RL4VLMError: raise
     except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
     except (argparse.ArgumentError, TypeError, ValueError, KeyError, AttributeError, OSError, yaml.YAMLError) as e: raise UsageError(_one_line(parser, str(e)))
     made = config(**{f.name: options[f.name] for f in fields(config)})
     _check_texts(asdict(made))
     return made
+
+def _check_file(path:str):
+    "Refuse a file of options that is no YAML mapping, before anybody walks through it."
+    import yaml
+    try: options = yaml.safe_load(read_text(path))
+    except RL4VLMError: raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e: raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())[:200]})") from e
+    if not isinstance(options, (dict, type(None))): raise UsageError(f"--config {path} must hold options, a line 'name: value' each; it holds a {type(options).__name__}")
+    try: _check_texts(options or {})
+    except RecursionError: raise UsageError(f"--config {path}: the options contain themselves") from None
 
 def _check_texts(value, name:str=""):
     "Refuse text in an option that no file name and no file can hold."
@@ -225,6 +227,31 @@ def _check_texts(value, name:str=""):
     elif isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)): raise UsageError(f"{name}={value!r} holds a character that cannot be written to a file")
 
 # %% ../nbs/40_cli.ipynb #c3b67e1b
+def _renamed(config, arguments:list)->list:
+    "Read options by the names that they had before, also in YAML files, and say so."
+    known, found = set(_flat(asdict(config()) if config not in (MergeConfig, AlfworldConfig) else {})), set()
+    def today(key):
+        [new] = renamed({key: None}, known)
+        if new != key: found.add(f"{key} is called {new} now")
+        return new
+    def in_yaml(options, prefix=""):
+        return {today(prefix + k).removeprefix(prefix): in_yaml(v, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in options.items()}
+    def in_file(name):
+        import yaml
+        try: options = yaml.safe_load(read_text(name))
+        except (OSError, ValueError, UsageError, RecursionError, yaml.YAMLError): return name   # the parser says what is wrong with it
+        if not isinstance(options, dict) or not all(isinstance(k, str) for k in options): return name
+        before = len(found)
+        new = in_yaml(options)
+        return yaml.safe_dump(new, sort_keys=False) if len(found) > before else name
+    made = list(arguments)
+    for i, a in enumerate(made):
+        if i and made[i - 1] == "--config": made[i] = in_file(a)
+        elif a.startswith("--config="): made[i] = "--config=" + in_file(a.removeprefix("--config="))
+        elif a.startswith("--"): made[i] = "--" + today(a[2:].partition("=")[0]) + a[2 + len(a[2:].partition("=")[0]):]
+    for note in sorted(found): tell(f"note: {note}", file=sys.stderr)
+    return made
+
 def _words(arguments:list, *names)->list:
     "Let the words before the first option stand for the options of these names."
     count = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
@@ -315,7 +342,7 @@ def disk_trouble(error:Exception)->str:
 # %% ../nbs/40_cli.ipynb #d87b3561
 MEMORY = dict(   # what to change when a GPU is full
     sft="lower --batch_size (and raise --accumulate), give --activation_checkpointing or --lora.r, lower --max_pixels",
-    ppo="raise --accumulate, lower --envs or --max_new_tokens, give --activation_checkpointing or --lora.r, lower --max_pixels",
+    ppo="raise --microbatches, lower --envs or --max_new_tokens, give --activation_checkpointing or --lora.r, lower --max_pixels",
     eval="lower --envs or --max_new_tokens, or give --quant 4bit", merge="merge on a machine with more memory")
 
 QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy", SDL_NO_SIGNAL_HANDLERS="1")

@@ -8,7 +8,7 @@ __all__ = ['BLOCK', 'Response', 'draw', 'truncate', 'cache_bytes', 'check_cache'
 # %% ../nbs/12_generate.ipynb #5bb72eb1
 from dataclasses import dataclass
 import numpy as np, torch
-from .core import UsageError
+from .core import InvariantError, UsageError
 from .policy import VLMPolicy
 
 # %% ../nbs/12_generate.ipynb #47faf279
@@ -34,10 +34,10 @@ def draw(
     sums = p.sum(-1).double()                                                                                  # (B, blocks)
     total = sums.cumsum(-1)
     place = (uniform.clamp_max(1 - 1e-12) * total[:, -1])[:, None]
-    block = torch.searchsorted(total, place, right=True)                                                       # (B, 1)
+    block = torch.searchsorted(total, place, right=True).clamp_max(p.shape[1] - 1)                             # (B, 1); broken weights (NaN) must not point beyond
     inside = p.take_along_dim(block[:, :, None], 1)[:, 0].double().cumsum(-1)                                  # (B, BLOCK)
     place = (place - (total - sums).gather(1, block)).clamp_min(0).minimum(inside[:, -1:] * (1 - 1e-12))
-    return (block * BLOCK + torch.searchsorted(inside, place, right=True))[:, 0]
+    return (block * BLOCK + torch.searchsorted(inside, place, right=True))[:, 0].clamp_max(logp.shape[-1] - 1)
 
 # %% ../nbs/12_generate.ipynb #036854d0
 def truncate(
@@ -121,6 +121,9 @@ def generate(
             reading.keep(going)
         state = reading.write(token[:, None], torch.ones_like(token[:, None]))[:, -1]
     ids, logprobs, every, temperatures = ids.cpu().numpy(), logprobs.cpu().numpy(), every.cpu().numpy(), temperatures.tolist()
+    if broken := sum(not np.isfinite(logprobs[i, :n]).all() for i, n in enumerate(length.tolist())):
+        raise InvariantError(f"the model gives no probabilities for {broken} of {B} answers (NaN or infinite): its weights are broken, or overflow in {str(policy.model.dtype).removeprefix('torch.')}; "
+                             "take an earlier checkpoint, a lower --lr in the run that made it, or another --dtype")
     return [Response(ids[i, :n], logprobs[i, :n], bool(ids[i, n - 1] != policy.end_id), values[i], temperatures[i], every[i, :n] if token_values else None)
             for i, n in enumerate(length.tolist())]
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASE', 'UPDATE_COLUMNS', 'STAGES', 'MODEL_FILES', 'Screen', 'update_line', 'update_head', 'run_collect', 'sft_rows',
-           'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo', 'share', 'Stage', 'fingerprint',
-           'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'known_rates', 'describe_tasks']
+           'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo', 'check_names', 'share', 'Stage',
+           'fingerprint', 'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'known_rates',
+           'describe_tasks']
 
 # %% ../nbs/31_pipeline.ipynb #8893f3b7
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +15,8 @@ from pathlib import Path
 import hashlib, json, resource, shutil, sys, time
 from .config import CollectConfig, PipelineConfig, PPOConfig, SFTConfig
 from .checkpoint import damaged_file
-from .core import MAY_DIFFER, DamagedError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, from_json, lock_run_folder, printable, read_json, seed_everything, tell, without_secrets, write_atomic, write_json
-from .tasks import make_task
+from .core import MAY_DIFFER, RENAMED, DamagedError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, from_json, lock_run_folder, printable, read_json, tell, without_secrets, write_atomic, write_json
+from .tasks import Task, make_task
 
 # %% ../nbs/31_pipeline.ipynb #8140bf2c
 BASE = "tiny base model"   # what is made first, if it is not in the cache
@@ -89,7 +90,7 @@ def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of sha
     "Play and keep; `local:tiny` means the tiny model of this task."
     from rl4vlm.collect import collect
     from rl4vlm.tiny import resolve_model
-    screen, task = screen or Screen(), make_task(config.task, **config.task_options)
+    screen, task = screen or Screen(), Task.from_config(config)
     def found(name): return f"local:{resolve_model(name.removeprefix('local:'), task, partial(screen.tell, name=BASE))}" if name.startswith("local:tiny") else name
     return collect(replace(config, actor=found(config.actor), label=found(config.label)), screen.tell)
 
@@ -98,7 +99,7 @@ def sft_rows(config:SFTConfig, part:str="train"):
     "The conversations to learn from (or to validate on): those of `config.data`, or captions of the task's own pictures (of a `part`: train or validation)."
     from rl4vlm.conversations import JsonConversations
     from rl4vlm.preprocess import Conversations, is_json
-    if config.captions: return task_captions(make_task(config.task, **config.task_options))
+    if config.captions: return task_captions(Task.from_config(config))
     if is_json(config.data): return JsonConversations(config.data, config.images or None, config.on_bad_row, part if config.best == "loss" else "all")
     return Conversations(Path(config.data)/f"{part}.parquet" if Path(config.data).is_dir() or part == "validation" else config.data, config.on_bad_row)
 
@@ -115,13 +116,6 @@ def task_captions(task)->list:
     if not rows: raise UsageError(f"task {task.name} has no words for its pictures: override text(observation, info), or values(info) with fields")
     return rows
 
-def _learner(config, model:str):
-    "The policy that a stage trains."
-    from rl4vlm.policy import VLMPolicy
-    policy = VLMPolicy.load(model, lora=config.lora, parts=config.parts, dtype=config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
-    if not any(p.requires_grad for p in policy.model.parameters()): raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; give --lora.r 16, or --quant none")
-    return policy
-
 def run_sft(
     config:SFTConfig,
     rows=None,            # conversations; by default those of `sft_rows`
@@ -129,19 +123,18 @@ def run_sft(
 )->Path: # checkpoint folder
     "Fine-tune and leave the policy in the run's sft/ folder."
     from rl4vlm.distributed import launched, share_of
+    from rl4vlm.policy import VLMPolicy
     from rl4vlm.preprocess import check_task
     from rl4vlm.sft import train_sft
     from rl4vlm.tiny import resolve_model
     share_of(config, launched())   # refused before a model is loaded
-    screen, rows, task = screen or Screen(), sft_rows(config) if rows is None else rows, make_task(config.task, **config.task_options)
+    screen, rows, task = screen or Screen(), sft_rows(config) if rows is None else rows, Task.from_config(config)
     if config.check_actions and not config.captions: check_task(rows, task)
     validation = sft_rows(config, "validation") if config.best == "loss" else ()
-    seed_everything(config.seed)
     model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
     for part in (rows, validation): check_for_model(part, config, model)
     for bad in getattr(rows, "bad", [])[:10]: screen.say(f"  row {bad['row']} left out: {bad['why']}")
-    policy = _learner(config, model)
-    if config.activation_checkpointing: policy.checkpoint_activations()
+    policy = VLMPolicy.from_config(config, model)
     train_sft(rows, policy, config, Path(config.out)/"sft", progress=screen.tell, validation=validation, success=lambda p: panel_success(task, p, config.max_new_tokens))
     return Path(config.out)/"sft"
 
@@ -155,17 +148,41 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
     from rl4vlm.distributed import launched, share_of
+    from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
     share_of(config, launched())   # refused before a model is loaded
-    seed_everything(config.seed)   # of a fresh adapter and value head
-    policy = _learner(config, resolve_model(config.model, make_task(config.task, **config.task_options), partial(screen.tell, name=BASE)))
+    task = Task.from_config(config)
+    policy = VLMPolicy.from_config(config, resolve_model(config.model, task, partial(screen.tell, name=BASE)))
     screen.say(f"a look at {config.panel} comes first, and after every {config.eval_every} updates\n{update_head()}")
     def show(row, ppo):
         screen.tell(ppo.update, config.updates, **{"success": row.get("success"), "return": row.get("mean_return"), "length": row.get("mean_turns"), "failed": row.get("failed_parses"), "turns/s": ppo.timing.get("turns_per_s")})
         if "val_success" in row: screen.say(update_line(row))
-    return train_ppo(make_task(config.task, **config.task_options), policy, config, [show, *callbacks], config.out)
+    return train_ppo(task, policy, config, [show, *callbacks], config.out)
+
+# %% ../nbs/31_pipeline.ipynb #c9a0d417
+def check_names(config):
+    "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
+    from rl4vlm.evaluate import panel_seeds
+    from rl4vlm.tasks import list_tasks
+    several = getattr(config, "tasks", [])
+    for name in several or [config.task]:
+        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
+    if hasattr(config, "panel"): panel_seeds(config.panel)
+    players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
+    for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
+        if not model or model.partition(":")[0] == "tiny": continue
+        doing(f"looking at {model}")
+        from rl4vlm.models import load_processor
+        load_processor(model)
+        for file in Path(model).glob("*.safetensors"): _check_weights(file)
+def _check_weights(file:Path):
+    "Refuse a file of weights that was cut off."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(file, "pt"): pass
+    except (SafetensorError, OSError) as e: raise UsageError(f"the weights in {file} cannot be read ({e}); the file was cut off or is none") from e
 
 # %% ../nbs/31_pipeline.ipynb #d8e6fd8b
 def share(config:PipelineConfig)->PipelineConfig:
@@ -190,7 +207,7 @@ class Stage:
 # %% ../nbs/31_pipeline.ipynb #98cd0587
 def _base(c, screen):
     from rl4vlm.tiny import resolve_model
-    resolve_model(c.model, make_task(c.task, **c.task_options), screen.tell)
+    resolve_model(c.model, Task.from_config(c), screen.tell)
 
 def _preprocess(c, screen):
     from rl4vlm.preprocess import preprocess, told
@@ -237,7 +254,8 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
     "A hash of everything that a stage's result depends on."
     options = stage.options(c)
     options = options if isinstance(options, dict) else asdict(options)
-    matters = {k: v for k, v in _flat(options).items() if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
+    first_name = {now: before for before, now in RENAMED.items()}   # as the key was made before
+    matters = {first_name.get(k, k): v for k, v in _flat(options).items() if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
     return hashlib.blake2b(json.dumps([matters, [fingerprint(p) for p in stage.reads(c)]], sort_keys=True).encode(), digest_size=8).hexdigest()
 
 # %% ../nbs/31_pipeline.ipynb #8e1f5a19
@@ -246,15 +264,16 @@ def run_pipeline(
     screen:Screen=None,
 )->list: # rows of the result table
     "Run all stages in one folder."
-    from rl4vlm.evaluate import panel_seeds
-    make_task(config.task, **config.task_options)
-    for panel in (config.ppo.panel, config.eval.panel): panel_seeds(panel)   # a misspelt one is named now, not after an hour
+    Task.from_config(config)
+    for part in (config, config.collect, config.ppo, config.eval): check_names(replace(part, task=config.task, task_options=config.task_options))   # a misspelt one is named now, not after an hour
     if config.from_stage: config = replace(config, resume=True)
     c, stages = share(config), Path(config.out)/"stages.json"
-    if config.from_stage: redo_from(config.from_stage, config, c)
+    cleared = []
+    if config.from_stage: cleared = redo_from(config.from_stage, config, c)
     else: claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     done = _stages_done(stages)
     with screen or Screen() as screen:
+        if cleared: screen.say(f"--from {config.from_stage}: {', '.join(map(str, cleared))} thrown away, to be made again")
         for name, stage in STAGES.items():
             key = stage_key(stage, c)
             same = done.get(name, {}).get("key") == key
@@ -291,8 +310,8 @@ def _stages_done(stages:Path)->dict: # {name of a stage: its key, seconds, memor
     except DamagedError as e: raise DamagedError(f"{e}; give --from STAGE to do the run again from that stage on: what is before it is taken as it is") from e
     return {name: entry for name, entry in done.items() if isinstance(entry, dict)}
 
-def redo_from(first:str, config:PipelineConfig, c:PipelineConfig):
-    "Prepare a run to be done again from a stage on (the stage `first`)."
+def redo_from(first:str, config:PipelineConfig, c:PipelineConfig)->list:
+    "Prepare a run to be done again from a stage on (the stage `first`); returns what was thrown away."
     import yaml
     out, names = Path(config.out), list(STAGES)
     if first not in names: raise UsageError(f"there is no stage '{first}';{did_you_mean(first, names)} stages are {', '.join(names)}")
@@ -303,9 +322,11 @@ def redo_from(first:str, config:PipelineConfig, c:PipelineConfig):
     for name in names[:names.index(first)]:
         if name in done and done[name].get("key") != stage_key(STAGES[name], c): raise UsageError(f"--from {first}: options or inputs of the earlier stage {name} have changed; --from {name} does that one again too")
     _check_inputs(first, STAGES[first], c)
-    for name in names[names.index(first):]: done.pop(name, None); clear(STAGES[name], c)
+    cleared = []
+    for name in names[names.index(first):]: done.pop(name, None); cleared += clear(STAGES[name], c)
     write_json(out/"stages.json", done)
     write_atomic(out/"config.yaml", yaml.safe_dump(without_secrets(dict(asdict(config), from_stage="")), sort_keys=False))
+    return cleared
 
 def peak_memory_gb()->float:
     "Most memory this process has had so far."

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import InvariantError, UsageError
+from .core import InvariantError, UsageError, read_json, seed_everything
 from .logprobs import Forbidden, token_scores
-from .models import check_weights, fill_model, load_processor, load_vlm, need_all, part_of
+from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of
 from .pictures import as_picture
 from .tasks import image_key
 
@@ -520,6 +520,36 @@ def load(cls:VLMPolicy,
     if heads == "required" and not file.exists(): raise UsageError(f"{folder} has no heads.safetensors: it was saved without its value head")
     if file.exists(): policy.load_heads(load_file(file))
     return policy
+
+@patch(cls_method=True)
+def from_config(cls:VLMPolicy,
+    config,             # any configuration with a model: what it does not have stays as `load_vlm` has it
+    model:str=None,     # the checkpoint that `config.model` means, where it is not that itself
+)->VLMPolicy:
+    "The policy that a configuration describes; what cannot be honoured is refused."
+    model, options = model or config.model, {k: getattr(config, k) for k in ("lora", "parts", "dtype", "max_pixels", "quant", "attention") if hasattr(config, k)}
+    if checkpoint_kind(model) == "adapter" and "lora" in options: _check_adapter(model, config)
+    seed_everything(config.seed)   # of a fresh adapter and fresh heads
+    policy = VLMPolicy.load(model, **options)
+    if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()): raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; give --lora.r 16, or --quant none")
+    return policy
+
+def _check_adapter(model:str, config):
+    "Raise `UsageError` if an adapter that goes on learning is not the one that is asked for."
+    saved, lora = read_json(Path(model)/"adapter_config.json"), config.lora
+    asked = dict(r=lora.r, alpha=lora.alpha, dropout=lora.dropout) if lora.r else {}
+    has = dict(r=saved["r"], alpha=saved["lora_alpha"], dropout=saved.get("lora_dropout", 0.0))
+    differs = [f"lora.{k}={v} (it has {has[k]})" for k, v in asked.items() if v != has[k]]
+    if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts: differs.append(f"lora.parts={lora.parts} (it has {parts})")
+    if config.parts != "language": differs.append(f"parts={config.parts} (which says what learns without an adapter)")
+    if differs: raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")
+
+def _adapter_parts(saved:dict)->str:
+    "The parts that a saved adapter is on; empty where its layers are not named."
+    targets = saved.get("target_modules")
+    if not isinstance(targets, list) or not any("." in t for t in targets): return ""
+    found = {part_of(t) for t in targets}
+    return "all" if "vision" in found else "language+merger" if "merger" in found else "language"
 
 @patch
 def load_weights(self:VLMPolicy, folder):

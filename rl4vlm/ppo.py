@@ -129,7 +129,7 @@ def losses(self:PPO, turns:Turns, rows, totals:dict, check:bool)->tuple: # loss,
 def minibatch_step(self:PPO, turns:Turns, rows, check:bool)->dict: # of means over the minibatch
     "One optimizer step on some turns, unless the policy has moved too far already."
     c, stats, gap = self.config, Counter(), 0.0
-    parts = np.array_split(np.asarray(rows)[np.argsort(turns.lengths()[rows], kind="stable")], -(-c.accumulate // self.ranks.world))
+    parts = np.array_split(np.asarray(rows)[np.argsort(turns.lengths()[rows], kind="stable")], -(-c.microbatches // self.ranks.world))
     if self.ranks.world == 1: parts = [p for p in parts if len(p)]
     totals = self.ranks.total(dict(token=float(turns.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(turns.responses[i]) for i in rows))))
     self.learner.zero_grad()
@@ -216,7 +216,10 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
     "Play, judge, learn."
     self.update, start = self.update + 1, time.perf_counter()
     with whole(self.learner), memory_advice(f"the rollout of update {self.update}", f"lower --envs (now {self.config.envs}), --max_new_tokens or --max_pixels"):
-        tracks, episodes = self.collect()
+        error = None
+        try: tracks, episodes = self.collect()
+        except InvariantError as e: error = e
+        self.ranks.agree(error)
         played, (flat, _) = time.perf_counter(), flatten(tracks)
         turns, log = prepare(self.policy, tracks, self.config, self.reference, self.ranks.gather)
     self.last_turns, self.last_episodes = [track[-1] for track in tracks], episodes
@@ -230,7 +233,7 @@ def run_update(self:PPO)->tuple: # (metrics row, timing row)
     except InvariantError as e: error = e
     try:
         self.ranks.agree(error)
-        with memory_advice(f"update {self.update}", f"raise --accumulate (now {self.config.accumulate}) or give --activation_checkpointing true"): row.update(log, **self.learn(self._teaching(turns)))
+        with memory_advice(f"update {self.update}", f"raise --microbatches (now {self.config.microbatches}) or give --activation_checkpointing true"): row.update(log, **self.learn(self._teaching(turns)))
         if self.idle: row["equal_advantages"] = True
     except InvariantError as e:
         if self.folder is None: raise

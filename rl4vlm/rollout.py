@@ -13,7 +13,7 @@ import hashlib
 from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
-from .core import RL4VLMError, UsageError, stream_seed
+from .core import InvariantError, RL4VLMError, UsageError, stream_seed
 from .episodes import Episode, Turn
 from .tasks import Frame, Past, Task, image_key, make_task
 from .vector import EnvPool
@@ -216,6 +216,7 @@ def _settle(self:Player, i:int, seat:_Seat, turn:Turn, result):
     before = seat.frame
     if result is not None:
         frame, turn.reward, turn.terminated, turn.truncated = result
+        if not np.isfinite(turn.reward): raise InvariantError(f"the reward of turn {turn.index} in the episode of seed {seat.plan.seed} is {turn.reward}, which is not finite: task {self.task.name} must pay numbers (action {turn.played!r})")
         self._show(seat, frame)
     elif self.task.invalid == "terminate": turn.terminated = True
     again = result is None and self.task.invalid == "retry" and seat.retries < MAX_RETRIES

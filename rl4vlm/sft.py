@@ -283,6 +283,7 @@ def train_sft(
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
     run = Path(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
     if run: (run/"requeue").unlink(missing_ok=True)
+    if config.activation_checkpointing: policy.checkpoint_activations()
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
     if main: JsonLines(folder/"metrics.jsonl").truncate(-1 if done is None else done)
     kept = folder/"best"/"best.json"

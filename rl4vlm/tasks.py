@@ -72,11 +72,14 @@ def _set_options(task, options:dict):
         setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
     if task.invalid not in INVALID_RULES: raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
     if task.history_images and task.history < 1: raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
+    for key, least in (("max_turns", 1), ("history", 0)):
+        value = getattr(task, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least: raise UsageError(f"{key}={value!r} of task {task.name} must be a whole number, {least} or more")
     if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
 
 def _fits(key:str, default, value)->bool:
     "Whether an option's `value` is of the kind of its `default`; where that is None, anything may be meant."
-    if default is None or value is None: return default is None or key == "thoughts"
+    if default is None or value is None: return default is None or key == "thoughts" or not hasattr(Task, key)   # an option of the task's own may be unset
     if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)): return not isinstance(default, bool) or isinstance(value, bool)
     if isinstance(default, (int, float)): return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, (list, tuple) if isinstance(default, (list, tuple)) else type(default))
@@ -295,6 +298,11 @@ def make_task(
         hint = did_you_mean(name, list_tasks())
         raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint else " (rl4vlm tasks lists all; --import MODULE brings in your own)"))
     return _tasks[name](**options)
+
+@patch(cls_method=True)
+def from_config(cls:Task, config)->Task:
+    "The task that a `config` names, with all its options."
+    return make_task(config.task, **config.task_options)
 
 def _load(entry):
     "The class that an entry point names; the fault of a stranger's package is told as theirs."

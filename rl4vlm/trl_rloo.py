@@ -15,7 +15,7 @@ import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, replace_folder, seed_everything
+from .core import JsonLines, UsageError, episode_seed, install_extra, replace_folder, seed_everything
 from .distributed import adamw_for, trainer_arguments
 from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
@@ -30,7 +30,7 @@ from .vector import TaskEnv
 def check_trl(task:Task):
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
     try: import trl
-    except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); pip install 'rl4vlm[trl]'") from e
+    except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1: raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer an episode; train it with rl4vlm ppo --advantage rloo")
 
 # %% ../nbs/25_trl_rloo.ipynb #95b77f25
@@ -103,7 +103,7 @@ def rloo_arguments(
     gpu = pick_device().type == "cuda"
     return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
-        per_device_train_batch_size=config.prompts * config.group_size // config.accumulate, gradient_accumulation_steps=config.accumulate,
+        per_device_train_batch_size=config.prompts * config.group_size // config.microbatches, gradient_accumulation_steps=config.microbatches,
         num_generations=config.group_size, max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=config.kl_coef,
         learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
         gradient_checkpointing=config.activation_checkpointing, bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
@@ -143,7 +143,7 @@ def train_trl(
         return _train(config, progress)
 
 def _train(config:TRLConfig, progress)->dict:
-    task, out = make_task(config.task, **config.task_options), Path(config.out)
+    task, out = Task.from_config(config), Path(config.out)
     check_trl(task)
     from trl import RLOOTrainer
     class GuardedRLOO(Guarded, RLOOTrainer):
@@ -151,8 +151,8 @@ def _train(config:TRLConfig, progress)->dict:
         def _load_from_checkpoint(self, resume_from_checkpoint, model=None): fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
     arguments = rloo_arguments(config, out/"trl")   # before the model: it tells transformers if DeepSpeed will share the weights out
-    seed_everything(config.seed)
-    model, processor = load_vlm(_start(task, config, progress), config.lora, config.parts, config.dtype, max_pixels=config.max_pixels, quant=config.quant, attention=config.attention)
+    policy = VLMPolicy.from_config(config, _start(task, config, progress))
+    model, processor = policy.model, policy.processor
     adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
@@ -175,4 +175,4 @@ def _start(task:Task, config:TRLConfig, progress)->str:
     name = resolve_model(config.model, task, progress)
     if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
     if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")   # the card is written last
-    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype), task, config, Path(config.out)/"sft", progress)
+    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype, attention=config.attention, max_pixels=config.max_pixels), task, config, Path(config.out)/"sft", progress)

@@ -3,19 +3,19 @@
     python scripts/train_ppo.py --task NumberLine --model runs/sft/sft --out runs/ppo --updates 40
 
 goes on from what scripts/train_sft.py leaves: a tiny model, on a laptop's CPU. For a real one, on one GPU on which it
-fits in bfloat16 together with the activations of a part of a minibatch (more --accumulate, less memory):
+fits in bfloat16 together with the activations of a part of a minibatch (more --microbatches, less memory):
 
-    python scripts/train_ppo.py --task NumberLine --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --lr 1e-5 --accumulate 16 --out runs/ppo3b
+    python scripts/train_ppo.py --task NumberLine --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --lr 1e-5 --microbatches 16 --out runs/ppo3b
 
 Every field of `PPOConfig` is an option, and `--help` explains each.
 """
 from dataclasses import asdict
 from jsonargparse import auto_cli
 from rl4vlm.config import PPOConfig
-from rl4vlm.core import claim_run_folder, seed_everything
+from rl4vlm.core import claim_run_folder
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import train_ppo
-from rl4vlm.tasks import make_task
+from rl4vlm.tasks import Task
 from rl4vlm.tiny import resolve_model
 
 
@@ -26,8 +26,8 @@ def show(row, ppo):
 
 if __name__ == "__main__":
     config = auto_cli(PPOConfig, as_positional=False)
+    task = Task.from_config(config)
     claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
-    seed_everything(config.seed)   # of a fresh adapter and value head
-    policy = VLMPolicy.load(resolve_model(config.model, config.task), lora=config.lora, parts=config.parts, dtype=config.dtype)
-    summary = train_ppo(make_task(config.task), policy, config, callbacks=[show], folder=config.out)
+    policy = VLMPolicy.from_config(config, resolve_model(config.model, task))
+    summary = train_ppo(task, policy, config, callbacks=[show], folder=config.out)
     print(summary["best"], summary["folder"])

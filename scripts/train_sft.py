@@ -14,11 +14,12 @@ Every field of `SFTConfig` is an option, and `--help` explains each.
 from dataclasses import asdict
 from jsonargparse import auto_cli
 from rl4vlm.config import SFTConfig
-from rl4vlm.core import claim_run_folder, seed_everything
-from rl4vlm.models import load_vlm
+from rl4vlm.core import claim_run_folder
+from rl4vlm.pipeline import check_for_model, panel_success, sft_rows
 from rl4vlm.policy import VLMPolicy
-from rl4vlm.preprocess import Conversations
+from rl4vlm.preprocess import check_task
 from rl4vlm.sft import train_sft
+from rl4vlm.tasks import Task
 from rl4vlm.tiny import resolve_model
 
 
@@ -29,8 +30,10 @@ def show(step, steps, loss):
 
 if __name__ == "__main__":
     config = auto_cli(SFTConfig, as_positional=False)
+    task, rows, validation = Task.from_config(config), sft_rows(config), sft_rows(config, "validation") if config.best == "loss" else ()
+    if config.check_actions and not config.captions: check_task(rows, task)
     claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
-    seed_everything(config.seed)   # of a fresh adapter and value head
-    model, processor = load_vlm(resolve_model(config.model, config.task), lora=config.lora, parts=config.parts, dtype=config.dtype)
-    result = train_sft(Conversations(f"{config.data}/train.parquet"), VLMPolicy(model, processor), config, f"{config.out}/sft", progress=show)
-    print(result)
+    model = resolve_model(config.model, task)
+    for part in (rows, validation): check_for_model(part, config, model)
+    policy = VLMPolicy.from_config(config, model)
+    print(train_sft(rows, policy, config, f"{config.out}/sft", progress=show, validation=validation, success=lambda p: panel_success(task, p, config.max_new_tokens)))

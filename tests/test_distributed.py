@@ -15,7 +15,7 @@ STAGES = dict(
     sft="sft --task NumberLine --steps 10 --batch_size 4 --accumulate 2 --save_every 10".split(),
     ppo=["ppo", *RL],
     rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"],
-    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --accumulate 2 --max_new_tokens 8".split())
+    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --microbatches 2 --max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]
 MODES = dict(one=[sys.executable], ddp=DDP, zero2=accelerate("zero2.yaml"), zero3=accelerate("zero3.yaml"))

@@ -470,7 +470,7 @@ def test_the_preset_of_llava_runs(folders, rl4vlm, tmp_path):
     "scripts/configs/ppo/numberline_llava.yaml, made small: adapters on all parts, one update."
     from pathlib import Path
     preset = Path(__file__).resolve().parent.parent/"scripts/configs/ppo/numberline_llava.yaml"
-    rl4vlm("ppo", "--config", preset, "--model", folders["llava_next"], "--out", "run", "--updates=1", "--envs=2", "--steps=2", "--epochs=1", "--minibatch=4", "--accumulate=2",
+    rl4vlm("ppo", "--config", preset, "--model", folders["llava_next"], "--out", "run", "--updates=1", "--envs=2", "--steps=2", "--epochs=1", "--minibatch=4", "--microbatches=2",
            "--max_new_tokens=4", "--lora.r=2", "--value_warmup=0")
     best = VLMPolicy.load(tmp_path/"run"/"ppo"/"best", heads="required", device="cpu")
     assert {part_of(n) for n, p in best.model.named_parameters() if p.requires_grad} == {"language", "merger", "vision"}

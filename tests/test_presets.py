@@ -80,7 +80,7 @@ def test_published_numbers():
     assert (c.lr, c.end_lr, c.schedule, c.lr_updates) == (1e-5, 1e-9, "cosine", 25)
     assert (c.lora.r, c.lora.alpha, c.lora.dropout, c.lora.parts) == (128, 256, 0.0, "all")
     assert (c.clip, c.gamma, c.gae_lambda, c.temperature, c.max_grad_norm, c.value_coef) == (0.1, 0.9, 0.95, 0.2, 0.01, 0.5)
-    assert (c.envs * c.steps, c.epochs, c.minibatch, c.accumulate, c.updates) == (512, 4, 128, 128, 29)
+    assert (c.envs * c.steps, c.epochs, c.minibatch, c.microbatches, c.updates) == (512, 4, 128, 128, 29)
     assert (c.max_new_tokens, c.thought_weight, c.ratio, c.lambda_norm) == (256, 0.5, "turn", "sum")
 
 

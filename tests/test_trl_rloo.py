@@ -43,10 +43,10 @@ def test_without_the_extra(rl4vlm, tmp_path):
     (tmp_path/"trl").mkdir(); (tmp_path/"trl/__init__.py").write_text("raise ImportError('No module named trl')")
     done = rl4vlm("trl-rloo", "--task", "PickImage", code=2, PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     [line] = done.stderr.strip().splitlines()
-    assert line.startswith("error: ") and "pip install 'rl4vlm[trl]'" in line and not (tmp_path/"runs").exists()
+    assert line.startswith("error: ") and "pip install -e '.[trl]'" in line and not (tmp_path/"runs").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [(["--group_size", 1], "at least 2"), (["--accumulate", 3], "must divide"), (["--lr", 0], "above 0"), (["--steps", 0], "at least 1"),
+@pytest.mark.parametrize("arguments, says", [(["--group_size", 1], "at least 2"), (["--microbatches", 3], "must divide"), (["--lr", 0], "above 0"), (["--steps", 0], "at least 1"),
                                              (["--model", "./nowhere"], "does not exist"), (["--num_rollouts", 4], "--num_rollouts")])
 def test_wrong_options_get_one_clear_line(rl4vlm, arguments, says):
     [line] = rl4vlm("trl-rloo", *arguments, code=2).stderr.strip().splitlines()
@@ -54,7 +54,7 @@ def test_wrong_options_get_one_clear_line(rl4vlm, arguments, says):
 
 
 def test_a_short_run_repeats_and_can_be_played(rl4vlm, tmp_path, blind):
-    for name in "ab": done = rl4vlm("trl-rloo", "--task", "PickImage", "--model", blind, "--out", name, *SHORT, "--accumulate", 2)
+    for name in "ab": done = rl4vlm("trl-rloo", "--task", "PickImage", "--model", blind, "--out", name, *SHORT, "--microbatches", 2)
     rows = [json.loads(line) for line in (tmp_path/"a/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2] and all(0 <= r["reward"] <= 1 and r["response_tokens"] <= 8 and r["failed_parses"] == sum(r["causes"].values()) / 4 for r in rows)
     assert (tmp_path/"a/metrics.jsonl").read_text() == (tmp_path/"b/metrics.jsonl").read_text()

@@ -26,7 +26,7 @@ def updates(base, new_tokens, turns, plain_turns):
             ppo.policy.load_state_dict(start)
             return clock_of(lambda: ppo.learn(batch)) / turns
         return again
-    ones = our_ppo(base, new_tokens, turns, accumulate=turns)
+    ones = our_ppo(base, new_tokens, turns, microbatches=turns)
     far = our_ppo(base, new_tokens, turns, entropy_coef=0.01)
     return {"plain loop": lambda: clock_of(lambda: plain.update(played)) / plain_turns, "ours": learner(ours), "ours, a turn at a time": learner(ones), "ours, with an entropy bonus": learner(far)}
 

@@ -99,7 +99,7 @@ def test_no_memory_in_an_update(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     learner.losses = hungry
-    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --accumulate \(now 1\)"): learner.run_update()
+    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --microbatches \(now 1\)"): learner.run_update()
 
 
 def test_no_memory_in_a_rollout(learner):

@@ -1,5 +1,6 @@
 "Cut, damaged and foreign files, a full disk, numbers that are not finite: a clear line, and going on wherever the rest is good."
 import json, os, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from rl4vlm.checkpoint import last_trainer_checkpoint, list_checkpoints, load_newest, save_checkpoint
@@ -66,6 +67,7 @@ def test_copies_in_a_checkpoint_folder_are_none(tmp_path):
 
 FULL = """
 import resource, sys, torch, safetensors.torch
+from dataclasses import replace
 from pathlib import Path
 from rl4vlm.checkpoint import list_checkpoints, save_checkpoint
 from rl4vlm.cli import disk_trouble
@@ -129,3 +131,68 @@ def test_a_cache_that_cannot_be_written(tmp_path):
         from rl4vlm import tiny
         patch.setattr(tiny, "RECIPE", tiny.RECIPE); [patch.setattr(tiny, name, getattr(tiny, name)) for name in ("teach_to_see", "sample_frames")]
         with pytest.raises(UsageError, match="RL4VLM_CACHE"): _build(str(tmp_path/"file"/"tiny"))
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    "A pipeline of stages that take no time; returns the names of those that were done."
+    import io
+    import rl4vlm.pipeline as room
+    from rl4vlm.config import PipelineConfig
+    out, did = tmp_path/"run", []
+    leaves = dict(base=[], collect=["data/episodes"], preprocess=["data/train.parquet", "data/validation.parquet", "data/counts.json"], sft=["sft"], ppo=["ppo", "metrics.jsonl"], eval=["results.json"], report=["report.html"])
+    def work(name):
+        def run(c, screen):
+            did.append(name)
+            for path in leaves[name]:
+                file = out/path if "." in path else out/path/"model.safetensors"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if file.suffix == ".json": write_json(file, dict(rows=[]))
+                elif file.suffix == ".parquet": import_pq().write_table(table(), file)
+                elif file.suffix == ".safetensors": save(file, name)
+                else: file.write_text(name)
+        return run
+    def import_pq(): import pyarrow.parquet as pq; return pq
+    def table(): import pyarrow as pa; return pa.table(dict(x=[1, 2]))
+    def save(file, name):
+        from safetensors.numpy import save_file
+        save_file(dict(w=np.full(4, len(name), np.float32)), file)
+    monkeypatch.setattr(room, "STAGES", {name: replace(stage, run=work(name)) for name, stage in room.STAGES.items()})
+    def run(**options):
+        did.clear(); said = io.StringIO()
+        room.run_pipeline(replace(PipelineConfig(model=str(tmp_path/"base"), out=str(out)), **options), room.Screen(said))
+        return list(did), said.getvalue()
+    run(); assert len(did) == 7
+    return out, run
+
+
+def test_notes_beside_a_model_are_no_change(pipeline):
+    out, run = pipeline
+    for name in ("sft/notes.json", "sft/mine.txt", "notes.json", "ppo/notes.json", "data/notes.json"): (out/name).write_text("{")
+    assert run(resume=True)[0] == [] and (out/"ppo/model.safetensors").exists() and (out/"sft/notes.json").exists()
+
+
+def test_inputs_are_found_good_before_anything_is_thrown_away(pipeline):
+    out, run = pipeline
+    os.truncate(out/"sft/model.safetensors", 30)
+    for how in (dict(resume=True), dict(from_stage="ppo")):
+        with pytest.raises(DamagedError, match="stage ppo.*model.safetensors cannot be read; nothing was thrown away"): run(**how)
+        assert (out/"ppo/model.safetensors").exists() and (out/"metrics.jsonl").exists()
+    did, said = run(from_stage="sft")
+    assert did == ["sft", "ppo", "eval", "report"] and "thrown away" in said
+
+
+def test_what_is_thrown_away_is_said(pipeline):
+    out, run = pipeline
+    from safetensors.numpy import save_file
+    save_file(dict(w=np.zeros(3, np.float32)), out/"sft/model.safetensors")
+    did, said = run(resume=True)
+    assert "ppo" in did and "metrics.jsonl thrown away" in " ".join(said.split()) and str(out/"ppo") in said
+
+
+def test_stages_that_cannot_be_read(pipeline):
+    out, run = pipeline
+    os.truncate(out/"stages.json", 40)
+    with pytest.raises(DamagedError, match="stages.json cannot be read.*--from STAGE"): run(resume=True)
+    assert (out/"ppo/model.safetensors").exists()
+    with pytest.warns(UserWarning, match="stages.json"): assert run(from_stage="eval")[0] == ["eval", "report"]

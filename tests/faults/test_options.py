@@ -1,0 +1,201 @@
+"Options: every one has a reader, what cannot be honoured is refused, and what is written in a header, README or page can be typed."
+import ast, dataclasses, json, math, re, shlex
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+import numpy as np, pytest, yaml
+import rl4vlm.config as config_module
+from rl4vlm.cli import COMMANDS, main, read_options
+from rl4vlm.config import CollectConfig, EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
+from rl4vlm.core import InvariantError, UsageError
+from rl4vlm.tasks import Task, make_task
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = [c for c in vars(config_module).values() if isinstance(c, type) and is_dataclass(c)]
+NEEDED = dict(MergeConfig=dict(model="a", out="b"), AlfworldConfig=dict(out="a"))
+make = lambda c, **more: c(**{**NEEDED.get(c.__name__, {}), **more})
+number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
+
+
+# every option has a reader
+READERS = dict(PPOConfig=("ppo", "judge"), JudgeConfig=("ppo", "judge"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
+               ScoreConfig=("scores", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "scores"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
+               TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
+SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
+
+def read_in(module:str)->set:
+    "Names of attributes that a module reads, also by getattr and from lists of names."
+    found = set()
+    for node in ast.walk(ast.parse((ROOT/"rl4vlm"/f"{module}.py").read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load): found.add(node.attr)
+        if isinstance(node, (ast.Tuple, ast.Call)): found |= {e.value for e in (node.elts if isinstance(node, ast.Tuple) else node.args) if isinstance(e, ast.Constant) and isinstance(e.value, str)}
+    return found
+
+def unread(config)->list:
+    known = set().union(*(read_in(m) for m in {*READERS[config.__name__], *SHARED_READERS}))
+    return [f.name for f in fields(config) if f.name not in known]
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
+def test_every_option_has_a_reader(config): assert unread(config) == []
+
+def test_an_option_without_a_reader_is_found(monkeypatch):
+    idle = dataclasses.make_dataclass("PPOConfig", [("wishful", int, 1)], bases=(PPOConfig,))
+    assert unread(idle) == ["wishful"]
+
+
+# numbers that are none
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_option_is_nan_or_infinite(config, value):
+    for f in fields(config):
+        if not number(f): continue
+        given = {"deep": {"list": [value]}} if "dict" in str(f.type) else [value] if str(f.type).startswith("list") else value
+        with pytest.raises(UsageError, match=rf"{f.name}=.*must be a finite number"): make(config, **{f.name: given})
+    with pytest.raises(UsageError): setattr(make(config), next(f.name for f in fields(config)), value)
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if "seed" in c.__dataclass_fields__], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+def test_seeds_that_some_library_refuses(config, seed):
+    with pytest.raises(UsageError, match="seed=.*between 0 and 4294967295"): make(config, seed=seed)
+
+@pytest.mark.parametrize("words", ["ppo --seed -1", "sft --seed 99999999999", "eval --seed -5", "pipeline --seed -1", "quickstart --seed -1", "collect --seed -1", "tasks --seed -1", "trl-rloo --seed -1", "ppo --lr .nan", "ppo --clip nan", "eval --temperature .inf",
+                                   "pipeline --ppo.lr .inf", "collect --ask.timeout inf", "ppo --task_options.max_turns 0", "eval --task_options.history -1", "collect --task_options.max_turns .inf", "ppo --task_options.max_turns 2.5", "pipeline --task_options.max_turns 0"])
+def test_one_line_and_no_folder(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), *(["--data", "x"] if words.startswith("sft") else []), *(["--out", "run"] if not words.startswith("tasks") else [])]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and not list(tmp_path.iterdir())
+
+def test_a_task_of_ones_own_is_held_to_it_too():
+    class Short(Task): max_turns = 0
+    with pytest.raises(UsageError, match="max_turns=0 of task Short"): Short()
+
+
+# one way from a configuration to a policy
+@pytest.fixture(scope="module")
+def adapter(blind_model, tmp_path_factory):
+    from rl4vlm.policy import VLMPolicy
+    folder = tmp_path_factory.mktemp("adapter")/"a"
+    VLMPolicy.load(blind_model, lora=LoRAConfig(r=4, alpha=8)).save(folder)
+    return str(folder)
+
+@pytest.mark.parametrize("options, says", [(dict(lora=LoRAConfig(r=32, alpha=64, parts="all")), r"lora.r=32 \(it has 4\).*lora.parts=all \(it has language\)"), (dict(parts="all"), "parts=all"), (dict(lora=LoRAConfig(r=4)), r"lora.alpha=32 \(it has 8\)"),
+                                           (dict(lora=LoRAConfig(r=4, alpha=8, dropout=0.1)), "lora.dropout=0.1")])
+@pytest.mark.parametrize("config", [PPOConfig, SFTConfig, TRLConfig])
+def test_an_adapter_is_not_what_was_asked_for(adapter, config, options, says):
+    from rl4vlm.policy import VLMPolicy
+    with pytest.raises(UsageError, match=says): VLMPolicy.from_config(config(model=adapter, **options))
+
+def test_a_policy_has_what_its_configuration_says(adapter, blind_model):
+    from rl4vlm.policy import VLMPolicy
+    policy = VLMPolicy.from_config(PPOConfig(model=str(blind_model), lora=LoRAConfig(r=2, alpha=6), dtype="bfloat16", max_pixels=60 * 60, attention="eager"))
+    images = policy.processor.image_processor
+    assert policy.base.dtype.__str__() == "torch.bfloat16" and policy.model.peft_config["default"].lora_alpha == 6 and images.size["longest_edge"] == 3600 and policy.base.config._attn_implementation == "eager"
+    assert VLMPolicy.from_config(PPOConfig(model=adapter, lora=LoRAConfig(r=4, alpha=8))).model.peft_config["default"].r == 4
+    assert VLMPolicy.from_config(EvalConfig(model=adapter)).model.peft_config["default"].r == 4
+    heads = [next(VLMPolicy.from_config(PPOConfig(model=str(blind_model), seed=s)).value_head.parameters()) for s in (1, 1, 2)]
+    assert (heads[0] == heads[1]).all() and (heads[0] != heads[2]).any()
+
+def test_options_that_are_about_something_else():
+    with pytest.raises(UsageError, match="lora.alpha=64 without lora.r"): LoRAConfig(alpha=64)
+    with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(parts="all", lora=LoRAConfig(r=4))
+
+@pytest.mark.parametrize("script, config", [("train_ppo.py", PPOConfig), ("train_sft.py", SFTConfig)])
+def test_scripts_take_the_public_way(script, config):
+    text = (ROOT/"scripts"/script).read_text()
+    assert "VLMPolicy.from_config(config" in text and "Task.from_config(config)" in text and not re.search(r"load_vlm|VLMPolicy\.load|make_task", text)
+
+
+# old names
+def test_old_names_are_read_with_a_note(tmp_path, capsys):
+    assert read_options("ppo", ["--accumulate", "4"]).microbatches == 4 and "note: accumulate is called microbatches now" in capsys.readouterr().err
+    assert read_options("trl-rloo", ["--accumulate=4"]).microbatches == 4
+    assert read_options("sft", ["--accumulate", "4"]).accumulate == 4
+    capsys.readouterr()
+    (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n")
+    c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml")])
+    assert (c.sft.accumulate, c.ppo.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
+
+def test_old_runs_resume(tmp_path):
+    from rl4vlm.core import claim_run_folder
+    for config, old in ((PPOConfig(out="x"), ("accumulate",)), (PipelineConfig(out="x"), ("ppo", "accumulate"))):
+        saved, folder = asdict(config), tmp_path/type(config).__name__
+        part = saved if len(old) == 1 else saved["ppo"]
+        part["accumulate"] = part.pop("microbatches")
+        folder.mkdir(); (folder/"config.yaml").write_text(yaml.safe_dump(saved)); (folder/"metrics.jsonl").write_text("")
+        claim_run_folder(folder, asdict(config), resume=True)
+        part["accumulate"] = 7; (folder/"config.yaml").write_text(yaml.safe_dump(saved))
+        with pytest.raises(UsageError, match="microbatches was 7, now 1"): claim_run_folder(folder, asdict(config), resume=True)
+
+
+# broken weights and rewards
+@pytest.fixture
+def broken(blind_model):
+    import torch
+    from rl4vlm.policy import VLMPolicy
+    policy = VLMPolicy.load(blind_model)
+    with torch.no_grad():
+        for p in policy.base.model.language_model.norm.parameters(): p.fill_(math.nan)
+    return policy
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_broken_weights_are_told_in_words(broken, greedy):
+    from rl4vlm.evaluate import evaluate
+    from rl4vlm.rollout import PolicyActor
+    with pytest.raises(InvariantError, match="gives no probabilities for .* its weights are broken"): evaluate("NumberLine", PolicyActor(broken, 4, greedy=greedy), range(3), envs=3)
+
+class Unpaid(Task):
+    env_id, actions, goal, paid, max_turns = "rl4vlm/NumberLine-v0", ["-", "+"], "Pay.", "nan", 3
+    def make_env(self):
+        import gymnasium as gym
+        class Pay(gym.RewardWrapper):
+            def reward(wrapper, reward): return float(self.paid)
+        return Pay(make_task("NumberLine").make_env())
+
+@pytest.mark.parametrize("paid", ["nan", "inf", "-inf"])
+def test_rewards_that_are_not_finite_stop_every_player(paid):
+    from rl4vlm.evaluate import evaluate
+    from rl4vlm.rollout import RandomActor, play
+    task = Unpaid(paid=paid)
+    for run in (lambda: evaluate(task, RandomActor(task), range(2)), lambda: play(task, RandomActor(task), [5])):
+        with pytest.raises(InvariantError, match="the reward of turn 0 in the episode of seed .* not finite: task Unpaid"): run()
+
+
+# what is written can be typed
+def told()->list: # of (where, words)
+    "Every command in headers of scripts and presets, in README, and in the markdown of notebooks."
+    found = []
+    for path in [ROOT/"README.md", *sorted((ROOT/"scripts").rglob("*")), *sorted((ROOT/"nbs").rglob("*.ipynb"))]:
+        if not path.is_file() or path.suffix not in (".md", ".py", ".sh", ".yaml", ".ipynb", ""): continue
+        if path.suffix == ".ipynb": text = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
+        else: text = path.read_text(errors="replace")
+        for line in re.sub(r"\\\n\s*#?", " ", text).splitlines():
+            line = line.lstrip("# \t").removeprefix("$ ")
+            if re.match(r"(rl4vlm|accelerate launch|torchrun|python scripts/train_) ?\S", line) and not re.search(r"…|\.\.\.( |$)|COMMAND|\$\{?[A-Z]|\[--", line): found.append((str(path.relative_to(ROOT)), line.split("   ")[0].split("  #")[0].split(" | ")[0].split(" && ")[0]))
+    return found
+
+def split(line):
+    "(processes, command, arguments), or None where the line is no command of this package."
+    words = shlex.split(line, comments=True)
+    processes = next((int(w) for k, w in zip(words, words[1:]) if k in ("--num_processes", "--nproc_per_node", "--nproc-per-node") and w.isdigit()), None)
+    if processes is None and words[0] == "accelerate" and "--config_file" in words: processes = yaml.safe_load((ROOT/words[words.index("--config_file") + 1]).read_text()).get("num_processes", 1)
+    for script, command in (("scripts/train_ppo.py", "ppo"), ("scripts/train_sft.py", "sft")):
+        if script in words: return processes or 1, command, words[words.index(script) + 1:]
+    start = words.index("rl4vlm.cli") if "rl4vlm.cli" in words else 0 if words[0] == "rl4vlm" else None
+    return None if start is None or len(words) < start + 2 or words[start + 1] not in COMMANDS else (processes or 1, words[start + 1], words[start + 2:])
+
+LINES = sorted({(where, line) for where, line in told()})
+
+def test_there_are_lines_to_try():
+    assert len(LINES) > 80 and any("--num_processes 8" in line and "sft/cards_llava" in line for _, line in LINES)
+
+@pytest.mark.parametrize("where, line", LINES, ids=[f"{w}: {l[:60]}" for w, l in LINES])
+def test_what_is_written_can_be_typed(where, line, monkeypatch):
+    from rl4vlm.distributed import share_of
+    monkeypatch.chdir(ROOT)
+    if not (parts := split(line)): pytest.skip("no command of this package")
+    processes, command, arguments = parts
+    arguments = [a for a in arguments if a not in ("--dry-run", "--help", "--print_config", "&", "\\")]
+    drop = [i for i, a in enumerate(arguments) if a == "--import"]
+    arguments = [a for i, a in enumerate(arguments) if i not in drop and i - 1 not in drop]   # modules of the reader's own
+    config = read_options(command, arguments)
+    if command in ("sft", "ppo"): share_of(config, processes)
