@@ -76,7 +76,7 @@ UNSEEN = re.compile(r"^#\|\s*(export\b|exporti\b|default_exp\b|echo: *false)", r
 def plain(text):
     "Letters and digits alone: what is left of a text when links, marks and spaces are taken off."
     text = re.sub(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"]*\")?\)", "", text)
-    return re.sub(r"[\W_]+", "", text)
+    return re.sub(r"[\W_]+", "", re.sub(r"\x1b\[[\d;]*[a-zA-Z]", "", text))
 
 
 def paragraphs(markdown):
