@@ -83,7 +83,7 @@ def to_json(value, **options)->str:
     return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
 
 def plain_json(value):
-    "The same in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
+    "`value` in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
     if isinstance(value, dict): return {k if isinstance(k, str) else plain_json(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [plain_json(v) for v in value]
     if not isinstance(value, (str, int, float)) and hasattr(value, "tolist"): return plain_json(value.tolist())

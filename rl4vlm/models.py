@@ -205,7 +205,7 @@ def fill_adapter(model, folder):
     need_all(folder, places & {*result.missing_keys}, result.unexpected_keys)
 
 def fill_model(model, folder):
-    "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind."
+    "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind in `folder`."
     if hasattr(model, "peft_config"): return fill_adapter(model, folder)
     try: saved, report = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False, output_loading_info=True)
     except (OSError, RuntimeError) as e: raise UsageError(f"the weights of '{folder}' do not fit this model ({str(e).splitlines()[0][:120]})") from e
