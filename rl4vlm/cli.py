@@ -13,7 +13,7 @@ import errno, importlib, importlib.resources, json, logging, os, shlex, shutil, 
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
+from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .core import RL4VLMError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, others_run, printable, read_text, renamed, tell, without_secrets
 
 # %% ../nbs/40_cli.ipynb #64a390a5
@@ -182,7 +182,7 @@ def overview()->str:
 def build_parser(command:str):
     "The parser of one command."
     from jsonargparse import ArgumentParser, set_parsing_settings
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])   # an option such as --lora.r is one of the command's own
     function, config = COMMANDS[command]
     default = Path(importlib.resources.files("rl4vlm"))/f"{command}.yaml"   # the packaged recipe, where there is one
     parser = ArgumentParser(prog=f"rl4vlm {command}", description=function.__doc__, exit_on_error=False, default_config_files=[str(default)] if default.exists() else [])
