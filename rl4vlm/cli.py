@@ -13,24 +13,14 @@ import errno, importlib, importlib.resources, json, logging, os, shlex, shutil, 
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
+from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .core import RL4VLMError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, others_run, printable, read_text, renamed, tell, without_secrets
 
 # %% ../nbs/40_cli.ipynb #64a390a5
 def _claim(config):
     "Check what can be checked at once, then make the run folder: a mistyped name leaves no folder behind."
-    from rl4vlm.evaluate import panel_seeds
-    from rl4vlm.tasks import list_tasks, make_task
-    several = getattr(config, "tasks", [])
-    for name in several or [config.task]:
-        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
-    if hasattr(config, "panel"): panel_seeds(config.panel)
-    players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
-    for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
-        if model and not model.startswith("tiny"):
-            doing(f"looking at {model}")
-            from rl4vlm.models import check_model
-            check_model(model)
+    from rl4vlm.pipeline import check_names
+    check_names(config)
     if hasattr(config, "lora"):
         from rl4vlm.models import check_learnable
         check_learnable(config.model, config)
@@ -76,6 +66,7 @@ def cmd_sft(config:SFTConfig):
         screen.stage("sft", f"{config.model} on {'captions of ' + config.task if config.captions else config.data or 'no data'}")
         doing("reading data")
         rows = sft_rows(config)
+        if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")
         if not config.model.startswith("tiny"): check_for_model(rows, config, config.model)   # a bad row leaves no folder behind
         _claim(config)
@@ -191,7 +182,7 @@ def overview()->str:
 def build_parser(command:str):
     "The parser of one command."
     from jsonargparse import ArgumentParser, set_parsing_settings
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])   # an option such as --lora.r is one of the command's own
     function, config = COMMANDS[command]
     default = Path(importlib.resources.files("rl4vlm"))/f"{command}.yaml"   # the packaged recipe, where there is one
     parser = ArgumentParser(prog=f"rl4vlm {command}", description=function.__doc__, exit_on_error=False, default_config_files=[str(default)] if default.exists() else [])
@@ -208,6 +199,7 @@ def read_options(command:str, arguments:list):
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
+    for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
     try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _renamed(config, arguments)))))
     except RL4VLMError: raise
     except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
@@ -215,6 +207,16 @@ def read_options(command:str, arguments:list):
     made = config(**{f.name: options[f.name] for f in fields(config)})
     _check_texts(asdict(made))
     return made
+
+def _check_file(path:str):
+    "Refuse a file of options that is no YAML mapping, before anybody walks through it."
+    import yaml
+    try: options = yaml.safe_load(read_text(path))
+    except RL4VLMError: raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e: raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())[:200]})") from e
+    if not isinstance(options, (dict, type(None))): raise UsageError(f"--config {path} must hold options, a line 'name: value' each; it holds a {type(options).__name__}")
+    try: _check_texts(options or {})
+    except RecursionError: raise UsageError(f"--config {path}: the options contain themselves") from None
 
 def _check_texts(value, name:str=""):
     "Refuse text in an option that no file name and no file can hold."

@@ -591,7 +591,9 @@ class TasksConfig(Options):
     out: str = ""
     """Where a sheet with a picture of each task goes (a .png file)."""
 
-    def __post_init__(self): check_range(self, "episodes", low=0)
+    def __post_init__(self):
+        check_range(self, "episodes", low=0)
+        if self.out and not self.out.lower().endswith(".png"): raise UsageError(f"out={self.out!r} of TasksConfig must be the name of a .png file")
 
 # %% ../nbs/01_config.ipynb #a7e4a819
 @dataclass

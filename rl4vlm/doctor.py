@@ -12,7 +12,7 @@ import importlib, importlib.metadata, os, platform, shutil, sys, tempfile, warni
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from .core import cache_dir, doing, tell
+from .core import cache_dir, doing, install_extra, tell
 
 # %% ../nbs/32_doctor.ipynb #ba77ce3f
 STATES = ("ok", "info", "missing", "broken")
@@ -121,7 +121,7 @@ def check_features()->list:
     findings = []
     for name, (packages, purpose) in FEATURES.items():
         lacking = [p for p in packages if not _version(p)]
-        command = f'pip install "rl4vlm[{name}]"' if name in extras else "pip install " + " ".join(lacking)
+        command = install_extra(name) if name in extras else "pip install " + " ".join(lacking)
         have = ", ".join(f"{p} {_version(p)}" for p in packages if p not in lacking)
         findings.append(Finding("extras", name, "missing", f"needed for {purpose}", command) if lacking else Finding("extras", name, "ok", have))
     return findings

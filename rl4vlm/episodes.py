@@ -240,13 +240,14 @@ class EpisodeStore:
 
     def read(self):
         "The turns as a `datasets.Dataset`, pictures decoded on access; `with_format(None)` gives their bytes instead."
+        from glob import escape   # `datasets` takes a path for a pattern
         from datasets import Dataset, concatenate_datasets
         if not self.shards: raise UsageError(f"no episodes in {self.folder} (no *.parquet); `rl4vlm collect --out {self.folder}` makes some")
         broken = [p.name for p in self.shards if not _readable(p)]
         if broken: raise UsageError(f"{self.folder}: {', '.join(broken)} cannot be read (cut off or damaged); the same `rl4vlm collect` with --resume makes it again, or delete it")
         for path in self.shards: _check_pictures(path)
         cache, features = scratch(self.folder), _features(decode=False)
-        try: parts = [Dataset.from_parquet(str(p), features=features, keep_in_memory=False, cache_dir=cache) for p in self.shards]
+        try: parts = [Dataset.from_parquet(escape(str(p)), features=features, keep_in_memory=False, cache_dir=cache) for p in self.shards]
         except Exception as e: raise UsageError(f"{self.folder} does not hold turns as `rl4vlm collect` writes them ({type(e).__name__}: {' '.join(str(e).split())[:150]})") from e
         return concatenate_datasets(parts).with_transform(_decoded)
 

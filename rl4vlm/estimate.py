@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from .config import LoRAConfig
-from .core import UsageError, read_json
+from .core import UsageError
 from .fixed_shapes import places, room
 from .generate import cache_bytes
 from .logprobs import BUFFER
-from .models import add_lora, checkpoint_kind, load_config, part_of, train_parts
+from .models import add_lora, check_model, checkpoint_kind, load_config, part_of, train_parts
 
 # %% ../nbs/19_estimate.ipynb #4aeaf942
 def _qwen25(hidden, inner, layers, heads, kv_heads, vocabulary, vision_inner, tied=False):
@@ -49,9 +49,9 @@ def shapes_of(name:str)->tuple: # (transformers config, where it is from)
     "The configuration of a model: a folder's own, the table's, or the hub's (of the model called `name`)."
     if name in KNOWN: return KNOWN[name](), "the table of known models"
     kind = checkpoint_kind(name)
-    if kind == "adapter": return shapes_of(read_json(Path(name)/"adapter_config.json")["base_model_name_or_path"])
-    try: return load_config(name), f"{name}/config.json" if kind == "model" else "the hub"
-    except OSError as e: raise UsageError(f"the sizes of model '{name}' are not known: it is no folder, the hub did not give its config.json, and the table has only {', '.join(KNOWN)}") from e
+    if kind != "hub": return check_model(name), f"{name}/config.json"
+    try: return load_config(name), "the hub"
+    except Exception as e: raise UsageError(f"the sizes of model '{name}' are not known: it is no folder, the hub did not give its config.json, and the table has only {', '.join(KNOWN)}") from e
 
 # %% ../nbs/19_estimate.ipynb #13917df1
 def on_paper(

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, read_json, write_atomic, write_json
+from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable, read_json, write_atomic, write_json
 from .episodes import Album, EpisodeStore
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
@@ -177,7 +177,11 @@ def as_markdown(
         lines.append([r.get("task", "")] * several + ["– " * kind + r["name"], percent(r["success"]), f"{100 * r['low']:.1f} – {100 * r['high']:.1f}", *[percent(r.get(k)) for k in further],
                       f"{r['mean_return']:+.2f} ({r['return_low']:+.2f} to {r['return_high']:+.2f})", f"{r['mean_turns']:.1f}", *[number(r.get("response_tokens"), ".1f")] * tokens,
                       percent(r["failed_parses"]) + causes, str(r["episodes"]), *[number(took, ".0f") + " s" * (took is not None)] * bool(seconds)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+def _cell(text:str)->str:
+    "A text that stays in its cell."
+    return printable(" ".join(str(text).split())).replace("|", "\\|")
 
 def comparison_as_markdown(comparisons:list)->str:
     "The `comparisons` in Markdown, B minus A."
@@ -186,7 +190,7 @@ def comparison_as_markdown(comparisons:list)->str:
     for c in comparisons:
         lines.append([c["task"], f"{c['b']} against {c['a']}", c["play"], f"{100 * c['difference']:+.1f} %", f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}", str(c["only_a"]), str(c["only_b"]),
                       f"{c['return_difference']:+.2f}", f"{c['return_low']:+.2f} to {c['return_high']:+.2f}", str(c["episodes"])])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 def as_csv(rows:list)->str:
     "Rows of the table as CSV, all numbers in full; kinds of episodes get rows, causes get columns."
@@ -335,7 +339,7 @@ def trained_on(model)->str:
     import yaml
     for folder in [Path(model), *Path(model).resolve().parents[:4]]:
         try: return str((yaml.safe_load((folder/"config.yaml").read_text()) or {}).get("task", ""))
-        except (OSError, AttributeError, yaml.YAMLError): continue
+        except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError): continue
     return ""
 
 # %% ../nbs/14_evaluate.ipynb #d72349ee

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
 from .config import AskConfig, actor_parts
-from .core import JsonLines, RL4VLMError, UsageError, from_json, well_formed
+from .core import JsonLines, RL4VLMError, UsageError, from_json, install_extra, well_formed
 from .pictures import as_picture
 from .rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, has_oracle
 
@@ -123,7 +123,7 @@ class ServerActor(Actor):
         spent:dict=None,      # requests and tokens of earlier runs that count towards the budget
     ):
         try: import openai
-        except ImportError as e: raise UsageError("a model behind a server needs the package openai: pip install 'rl4vlm[label]'") from e
+        except ImportError as e: raise UsageError(f"a model behind a server needs the package openai: {install_extra('label')}") from e
         self.model, self.url, self.config, self.name = model, url, ask or AskConfig(), f"openai:{model}"
         self.used, self.loop, self.stop = Counter(spent or {}), asyncio.new_event_loop(), False   # `used`: requests and tokens
         self.outcomes = Counter(answered=int(self.used["tokens"] > 0))   # answered, refused

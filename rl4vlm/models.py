@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .config import LoRAConfig
-from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, read_json
+from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra, read_json
 
 # %% ../nbs/10_models.ipynb #69f1ec5c
 def pick_device(device:str="auto")->torch.device:
@@ -97,7 +97,7 @@ def _rounded(quant:str, dtype:torch.dtype, device:torch.device)->dict:
     "What `from_pretrained` must be told."
     if quant not in ("none", "4bit", "8bit"): raise UsageError(f"quant={quant!r} must be none, 4bit or 8bit")
     if quant == "none": return {}
-    if not find_spec("bitsandbytes"): raise UsageError(f"quant={quant} needs bitsandbytes, which is not installed: pip install 'rl4vlm[quant]', or leave it at none")
+    if not find_spec("bitsandbytes"): raise UsageError(f"quant={quant} needs bitsandbytes, which is not installed: {install_extra('quant')}, or leave it at none")
     from transformers import BitsAndBytesConfig
     return dict(device_map={"": device}, quantization_config=BitsAndBytesConfig(
         load_in_4bit=quant == "4bit", load_in_8bit=quant == "8bit", bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
@@ -205,7 +205,7 @@ def fill_adapter(model, folder):
     need_all(folder, places & {*result.missing_keys}, result.unexpected_keys)
 
 def fill_model(model, folder):
-    "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind."
+    "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind in `folder`."
     if hasattr(model, "peft_config"): return fill_adapter(model, folder)
     try: saved, report = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False, output_loading_info=True)
     except (OSError, RuntimeError) as e: raise UsageError(f"the weights of '{folder}' do not fit this model ({str(e).splitlines()[0][:120]})") from e

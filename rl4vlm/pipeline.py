@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASE', 'UPDATE_COLUMNS', 'STAGES', 'MODEL_FILES', 'Screen', 'update_line', 'update_head', 'run_collect', 'sft_rows',
-           'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo', 'share', 'Stage', 'fingerprint',
-           'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'known_rates', 'describe_tasks']
+           'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo', 'check_names', 'share', 'Stage',
+           'fingerprint', 'stage_key', 'run_pipeline', 'clear', 'redo_from', 'peak_memory_gb', 'known_rates',
+           'describe_tasks']
 
 # %% ../nbs/31_pipeline.ipynb #8893f3b7
 from dataclasses import asdict, dataclass, replace
@@ -160,6 +161,29 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
         if "val_success" in row: screen.say(update_line(row))
     return train_ppo(task, policy, config, [show, *callbacks], config.out)
 
+# %% ../nbs/31_pipeline.ipynb #c9a0d417
+def check_names(config):
+    "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
+    from rl4vlm.evaluate import panel_seeds
+    from rl4vlm.tasks import list_tasks
+    several = getattr(config, "tasks", [])
+    for name in several or [config.task]:
+        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
+    if hasattr(config, "panel"): panel_seeds(config.panel)
+    players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
+    for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
+        if not model or model.partition(":")[0] == "tiny": continue
+        doing(f"looking at {model}")
+        from rl4vlm.models import load_processor
+        load_processor(model)
+        for file in Path(model).glob("*.safetensors"): _check_weights(file)
+def _check_weights(file:Path):
+    "Refuse a file of weights that was cut off."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(file, "pt"): pass
+    except (SafetensorError, OSError) as e: raise UsageError(f"the weights in {file} cannot be read ({e}); the file was cut off or is none") from e
+
 # %% ../nbs/31_pipeline.ipynb #d8e6fd8b
 def share(config:PipelineConfig)->PipelineConfig:
     "Give the shared options to every stage."
@@ -240,9 +264,8 @@ def run_pipeline(
     screen:Screen=None,
 )->list: # rows of the result table
     "Run all stages in one folder."
-    from rl4vlm.evaluate import panel_seeds
     Task.from_config(config)
-    for panel in (config.ppo.panel, config.eval.panel): panel_seeds(panel)   # a misspelt one is named now, not after an hour
+    for part in (config, config.collect, config.ppo, config.eval): check_names(replace(part, task=config.task, task_options=config.task_options))   # a misspelt one is named now, not after an hour
     if config.from_stage: config = replace(config, resume=True)
     c, stages = share(config), Path(config.out)/"stages.json"
     cleared = []

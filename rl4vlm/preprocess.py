@@ -135,9 +135,10 @@ class Conversations:
 
 def _parquet_rows(path:Path): # a `datasets.Dataset`, pictures as bytes
     import pyarrow.parquet as pq
+    from glob import escape
     from datasets import Dataset
     if not path.exists(): raise UsageError(f"no conversations at {path}; `rl4vlm preprocess --data EPISODES --out RUN` writes them")
-    try: rows = Dataset.from_parquet(str(path), cache_dir=scratch(path.parent), features=_undecoded(pq.read_schema(path))) if pq.read_metadata(path).num_rows else Dataset.from_dict({c: [] for c in COLUMNS})
+    try: rows = Dataset.from_parquet(escape(str(path)), cache_dir=scratch(path.parent), features=_undecoded(pq.read_schema(path))) if pq.read_metadata(path).num_rows else Dataset.from_dict({c: [] for c in COLUMNS})
     except Exception as e: raise UsageError(f"{path} cannot be read as Parquet ({type(e).__name__}); was it cut off? `rl4vlm preprocess` writes it again") from e
     missing = {"messages", "images", "text"} - {*rows.column_names}
     if missing: raise UsageError(f"{path} has no column {', '.join(sorted(missing))}; `rl4vlm preprocess` writes messages, images, text and episode")

@@ -23,7 +23,9 @@ def markdown_table(
 )->str:
     "A table in Markdown."
     cell = lambda value: " ".join(str(value).replace("|", "\\|").split())
-    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+    lines = [[cell(value) for value in row] for row in [head, *rows]]
+    widths = [max(3, min(60, max(map(len, column)))) for column in zip(*lines)]   # where lines wrap, pandoc takes the widths of columns from the dashes
+    return "\n".join("| " + " | ".join(row) + " |" for row in [lines[0], ["-" * width for width in widths], *lines[1:]])
 
 # %% ../nbs/41_reference.ipynb #ce28d722
 def _shown(value)->str:

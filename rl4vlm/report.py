@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .core import UsageError, tell, write_atomic
+from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets, write_atomic
 from .pictures import open_picture
 from .runs import EXPECTED, TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
 
@@ -199,14 +199,21 @@ def _by_actor(episodes:list)->list: # of lists
 def _experiment(run:Run)->str|None:
     "What a run has in common with its repetitions under other seeds; None where that is not known."
     import yaml
-    try: options = yaml.safe_load(run.config)
-    except (yaml.YAMLError, RecursionError): return None
-    if not isinstance(options, dict): return None
-    folder = str(options.get("out") or run.path)
     def bare(value):
-        if isinstance(value, dict): return {k: bare(v) for k, v in value.items() if k not in ("seed", "out", "resume", "overwrite", "trackers")}
+        if isinstance(value, dict): return {str(k): bare(v) for k, v in value.items() if k not in ("seed", "out", "resume", "overwrite", "trackers")}
         return re.sub(r"seed[_-]?\d+", "seed", value.replace(folder, "")) if isinstance(value, str) else value
-    return json.dumps(bare(options), default=str)
+    try:
+        options = yaml.safe_load(run.config)
+        folder = str(options.get("out") or run.path)
+        return json.dumps(bare(options), default=str)
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError): return None   # not written by a run
+
+def _without_keys(config:str)->str:
+    "The text of a config.yaml without secrets, which runs of earlier versions wrote down."
+    def hidden(line):
+        found = re.match(r"""(\s*["']?([\w.-]+)["']?\s*:\s+)\S""", line)
+        return found[1] + NOT_RECORDED if found and is_secret(found[2]) else without_secrets(line)
+    return "\n".join(map(hidden, config.split("\n")))
 
 def _experiments(runs:list)->list: # of dicts with a name and the numbers of runs
     "Runs grouped by experiment, in the order of the runs."
@@ -235,7 +242,7 @@ def make_page(
     everyone = [e for s in surveys for e in s]
     data = dict(version=__version__, live=live, table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])], tallies=[tally(g) for g in _by_actor(everyone)],
                 comparisons=[_usable_comparison(c) for run in runs for c in run.results.get("comparisons") or [] if isinstance(c, dict)], experiments=_experiments(runs),
-                runs=[dict(name=r.name, config=r.config, curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
+                runs=[dict(name=r.name, config=_without_keys(r.config), curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
                 notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes], episodes=[], shared=[])
     return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
 
@@ -287,6 +294,7 @@ def report_server(
 
 def serve_report(runs, port:int=8642):
     "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
+    for path in [runs] if isinstance(runs, (str, Path)) else runs: read_run(path)   # a wrong name is told now, not on the page
     with report_server(runs, port) as server:
         tell(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)")
         try: server.serve_forever()

@@ -15,7 +15,7 @@ import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
 from .checkpoint import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, replace_folder, seed_everything
+from .core import JsonLines, UsageError, episode_seed, install_extra, replace_folder, seed_everything
 from .distributed import adamw_for, trainer_arguments
 from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
@@ -30,7 +30,7 @@ from .vector import TaskEnv
 def check_trl(task:Task):
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
     try: import trl
-    except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); pip install 'rl4vlm[trl]'") from e
+    except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1: raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer an episode; train it with rl4vlm ppo --advantage rloo")
 
 # %% ../nbs/25_trl_rloo.ipynb #95b77f25

@@ -73,7 +73,7 @@ def live_processes()->dict: # {process id: (parent's id, start time)}
     return found
 
 def descendants(pids, known:dict=None)->dict: # {process id: start time}
-    "The processes that `pids` started, and all that these started (by what `live_processes` has told)."
+    "The processes that `pids` started, and all that these started (by `known`, what `live_processes` has told)."
     known, found = live_processes() if known is None else known, {}
     new = set(pids)
     while new:
@@ -82,7 +82,7 @@ def descendants(pids, known:dict=None)->dict: # {process id: start time}
     return found
 
 def kill_processes(pids:dict):
-    "Kill these processes ({process id: start time}); a number that belongs to another process by now is left alone."
+    "Kill the processes `pids` ({process id: start time}); a number that belongs to another process by now is left alone."
     now = live_processes()
     for pid, begun in pids.items():
         if now.get(pid, (0, None))[1] != begun: continue

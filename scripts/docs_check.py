@@ -3,14 +3,27 @@
 A copy of the notebooks is processed by scripts/site.py, which stops before Quarto (front matter, signatures, doclinks).
 Then: every page has a title and a description and shows no error; cells that draw have a figure; internal links, anchors,
 pictures and doclinks lead somewhere; public names are documented with their parameters; the sidebar names each page
-once and no other; README.md is what the index makes.
+once and no other; README.md is what the index makes; and nothing is lost: every paragraph, table, figure and printed text
+of a notebook stands on its page, in order.
+
+`--words` prints the words of each page before and after processing. `--html FOLDER` looks at a site that was rendered
+(by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every picture
+has a text, and nothing is fetched from elsewhere.
 """
-import html, importlib, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
+import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = re.compile(r"^[^#\n]*(plt\.subplots|learning_curves\(|episode_strip\(|Image\.fromarray\([^)]*\]\)\s*$|photograph\(page)", re.M)
+
+
+def script(name):
+    "Another file of this folder as a module."
+    spec = importlib.util.spec_from_file_location(f"rl4vlm_scripts_{name}", ROOT/"scripts"/f"{name}.py")
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
 
 
 def text_of(value): return "".join(value or [])
@@ -54,6 +67,174 @@ def check_page(name, page):
             tail = text_of(cell["source"]).strip().splitlines()[-1]
             shows = "plt.subplots" in text_of(cell["source"]) or re.match(r"(learning_curves|episode_strip|Image\.fromarray|photograph)\(", tail)
             if shows and not any(len(text_of(v)) > 200 for v in images): yield f"{name}: a cell that draws shows no figure: {text_of(cell['source']).strip().splitlines()[-1][:80]}"
+
+
+HIDDEN = re.compile(r"^#\|\s*(hide\b|include: *false|output: *false)", re.M)
+UNSEEN = re.compile(r"^#\|\s*(export\b|exporti\b|default_exp\b|echo: *false)", re.M)
+
+
+def plain(text):
+    "Letters and digits alone: what is left of a text when links, marks and spaces are taken off."
+    text = re.sub(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*(?:\s+\"[^\"]*\")?\)", "", text)
+    return re.sub(r"[\W_]+", "", re.sub(r"\x1b\[[\d;]*[a-zA-Z]", "", text))
+
+
+def paragraphs(markdown):
+    "Paragraphs of a text, a fenced block in one piece."
+    for block in re.split(r"(^```.*?^```)", markdown, flags=re.S | re.M):
+        yield from [block] if block.startswith("```") else filter(str.strip, re.split(r"\n\s*\n", block))
+
+
+def shown(output):
+    "What a reader sees of an output: its kind and its text, or its picture."
+    data = output.get("data", {})
+    for kind in data:
+        if kind.startswith("image/"): return kind, text_of(data[kind])
+    for kind in ("text/markdown", "text/html", "text/plain"):
+        if kind in data: return kind, text_of(data[kind])
+    return "printed", text_of(output.get("text"))
+
+
+def content(page, first=True):
+    "The pieces of a notebook that its page owes to a reader: (what, text) in order."
+    for cell in page["cells"]:
+        source = text_of(cell["source"])
+        if cell["cell_type"] == "markdown":
+            if first: first = False; continue          # title and description, see check_first
+            for piece in paragraphs(source): yield "text", piece
+        if cell["cell_type"] != "code" or HIDDEN.search(source): continue
+        if not UNSEEN.search(source):
+            yield "code", "\n".join(l for l in source.splitlines() if not re.match(r"\s*(#\||%)", l) and not re.search(r"#\|\s*hide_line", l))
+        if "#| filter_stream" in source: continue
+        for output in cell.get("outputs", []): yield shown(output)
+
+
+def front_matter(page):
+    import yaml
+    found = re.match(r"---\n(.*?)\n---", text_of(page["cells"][0]["source"]).strip(), re.S) if page["cells"] else None
+    return yaml.safe_load(found[1]) if found else {}
+
+
+def check_first(name, notebook, made):
+    "The first text cell holds a title and a description alone, and both are on the page: nbdev drops the rest of it."
+    first = next((text_of(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"), "")
+    lines, front = [l for l in first.splitlines() if l.strip()], front_matter(made)
+    if len(lines) != 2 or not lines[0].startswith("# ") or not lines[1].startswith("> "):
+        yield f"{name}: the first cell holds more or less than '# title' and one line of '> description'; nbdev drops the rest"
+    for mark, field, line in zip(("#", ">"), ("title", "description"), lines):
+        if plain(line) != plain(str(front.get(field, ""))): yield f"{name}: {field} is lost, {line.lstrip(mark).strip()[:60]!r}"
+
+
+def check_nothing_lost(name, notebook, made):
+    "Each piece of a notebook stands on its page after the one before it."
+    text, pictures, at = "", [], 0
+    for cell in made["cells"]:
+        text += plain("\n".join(l for l in text_of(cell["source"]).splitlines() if not l.startswith("#|")))
+        for output in cell.get("outputs", []):
+            kind, value = shown(output)
+            if kind.startswith("image/"): pictures.append(value)
+            else: text += plain(value)
+    for kind, piece in content(notebook):
+        if kind.startswith("image/"):
+            if piece not in pictures: yield f"{name}: a figure is lost"
+        elif wanted := plain(piece):
+            found = text.find(wanted, at)
+            if found < 0: yield f"{name}: {'output' if kind not in ('text', 'code') else kind} is lost, {piece.strip()[:80]!r}"
+            else: at = found + len(wanted)
+
+
+def check_headings(name, page):
+    "The title is the one heading of first rank."
+    for heading in re.findall(r"^# .*", markdown_of(page), re.M): yield f"{name}: a second heading of first rank, {heading[:60]!r}"
+
+
+def check_doclinks(name, page, home, means):
+    "A linked name means one thing: no everyday word, no name of several modules, no link within a link (scripts/site.py)."
+    text = markdown_of(page)
+    for shown_name, target in re.findall(r"\[`([^`]+)`\]\((" + re.escape(home) + r"/[^)]*)\)", text):
+        if not means(shown_name.removesuffix("()"), shown_name.endswith("()")): yield f"{name}: `{shown_name}` is linked to {target[len(home):]}, and may mean something else"
+    for link in re.findall(r"\[\[`[^`]+`\]\([^)]*\)[^\]]*\]\([^)]*\)", text): yield f"{name}: a link within a link, {link[:80]}"
+
+
+def check_alt(name, page):
+    "A figure has a text for those who cannot see it."
+    for cell in page["cells"]:
+        source = text_of(cell["source"])
+        if HIDDEN.search(source): continue
+        if any(shown(o)[0].startswith("image/") for o in cell.get("outputs", [])) and not re.search(r"^#\|\s*fig-alt: *\S", source, re.M):
+            yield f"{name}: a figure without '#| fig-alt:', {source.strip().splitlines()[-1][:60]!r}"
+    for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", markdown_of(page)):
+        if not alt.strip(): yield f"{name}: a picture without a text, {target}"
+    for tag in re.findall(r"<img [^>]*>", markdown_of(page)):
+        if not re.search(r'alt="[^"]', tag): yield f"{name}: a picture without a text, {tag[:60]}"
+
+
+def words_both(notebook, made):
+    "Words of the text of a notebook, and of those the ones that its page has."
+    front = front_matter(made)
+    kept = sum(len(re.findall(r"\w+", plain_words(t))) for kind, t in content(made, first=False) if kind == "text" and not t.startswith(("<!--", ":::")))
+    return (sum(len(re.findall(r"\w+", plain_words(t))) for kind, t in content(notebook, first=False) if kind == "text"),
+            kept + sum(len(re.findall(r"\w+", plain_words(str(front.get(f, ""))))) for f in ("title", "description")))
+
+
+def plain_words(text): return re.sub(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)", "", text)
+
+
+class Rendered(HTMLParser):
+    "Text, links, pictures and foreign sources of an HTML page."
+    def __init__(self, source):
+        super().__init__(); self.text, self.links, self.ids, self.wordless, self.foreign, self.skip = [], [], set(), [], [], 0
+        self.feed(source)
+    def handle_starttag(self, tag, attributes):
+        a = dict(attributes)
+        self.skip += tag in ("script", "style", "annotation")
+        if "id" in a: self.ids.add(a["id"])
+        if tag == "a" and a.get("href"): self.links.append(a["href"])
+        if tag == "img" and not a.get("alt"): self.wordless.append(a.get("src", "")[:60])
+        if (tag in ("script", "img", "iframe") or tag == "link" and a.get("rel") in ("stylesheet", "preconnect", "icon")) and re.match(r"(https?:)?//", a.get("src") or a.get("href") or ""): self.foreign.append(a.get("src") or a.get("href"))
+    def handle_endtag(self, tag): self.skip -= tag in ("script", "style", "annotation")
+    def handle_data(self, data):
+        if not self.skip: self.text.append(data)
+
+
+def pieces_in_html(markdown):
+    "The parts of a paragraph whose letters stand in the HTML as they do in the source."
+    if markdown.startswith((":::", "<!--")): return []
+    if markdown.startswith("```"): return ["\n".join(markdown.splitlines()[1:-1])]
+    codes = re.findall(r"`[^`\n]+`", markdown)
+    text = re.sub(r"`[^`\n]+`", "\0", markdown)                   # nothing within code is a tag, a formula or an attribute
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)|\{[^}\n]*[.#=][^}\n]*\}|</?[a-zA-Z](?!\w*:)[^>\n]*>|^\s*\d+\.\s|\[\^\w+\]:?", "", text, flags=re.M)
+    parts = re.split(r"\$\$.*?\$\$|\$[^$\n]+\$|^\s*\d+\.\s", html.unescape(text), flags=re.S | re.M)
+    queue = iter(codes)
+    return [re.sub("\0", lambda _: next(queue, ""), part) for part in parts] if text.count("\0") == len(codes) else [p for part in parts for p in part.split("\0")]
+
+
+def check_html(folder, pages, base="/", own=()):
+    "A rendered site: no page without its text, links and anchors, alt texts, nothing from elsewhere."
+    folder, seen = Path(folder).resolve(), {}
+    for file in sorted(folder.rglob("*.html")): seen[file] = Rendered(file.read_text(errors="replace"))
+    for name, page in pages.items():
+        file = folder/name.parent/front_matter(page)["output-file"]
+        if file not in seen: yield f"{name}: was not rendered, {file.relative_to(folder)}"; continue
+        text = plain("".join(seen[file].text))
+        for field in ("title", "description"):
+            if plain(str(front_matter(page)[field])) not in text: yield f"{name}: the page does not show its {field}"
+        for kind, piece in content(page, first=False):
+            if kind in ("text", "printed") and (lost := [p for p in (pieces_in_html(piece) if kind == "text" else [piece]) if plain(p) not in text]): yield f"{name}: the page lost {lost[0].strip()[:80]!r}"
+    for file, page in seen.items():
+        name = file.relative_to(folder)
+        yield from (f"{name}: a picture without a text, {src}" for src in page.wordless)
+        yield from (f"{name}: fetches {url[:80]}" for url in page.foreign if not url.startswith(tuple(own)))
+        for link in page.links:
+            url = urlsplit(html.unescape(link))
+            if url.scheme or url.netloc: continue
+            target = Path(os.path.normpath(folder/url.path[len(base):] if url.path.startswith(base) else file.parent/unquote(url.path))) if url.path else file
+            if target.is_dir(): target = target/"index.html"
+            if not target.exists(): yield f"{name}: link that leads nowhere, {link}"
+            elif url.fragment and target in seen and unquote(url.fragment) not in seen[target].ids: yield f"{name}: no place #{url.fragment} in {target.relative_to(folder)}"
+    for sheet in folder.rglob("*.css"):
+        for url in re.findall(r"@import\s+(?:url\()?[\"']?(https?:[^\"')]+)|url\([\"']?(https?:[^\"')]+)", sheet.read_text(errors="replace")): yield f"{sheet.relative_to(folder)}: fetches {''.join(url)[:80]}"
+    if not seen: yield f"{folder}: no page"
 
 
 def check_links(name, page, pages, source, site):
@@ -136,11 +317,23 @@ def check_readme():
         if not urlsplit(target).scheme and not (ROOT/target).exists(): yield f"README.md: link that leads nowhere, {target}"
 
 
+def tell(pages, problems):
+    for problem in problems: print(problem)
+    print(f"{len(pages)} pages checked, {len(problems)} problems")
+    return bool(problems)
+
+
 def main():
     from configparser import ConfigParser
     settings = ConfigParser(); settings.read(ROOT/"settings.ini"); settings = settings["DEFAULT"]
     site = dict(home=settings["doc_host"] + settings["doc_baseurl"], files=settings["git_url"] + "/blob/main/")
-    problems = []
+    if "--html" in sys.argv:
+        pages, folder = pages_of(ROOT/"_proc"), sys.argv[sys.argv.index("--html") + 1]
+        return tell(pages, list(check_html(folder, pages, settings["doc_baseurl"] + "/", [settings["git_url"] + "/"])))
+    import rl4vlm._modidx
+    builder = script("site")
+    found, problems = builder.homes(rl4vlm._modidx.d["syms"]), []
+    def means(name, called): return builder.means(name, called, found)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder).resolve()/"copy"
         shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info", "__pycache__"))
@@ -148,13 +341,15 @@ def main():
         if done.returncode: sys.exit(f"the notebooks could not be processed:\n{done.stdout[-4000:]}")
         pages = pages_of(processed := folder/"_proc")
         site["pages"] = {name.parent/m[1]: name for name, page in pages.items() if (m := re.search(r"^output-file: *(\S+)", text_of(page["cells"][0]["source"]), re.M))}   # core.html: 00_core.ipynb
-        for name, page in pages.items(): problems += [*check_page(name, page), *check_links(name, page, pages, processed, site)]
-        missing = [n for n in pages_of(folder/"nbs") if n not in pages and not n.name.startswith("_")]
+        notebooks = pages_of(folder/"nbs")
+        for name, page in pages.items():
+            problems += [*check_page(name, page), *check_links(name, page, pages, processed, site), *check_headings(name, page), *check_alt(name, page), *check_doclinks(name, page, site["home"], means)]
+            problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page)]
+            if "--words" in sys.argv: print(name, *words_both(notebooks[name], page))
+        missing = [n for n in notebooks if n not in pages and not n.name.startswith("_")]
         problems += [f"{n}: was not processed" for n in missing]
     problems += [*check_names(), *check_sidebar(list(pages)), *check_readme()]
-    for problem in problems: print(problem)
-    print(f"{len(pages)} pages checked, {len(problems)} problems")
-    return bool(problems)
+    return tell(pages, problems)
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -68,3 +68,89 @@ def test_workflows_are_pinned_and_call_what_is_there():
         for step in steps:
             if "quarto" in step.get("uses", ""): assert step["with"]["version"].count(".") == 2
     assert '"nbdev==' in (ROOT/"pyproject.toml").read_text()
+
+
+def notebook(*cells): return dict(cells=[dict(cell_type="markdown", source=c) if isinstance(c, str) else dict(cell_type="code", **c) for c in cells])
+
+
+FIRST = "# A\n\n> B"
+FIGURE, TABLE = dict(output_type="display_data", data={"image/png": "picture"}), dict(output_type="display_data", data={"text/html": "<td>12</td>"})
+
+
+@pytest.mark.parametrize("text, says", [
+    ("# A\n\n> B\n\nAll that nbdev takes away.", "more or less than"),
+    ("# A\n\n> B\n> and the second line", "more or less than"),
+    ("# A", "more or less than"),
+    ("# Other\n\n> B", "title is lost"),
+    ("# A\n\n> Other", "description is lost"),
+])
+def test_first_cell_holds_title_and_description_alone(text, says):
+    assert any(says in p for p in docs.check_first("a.ipynb", notebook(text), page()))
+    assert not list(docs.check_first("a.ipynb", notebook(FIRST), page()))
+
+
+@pytest.mark.parametrize("made, says", [
+    (page("One.", dict(source="f()", outputs=[FIGURE, TABLE])), "text is lost, 'Two"),
+    (page("One.\n\nTwo.", dict(source="f()", outputs=[TABLE])), "a figure is lost"),
+    (page("One.\n\nTwo.", dict(source="f()", outputs=[FIGURE])), "output is lost"),
+    (page("One.\n\nTwo.", dict(source="", outputs=[FIGURE, TABLE])), "code is lost"),
+    (page("Two.\n\nOne.", dict(source="f()", outputs=[FIGURE, TABLE])), "text is lost"),
+])
+def test_what_a_page_lost_is_found(made, says):
+    whole = notebook(FIRST, "One.\n\nTwo.", dict(source="f()", outputs=[FIGURE, TABLE]))
+    assert any(says in p for p in docs.check_nothing_lost("a.ipynb", whole, made))
+    assert not list(docs.check_nothing_lost("a.ipynb", whole, page("One.\n\n[`Two`](https://site/x.html#two).", dict(source="f()", outputs=[FIGURE, TABLE]))))
+
+
+def test_output_of_an_exported_cell_is_missed():
+    [problem] = docs.check_nothing_lost("a.ipynb", notebook(FIRST, dict(source="#| export\nf()", outputs=[dict(output_type="stream", text="said")])), page())
+    assert "output is lost" in problem
+
+
+def test_figures_have_a_text_and_pages_one_title():
+    assert list(docs.check_alt("a", notebook(dict(source="draw()", outputs=[FIGURE])))) and list(docs.check_alt("a", notebook("![](x.png)"))) and list(docs.check_alt("a", notebook('<img src="x.png">')))
+    assert not list(docs.check_alt("a", notebook(dict(source='#| fig-alt: "A line"\ndraw()', outputs=[FIGURE]), "![a](x.png)")))
+    assert list(docs.check_headings("a", notebook("# Another"))) and not list(docs.check_headings("a", notebook("## Below\n\n```\n# a comment\n```")))
+
+
+def test_a_name_is_a_link_where_it_means_one_thing():
+    site = docs.script("site")
+    found = {"Task": {"m"}, "seconds": {"m"}, "gae": {"m"}, "Twice": {"m", "n"}, "make_task": {"m"}}
+    for name, called, linked in [("Task", False, True), ("make_task", False, True), ("seconds", False, False), ("gae", False, False), ("gae", True, True), ("Twice", False, False), ("rl4vlm.m.Twice", False, True)]:
+        assert site.means(name, called, found) is linked, name
+    class Lookup:
+        entries = {"rl4vlm": {"syms": {"m": {"m.Task": 0, "m.seconds": 0}}}}
+        def _link_sym(self, m): return f"[`{m[1]}`](there)"
+    assert site.link_names(Lookup(), "`Task`, `seconds`, [`Task`](own.ipynb)") == "[`Task`](there), `seconds`, [`Task`](own.ipynb)"
+    home = "https://site/base"
+    def problems(text): return list(docs.check_doclinks("a", notebook(text), home, lambda name, called: site.means(name, called, found)))
+    assert problems(f"[`seconds`]({home}/x.html#seconds)") and problems(f"[[`Task`]({home}/x.html#task)](own.ipynb)") and not problems(f"[`Task`]({home}/x.html#task)")
+
+
+@pytest.mark.parametrize("markup, says", [
+    ("<p>One.</p>", "lost 'Two"), ('<p>One. Two.</p><img src="x.png">', "without a text"), ("<p>One. Two.</p><script src='https://cdn.example/x.js'></script>", "fetches"),
+    ('<p>One. Two.</p><a href="b.html">b</a>', "leads nowhere"), ('<p>One. Two.</p><a href="#c">c</a>', "no place"), ("", "lost"),
+    ('<p>One. Two.</p><link rel="stylesheet" href="s.css">', "s.css: fetches"),
+])
+def test_rendered_pages_are_looked_at(tmp_path, markup, says):
+    pages = {Path("a.ipynb"): page("One.\n\nTwo, `<tag>` and $x^2$.")}
+    if "s.css" in markup: (tmp_path/"s.css").write_text('@import url("https://fonts.example/css?family=X");')
+    (tmp_path/"a.html").write_text(f"<h1>A</h1><p>B</p>{markup.replace('Two.', 'Two, <code>&lt;tag&gt;</code> and <math></math>.')}")
+    assert any(says in p for p in docs.check_html(tmp_path, pages)), list(docs.check_html(tmp_path, pages))
+    (tmp_path/"s.css").unlink(missing_ok=True)
+    (tmp_path/"a.html").write_text('<h1>A</h1><p>B</p><p>One.</p><p id="c">Two, <code>&lt;tag&gt;</code> and <math></math>.</p><a href="#c">c</a><img src="x" alt="x">')
+    assert not list(docs.check_html(tmp_path, pages))
+    (tmp_path/"a.html").unlink()
+    assert any("was not rendered" in p for p in docs.check_html(tmp_path, pages))
+
+
+def test_workflows_run_here_as_far_as_they_can():
+    flows = docs.script("workflows")
+    read = {p.stem: yaml.safe_load(p.read_text()) for p in (ROOT/".github"/"workflows").glob("*.yml")}
+    steps = {name: list(flows.plan(flow)) for name, flow in read.items()}
+    assert [c for _, c, why in steps["docs"] if not why][0] == "python scripts/docs_check.py" and any(c == "./.ci/run --quick" and not why for _, c, why in steps["test"])
+    docs_flow = read["docs"]
+    assert "pull_request" in docs_flow[True] and docs_flow["permissions"] == {"contents": "read"} and "permissions" not in docs_flow["jobs"]["build"]
+    publish = docs_flow["jobs"]["publish"]
+    assert "github.repository == 'rl4vlm/rl4vlm'" in publish["if"] and publish["permissions"] == {"pages": "write", "id-token": "write"}
+    with pytest.raises(SystemExit, match="not known"): flows.filled("${{ secrets.X }}", {})

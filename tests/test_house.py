@@ -64,3 +64,25 @@ def test_notebooks_open_with_title_and_subtitle_and_show_no_errors():
         first = "".join(cells[0]["source"])
         assert first.startswith("# ") and "\n> " in first, f"{path.name} must open with a title and a subtitle"
         assert not [o for c in cells for o in c.get("outputs", []) if o.get("output_type") == "error"], f"{path.name} shows an error output"
+
+
+def silent_runs(path, at_least=3):
+    "The runs of exported code cells of a notebook that pass without a cell with an output or a test between them, as lists of cell ids."
+    runs, run = [], []
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] != "code": continue
+        source = "".join(cell["source"])
+        if re.search(r"^#\|\s*export", source, re.M):
+            try: statements = ast.parse(source).body
+            except SyntaxError: statements = [None]
+            if not all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements): run.append(cell["id"])
+        shown = cell.get("outputs") or (not re.search(r"^#\|\s*export", source, re.M) and re.search(r"\bassert\b|\btest_\w+\(", source))
+        if shown: runs.append(run); run = []
+    return [r for r in runs + [run] if len(r) >= at_least]
+
+
+@pytest.mark.parametrize("name", ["10_logprobs", "11_policy", "12_generate", "13_rollout", "22_advantages", "23_losses", "24_ppo", "23_judge"])
+def test_code_is_shown_at_work_when_it_is_introduced(name):
+    "No three exported cells in a row without an output or a test."
+    runs = silent_runs(ROOT/"nbs"/f"{name}.ipynb")
+    assert not runs, f"{name}.ipynb: exported cells that follow each other without an output or a test: {runs}; show each step when it is introduced"

@@ -148,3 +148,9 @@ def test_colab_links_open_the_page_they_stand_on():
             found += 1
             assert (owner, ROOT/page) == ("rl4vlm/rl4vlm", path) and any("pip" in source(c) and "find_spec" in source(c) for c in cells_of(path))
     assert found
+
+
+def test_nobody_is_sent_to_a_package_index_without_a_release():
+    "Texts and messages install extras from the clone or the repository."
+    for path in [*(ROOT/"rl4vlm").rglob("*.py"), *NBS.rglob("*.ipynb"), ROOT/"README.md", ROOT/"CHANGELOG.md"]:
+        for found in re.findall(r"pip install [\\\"']*rl4vlm(?:\[[^\]]*\])?[^\n`]{0,20}", path.read_text()): assert "@ git+" in found, (path.name, found)

@@ -225,7 +225,7 @@ def _png(image):
 
 # ---- in a real browser
 
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900".split()
+FLAGS = "--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900".split()
 
 
 def start_browser(profile):

@@ -23,10 +23,10 @@ def dangers(source):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             for module in [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]:
                 if module.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"): yield module
-        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code": yield "trust_remote_code"
-        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle") and not (isinstance(node.value, ast.Constant) and node.value.value is False): yield node.arg
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle", "trust_remote_code") and not (isinstance(node.value, ast.Constant) and node.value.value is False): yield node.arg
         if not isinstance(node, ast.Call): continue
         called, options = name_of(node.func), {k.arg: k.value for k in node.keywords}
+        if called.endswith((".from_pretrained", ".from_config")) and not called.startswith("Peft") and "trust_remote_code" not in options: yield f"{called} without trust_remote_code=False"
         if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"): yield called
         if called.endswith(("pickle.load", "pickle.loads", "read_pickle", "joblib.load")): yield called
         if called.endswith("torch.load") and not (isinstance(w := options.get("weights_only"), ast.Constant) and w.value is True): yield "torch.load"
@@ -44,11 +44,11 @@ def test_the_exceptions_are_still_needed():
 
 
 @pytest.mark.parametrize("line", ["eval(text)", "exec(text)", "import pickle", "from dill import loads", "torch.load(f)", "torch.load(f, weights_only=False)", "yaml.load(f)",
-                                  "subprocess.run(c, shell=True)", "np.load(f, allow_pickle=True)", "load(n, trust_remote_code=True)", "os.system(c)", "pd.read_pickle(f)"])
+                                  "subprocess.run(c, shell=True)", "np.load(f, allow_pickle=True)", "load(n, trust_remote_code=True)", "load(n, trust_remote_code=asked)", "AutoConfig.from_pretrained(n)", "AutoModel.from_config(c)", "os.system(c)", "pd.read_pickle(f)"])
 def test_each_danger_is_seen(line): assert list(dangers(line))
 
 
-@pytest.mark.parametrize("line", ["model.eval()", "re.compile(p)", "torch.load(f, weights_only=True)", "yaml.safe_load(f)", "ast.literal_eval(t)", "subprocess.run(c, shell=False)"])
+@pytest.mark.parametrize("line", ["model.eval()", "re.compile(p)", "torch.load(f, weights_only=True)", "yaml.safe_load(f)", "ast.literal_eval(t)", "AutoConfig.from_pretrained(n, trust_remote_code=False)", "PeftConfig.from_pretrained(n)", "subprocess.run(c, shell=False)"])
 def test_what_is_harmless_is_let_through(line): assert not list(dangers(line))
 
 

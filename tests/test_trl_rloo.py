@@ -43,7 +43,7 @@ def test_without_the_extra(rl4vlm, tmp_path):
     (tmp_path/"trl").mkdir(); (tmp_path/"trl/__init__.py").write_text("raise ImportError('No module named trl')")
     done = rl4vlm("trl-rloo", "--task", "PickImage", code=2, PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     [line] = done.stderr.strip().splitlines()
-    assert line.startswith("error: ") and "pip install 'rl4vlm[trl]'" in line and not (tmp_path/"runs").exists()
+    assert line.startswith("error: ") and "pip install -e '.[trl]'" in line and not (tmp_path/"runs").exists()
 
 
 @pytest.mark.parametrize("arguments, says", [(["--group_size", 1], "at least 2"), (["--microbatches", 3], "must divide"), (["--lr", 0], "above 0"), (["--steps", 0], "at least 1"),

@@ -44,7 +44,7 @@ class Trouble(gymnasium.Wrapper):
     "Calls `what` in the third step of an episode, or in each reset; only once if there is a file to remember it."
     def __init__(self, env, task): super().__init__(env); self.task, self.steps, self.helper = task, 0, None
     def reset(self, **kwargs):
-        self.steps = 0
+        self.steps, self.seed = 0, kwargs.get("seed")
         if self.task.when == "reset": self.trouble()
         return self.env.reset(**kwargs)
     def step(self, action):
@@ -61,13 +61,14 @@ class Trouble(gymnasium.Wrapper):
         if self.task.what in ("sleep", "helper"): time.sleep(1000)
         if self.task.what == "die": os.kill(os.getpid(), signal.SIGKILL)
         if self.task.what == "exit": os._exit(3)
+        if self.seed == self.task.slow: time.sleep(0.5)
         if self.task.what == "raise": raise KeyError("the door is gone")
         if self.task.what == "refuse": raise UsageError("the rules are not for sale")
 
 
 class TroubleLine(NumberLine):
     "A number line with trouble; plays at least three moves, because it starts at the far end."
-    what, when, once = "die", "step", ""
+    what, when, once, slow = "die", "step", "", None
     invalid = "noop"
     def make_env(self): return Trouble(super().make_env(), self)
     def oracle(self, env, info): return "-" if info["Current"] == 0 else "+" if info["Current"] == 5 else super().oracle(env, info)
@@ -238,6 +239,12 @@ def test_error_names_seed_and_shows_the_environments_traceback():
         assert "seed 5" in str(caught.value) + str(getattr(caught.value, "__notes__", ""))
     text = str(caught.value)
     assert text.startswith("KeyError in a worker process") and "the door is gone" in text and "in trouble" in text and "test_vector.py" in text
+
+
+@pytest.mark.parametrize("slow", [5, 6, 7])
+@pytest.mark.parametrize("when", ["step", "reset"])
+def test_the_first_environments_error_is_told_whichever_worker_is_faster(slow, when):
+    with pytest.raises(RL4VLMError, match="of seed 5"): play(TroubleLine(what="raise", when=when, slow=slow), OracleActor(TroubleLine(), 1.0), [5, 6, 7], envs=3, workers=3)
 
 
 def test_error_ends_all_workers_at_once():

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
-from ..core import RL4VLMError, UsageError, did_you_mean, stream_seed, write_json
+from ..core import RL4VLMError, UsageError, did_you_mean, install_extra, stream_seed, write_json
 
 # %% ../../nbs/06_alfworld_games.ipynb #464de709
 def require_alfworld():
@@ -26,7 +26,7 @@ def require_alfworld():
     if not missing: return
     tools = [t for t in ("g++", "make") if not shutil.which(t)]
     needs = f"; it compiles its planner, and {' and '.join(tools)} is not on the PATH: install that first" if tools else "; compiling its planner takes some minutes"
-    raise UsageError(f"ALFWorld's engine is not installed (no module {missing[0]}): pip install 'rl4vlm[alfworld]'{needs}")
+    raise UsageError(f"ALFWorld's engine is not installed (no module {missing[0]}): {install_extra('alfworld')}{needs}")
 
 # %% ../../nbs/06_alfworld_games.ipynb #785a70d4
 @contextmanager

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
-from ..core import RL4VLMError, UsageError, cache_dir
+from ..core import RL4VLMError, UsageError, cache_dir, install_extra
 from .alfworld import ALFWorld, ALFWorldEnv
 from .alfworld_games import Game, find_games, require_alfworld
 from .alfworld_view import Scene, Thing
@@ -27,7 +27,7 @@ def preflight(
     "Check what the simulator needs; raises `UsageError` naming the first thing that is missing."
     require_alfworld()
     missing = [m for m in ("ai2thor", "cv2") if importlib.util.find_spec(m) is None]
-    if missing: raise UsageError(f"the simulator is not installed (no module {missing[0]}): pip install 'rl4vlm[alfworld-thor]'")
+    if missing: raise UsageError(f"the simulator is not installed (no module {missing[0]}): {install_extra('alfworld-thor')}")
     folders = find_games(games, types)
     display = os.environ.get("DISPLAY", "")
     if not _x_answers(display): raise UsageError(f"no X server at DISPLAY={display!r}; THOR needs one with GLX: start one (Xvfb :7 -screen 0 1024x768x24 +extension GLX &) and export DISPLAY=:7")

@@ -24,7 +24,7 @@ def base_model(folder, vocabulary=0, width=128, layers=2, task="NumberLine"):
     task = make_task(task)
     build_tiny(folder, texts=frame_texts(task, sample_frames(task, 20)), width=width, layers=layers)
     if vocabulary:
-        model = AutoModelForImageTextToText.from_pretrained(folder)
+        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
         model.resize_token_embeddings(vocabulary, mean_resizing=False); model.save_pretrained(folder)
     return str(folder)
 

@@ -26,11 +26,11 @@ def make_policy(size, device):
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     with tempfile.TemporaryDirectory() as folder:
         base = base_model(Path(folder)/"base")
-        config, processor = AutoConfig.from_pretrained(base), AutoProcessor.from_pretrained(base)
+        config, processor = AutoConfig.from_pretrained(base, trust_remote_code=False), AutoProcessor.from_pretrained(base, trust_remote_code=False)
     for part, values in ((config.text_config, size["text"]), (config.vision_config, size["vision"])):
         for name, value in values.items(): setattr(part, name, value)
     if hasattr(config.text_config, "layer_types"): config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
-    with torch.device(device): model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    with torch.device(device): model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     policy = VLMPolicy(add_lora(model, LoRAConfig(r=16)), processor)
     policy.forbid(policy.end_id)   # all answers have full length
     return policy.eval()
