@@ -80,7 +80,7 @@ def llms_txt(folder, config):
         lines += ["", f"## {section}", ""]
         for name, made in pages:
             front = front_matter(json.loads((folder/name).read_text()))
-            lines.append(f"- [{front['title']}]({home}/{made.with_suffix('.md')}): {front['description']}")
+            lines.append(f"- [{front['title']}]({home}/{made}.md): {front['description']}")
     return "\n".join(lines) + "\n"
 
 
