@@ -78,7 +78,8 @@ def _set_options(task, options:dict):
     if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
 
 def _fits(key:str, default, value)->bool:
-    "Whether an option's `value` is of the kind of its `default`; where that is None, anything may be meant."
+    "Whether an option's `value` is of the kind of its `default`, or of that in `Task`; where both are None, anything may be meant."
+    default = getattr(Task, key, None) if default is None else default
     if default is None or value is None: return default is None or key == "thoughts" or not hasattr(Task, key)   # an option of the task's own may be unset
     if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)): return not isinstance(default, bool) or isinstance(value, bool)
     if isinstance(default, (int, float)): return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -297,7 +298,15 @@ def make_task(
     if name not in _tasks:
         hint = did_you_mean(name, list_tasks())
         raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint else " (rl4vlm tasks lists all; --import MODULE brings in your own)"))
-    return _tasks[name](**options)
+    task = _tasks[name](**options)
+    for key, value in options.items(): _check_kept(task, key, value)
+    return task
+
+def _check_kept(task, key:str, value):
+    "Refuse an option that the task itself sets to something else: it would be ignored without a word."
+    now = getattr(task, key)
+    if key == "env_kwargs": now = {k: now.get(k) for k in value}
+    if hasattr(Task, key) and now != value: raise UsageError(f"task {task.name} sets {key} itself, to {now!r}; leave --task_options.{key} out")
 
 @patch(cls_method=True)
 def from_config(cls:Task, config)->Task:

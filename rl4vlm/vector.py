@@ -181,7 +181,7 @@ class _Worker:
     def start(self):
         ours, theirs = socket.socketpair()
         self.channel = _Channel(ours, START_SECONDS)
-        with theirs: self.process = subprocess.Popen([sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+        with theirs: self.process = subprocess.Popen([sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
             stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True, env={"OMP_NUM_THREADS": "1", **os.environ})   # there are as many processes as cores already
 
     def ready(self):

@@ -134,7 +134,7 @@ class _Child:
         self.log = cache_dir()/"thor"/f"{os.getpid()}-{time.time_ns()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        with theirs, open(self.log, "w") as log: self.process = subprocess.Popen([sys.executable, "-c", boot, str(theirs.fileno()), json.dumps(sys.path)],
+        with theirs, open(self.log, "w") as log: self.process = subprocess.Popen([sys.executable, "-P", "-c", boot, str(theirs.fileno()), json.dumps(sys.path)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], start_new_session=True)
         self.channel = Connection(ours.detach())
         self.end = weakref.finalize(self, _end, self.process, self.channel)   # also when it is forgotten, and at exit

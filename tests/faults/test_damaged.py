@@ -134,7 +134,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 
 
 @pytest.fixture
-def pipeline(tmp_path, monkeypatch):
+def pipeline(tmp_path, monkeypatch, blind_model):
     "A pipeline of stages that take no time; returns the names of those that were done."
     import io
     import rl4vlm.pipeline as room
@@ -160,7 +160,7 @@ def pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "STAGES", {name: replace(stage, run=work(name)) for name, stage in room.STAGES.items()})
     def run(**options):
         did.clear(); said = io.StringIO()
-        room.run_pipeline(replace(PipelineConfig(model=str(tmp_path/"base"), out=str(out)), **options), room.Screen(said))
+        room.run_pipeline(replace(PipelineConfig(model=str(blind_model), out=str(out)), **options), room.Screen(said))
         return list(did), said.getvalue()
     run(); assert len(did) == 7
     return out, run

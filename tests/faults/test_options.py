@@ -199,3 +199,11 @@ def test_what_is_written_can_be_typed(where, line, monkeypatch):
     arguments = [a for i, a in enumerate(arguments) if i not in drop and i - 1 not in drop]   # modules of the reader's own
     config = read_options(command, arguments)
     if command in ("sft", "ppo"): share_of(config, processes)
+
+
+def test_an_option_that_a_task_sets_itself_is_refused():
+    from rl4vlm.core import UsageError
+    from rl4vlm.tasks import make_task
+    for option in (dict(actions=["a", "b"]), dict(env_kwargs=dict(k=3)), dict(goal=None)):
+        with pytest.raises(UsageError): make_task("PickImage", **option)
+    assert make_task("PickImage", k=3, env_kwargs=dict(k=3)).actions == ["0", "1", "2"]
