@@ -50,8 +50,8 @@ def install_extra(
     extra:str,   # one of the extras in pyproject.toml
 )->str:
     "The command that installs this package with `extra`."
-    from importlib.util import find_spec
-    clone = Path(find_spec("rl4vlm").origin).parent.parent/"pyproject.toml"
+    import rl4vlm
+    clone = Path(rl4vlm.__file__).parent.parent/"pyproject.toml"
     return f"pip install -e '.[{extra}]' (in the folder of the clone)" if clone.exists() else f"pip install 'rl4vlm[{extra}] @ git+{REPOSITORY}'"
 
 # %% ../nbs/00_core.ipynb #278a68aa

@@ -251,11 +251,13 @@ class StopWhenAsked(TrainerCallback):
 # %% ../nbs/20_sft.ipynb #22a84b5f
 def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None):
     "Write README.md beside a fine-tuned checkpoint (into `folder`: `rows` learned from, the `result`, the `best` checkpoint)."
+    saved = read_json(Path(folder)/"adapter_config.json", {})   # what was trained, whatever the options say
+    adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r else "the one it started from") if saved else f"none; {config.parts} learned"
     logged = [r["loss"] for r in JsonLines(Path(folder)/"metrics.jsonl").read() if "loss" in r]
     numbers = {"start": config.model, "task": config.task, "data": config.data or ("captions of the task's pictures" if config.captions else "–"), "rows": len(rows), "steps": result["steps"],
-               "rows in a step": config.batch_size * config.accumulate, "learning rate": config.lr, "adapter": f"LoRA of rank {config.lora.r} on {config.lora.parts}" if config.lora.r else f"none; {config.parts} learned",
+               "rows in a step": config.batch_size * config.accumulate, "learning rate": config.lr, "adapter": adapter,
                "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–", **({f"best by {config.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")} if best else {})}
-    kind = "An adapter" if config.lora.r else "A model"
+    kind = "An adapter" if saved else "A model"
     write_atomic(Path(folder)/"README.md", f"---\n{'base_model: ' + config.model + chr(10) if '/' in config.model and not os.path.isabs(config.model) else ''}tags: [rl4vlm, {config.task}]\n---\n# {kind} fine-tuned for {config.task}\n\n"
                  "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in numbers.items()) + f"\n\n`rl4vlm eval --task {config.task} --model FOLDER` measures it, `rl4vlm ppo --task {config.task} --model FOLDER` goes on from it.\n")
 

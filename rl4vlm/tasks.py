@@ -299,14 +299,14 @@ def make_task(
         hint = did_you_mean(name, list_tasks())
         raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint else " (rl4vlm tasks lists all; --import MODULE brings in your own)"))
     task = _tasks[name](**options)
-    for key, value in options.items(): _check_kept(task, key, value)
+    for key in options.keys() & {"actions", "env_kwargs"}: _check_kept(task, key, options[key])
     return task
 
 def _check_kept(task, key:str, value):
     "Refuse an option that the task itself sets to something else: it would be ignored without a word."
     now = getattr(task, key)
     if key == "env_kwargs": now = {k: now.get(k) for k in value}
-    if hasattr(Task, key) and now != value: raise UsageError(f"task {task.name} sets {key} itself, to {now!r}; leave --task_options.{key} out")
+    if now != value: raise UsageError(f"task {task.name} sets {key} itself, to {now!r}; leave --task_options.{key} out")
 
 @patch(cls_method=True)
 def from_config(cls:Task, config)->Task:

@@ -131,3 +131,16 @@ def test_a_checkpoints_own_code_is_refused_and_nobody_is_asked(made, tmp_path, m
     with pytest.raises(UsageError) as error: load_vlm(str(folder), device="cpu")
     assert "\n" not in str(error.value) and "code" in str(error.value) and error.value.exit_code == 2
     assert not (tmp_path/"ran").exists() and "[y/N]" not in capsys.readouterr().out
+
+
+def test_the_model_card_says_what_was_trained(blind_model, tmp_path):
+    "Also where the adapter came with the model and no option speaks of one."
+    from rl4vlm.config import LoRAConfig, SFTConfig
+    from rl4vlm.policy import VLMPolicy
+    from rl4vlm.sft import train_sft
+    rows = [dict(messages=[dict(role="user", content=[dict(type="text", text="Which?")]), dict(role="assistant", content="up")], images=[])] * 2
+    train_sft(rows, VLMPolicy.load(blind_model, lora=LoRAConfig(r=3)), SFTConfig(steps=1, batch_size=2, lora=LoRAConfig(r=3)), tmp_path/"a")
+    train_sft(rows, VLMPolicy.load(tmp_path/"a"), SFTConfig(steps=1, batch_size=2), tmp_path/"b")
+    train_sft(rows, VLMPolicy.load(blind_model), SFTConfig(steps=1, batch_size=2), tmp_path/"c")
+    said = [(tmp_path/name/"README.md").read_text() for name in "abc"]
+    assert "LoRA of rank 3, on language" in said[0] and "LoRA of rank 3, the one it started from" in said[1] and "# An adapter" in said[1] and "none; language learned" in said[2]
