@@ -223,14 +223,19 @@ def _report(c, screen):
 
 def _in(c, *names): return [Path(c.out)/name for name in names]
 
+def _shards(c, training:bool)->list:
+    "Shards of episodes in a run's folder: those that PPO kept while training, or those of the evaluation."
+    found = sorted((Path(c.out)/"episodes").glob("*.parquet"))
+    return [p for p in found if (p.stem.split(".part")[0] == "training") == training]
+
 # %% ../nbs/31_pipeline.ipynb #b82993e2
 STAGES = dict(
     base=Stage("a model that can see", _base, lambda c: dict(model=c.model, task=c.task, task_options=c.task_options), lambda c: [], lambda c: []),
     collect=Stage("a teacher that errs plays and is recorded", lambda c, screen: run_collect(c.collect, screen), lambda c: c.collect, lambda c: [], lambda c: _in(c, "data/episodes")),
     preprocess=Stage("turns become conversations", _preprocess, lambda c: c.preprocess, lambda c: _in(c, "data/episodes"), lambda c: _in(c, "data/train.parquet", "data/validation.parquet", "data/counts.json")),
     sft=Stage("the model imitates the teacher", lambda c, screen: run_sft(c.sft, screen=screen), lambda c: c.sft, lambda c: [*_in(c, "data/train.parquet", "data/validation.parquet"), Path(c.model)], lambda c: _in(c, "sft")),
-    ppo=Stage("the model improves by reinforcement", lambda c, screen: run_ppo(c.ppo, screen), lambda c: c.ppo, lambda c: _in(c, "sft"), lambda c: _in(c, "ppo", "metrics.jsonl", "timing.jsonl")),
-    eval=Stage("everybody plays the same panel", _evaluate, lambda c: c.eval, lambda c: _in(c, "sft", "ppo/best"), lambda c: _in(c, "results.json", "episodes", "greedy", "models.json", "eval_timing.json")),
+    ppo=Stage("the model improves by reinforcement", lambda c, screen: run_ppo(c.ppo, screen), lambda c: c.ppo, lambda c: _in(c, "sft"), lambda c: [*_in(c, "ppo", "metrics.jsonl", "timing.jsonl"), *_shards(c, True)]),
+    eval=Stage("everybody plays the same panel", _evaluate, lambda c: c.eval, lambda c: _in(c, "sft", "ppo/best"), lambda c: [*_in(c, "results.json", "greedy", "models.json", "eval_timing.json"), *_shards(c, False)]),
     report=Stage("a page to look at", _report, lambda c: {}, lambda c: _in(c, "results.json", "metrics.jsonl", "ppo/best"), lambda c: _in(c, "report.html")))
 
 # %% ../nbs/31_pipeline.ipynb #a80630e2
@@ -280,7 +285,7 @@ def run_pipeline(
             if same and "seconds" in done[name] and all(p.exists() for p in stage.leaves(c)[:1]): continue
             start = time.perf_counter()
             screen.stage(name, stage.title)
-            if not same: _check_inputs(name, stage, c); _say_cleared(screen, clear(stage, c))
+            if not same: _check_inputs(name, stage, c); _say_cleared(screen, name in done, clear(stage, c))
             done[name] = dict(key=key); write_json(stages, done)
             stage.run(c, screen)
             done[name] = dict(key=key, seconds=round(time.perf_counter() - start, 1), peak_memory_gb=peak_memory_gb())
@@ -294,8 +299,9 @@ def clear(stage:Stage, c:PipelineConfig)->list:
     for path in there: shutil.rmtree(path) if path.is_dir() else path.unlink()
     return there
 
-def _say_cleared(screen, paths:list):
-    if paths: screen.say(f"  its options or inputs have changed: {', '.join(map(str, paths))} thrown away, to be made again")
+def _say_cleared(screen, known:bool, paths:list):
+    why = "its options or inputs have changed" if known else "left here by something else"
+    if paths: screen.say(f"  {why}: {', '.join(map(str, paths))} thrown away, to be made again")
 
 def _check_inputs(name:str, stage:Stage, c:PipelineConfig):
     "Refuse a damaged input of a stage before anything is thrown away."

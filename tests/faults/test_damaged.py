@@ -196,3 +196,12 @@ def test_stages_that_cannot_be_read(pipeline):
     with pytest.raises(DamagedError, match="stages.json cannot be read.*--from STAGE"): run(resume=True)
     assert (out/"ppo/model.safetensors").exists()
     with pytest.warns(UserWarning, match="stages.json"): assert run(from_stage="eval")[0] == ["eval", "report"]
+
+
+def test_the_evaluation_does_not_throw_away_what_training_kept(pipeline):
+    out, run = pipeline
+    for name in ("training", "ppo", "sft.part001"): (out/"episodes").mkdir(exist_ok=True); (out/f"episodes/{name}.parquet").touch()
+    run(from_stage="eval")
+    assert [p.name for p in (out/"episodes").iterdir()] == ["training.parquet"]
+    run(from_stage="ppo")
+    assert not list((out/"episodes").iterdir())
