@@ -121,7 +121,8 @@ def _end_ids(model, tokenizer)->list:
 
 def _allowed_tokens(model, tokenizer)->torch.Tensor:
     "(V,) bool: the tokens that may be sampled: ordinary ones and the end token."
-    rows = model.get_output_embeddings().weight.shape[0]
+    weight = model.get_output_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]   # ZeRO-3 leaves an empty slice where the weight was
     allowed = torch.zeros(rows, dtype=torch.bool)
     allowed[:min(len(tokenizer), rows)] = True    # rows beyond the tokenizer have no text
     special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids)

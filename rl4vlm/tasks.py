@@ -83,6 +83,7 @@ def _fits(key:str, default, value)->bool:
     if default is None or value is None: return default is None or key == "thoughts" or not hasattr(Task, key)   # an option of the task's own may be unset
     if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)): return not isinstance(default, bool) or isinstance(value, bool)
     if isinstance(default, (int, float)): return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, str) and isinstance(value, (list, tuple)): return not hasattr(Task, key) and all(isinstance(v, str) for v in value)   # several of a task's own
     return isinstance(value, (list, tuple) if isinstance(default, (list, tuple)) else type(default))
 
 def _check_names(task, names):

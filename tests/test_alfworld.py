@@ -206,7 +206,7 @@ def test_wrong_commands(rl4vlm, arguments, says):
 def test_a_missing_engine_is_told_with_what_to_do(monkeypatch):
     found = games_module.importlib.util.find_spec
     monkeypatch.setattr(games_module.importlib.util, "find_spec", lambda name: None if name == "textworld" else found(name))
-    with pytest.raises(UsageError, match=r"pip install 'rl4vlm\[alfworld\]'"): make_task("ALFWorld").make_env()
+    with pytest.raises(UsageError, match=r"pip install .*\[alfworld\]"): make_task("ALFWorld").make_env()
     monkeypatch.setattr(games_module.shutil, "which", lambda tool: None if tool == "g++" else tool)
     with pytest.raises(UsageError, match="g\\+\\+ is not on the PATH"): games_module.require_alfworld()
 

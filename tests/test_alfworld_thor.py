@@ -79,7 +79,7 @@ def everything(monkeypatch, tmp_path, *lacking):
     monkeypatch.setenv("DISPLAY", ":993")
 
 
-@pytest.mark.parametrize("lacking, says", [("alfworld", r"pip install 'rl4vlm\[alfworld\]'"), ("ai2thor", r"no module ai2thor\): pip install 'rl4vlm\[alfworld-thor\]'"), ("cv2", r"no module cv2\): pip install"),
+@pytest.mark.parametrize("lacking, says", [("alfworld", r"pip install .*\[alfworld\]"), ("ai2thor", r"no module ai2thor\): pip install .*\[alfworld-thor\]"), ("cv2", r"no module cv2\): pip install"),
     ("display", r"no X server at DISPLAY=':993'; THOR needs one with GLX.*Xvfb"), ("build", rf"THOR's program is missing: no .*releases/{BUILD}.*390 MB")])
 def test_preflight_names_what_is_missing(lacking, says, games, monkeypatch, tmp_path):
     everything(monkeypatch, tmp_path)

@@ -32,7 +32,7 @@ def test_two_models_on_two_tasks(rl4vlm, tmp_path, blind_model):
     rows = list(csv.DictReader(io.StringIO((tmp_path/"runs/e/results.csv").read_text())))
     assert len(rows) == 8 and float(rows[2]["response_tokens"]) <= 6 and int(rows[2]["cause_no_json"] or 0) + int(rows[2]["cause_truncated"] or 0) > 0
     assert (tmp_path/"runs/e/results.md").read_text().strip() in printed
-    page = rl4vlm("report", "runs/e").stdout.strip()
+    page = rl4vlm("report", "runs/e").stdout.splitlines()[-1]
     assert "b against a" not in (text := (tmp_path/page).read_text()) and '"comparisons":[{' in text
 
 
@@ -77,7 +77,7 @@ class Broken(Task):
     assert "| NumberLine | model |" in done.stdout.replace("| random |", "") or "| model |" in done.stdout
     notes = json.loads((tmp_path/"runs/e/results.json").read_text())["notes"]
     assert notes == ["Broken could not be played: No module named 'walls'.", "model was trained on Blackjack, not on NumberLine."]
-    assert "could not be played" in (tmp_path/rl4vlm("report", "runs/e").stdout.strip()).read_text()
+    assert "could not be played" in (tmp_path/rl4vlm("report", "runs/e").stdout.splitlines()[-1]).read_text()
 
 
 @pytest.mark.parametrize("arguments, says", [

@@ -26,7 +26,7 @@ def dangers(source):
         if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle", "trust_remote_code") and not (isinstance(node.value, ast.Constant) and node.value.value is False): yield node.arg
         if not isinstance(node, ast.Call): continue
         called, options = name_of(node.func), {k.arg: k.value for k in node.keywords}
-        if called.endswith((".from_pretrained", ".from_config")) and not called.startswith("Peft") and "trust_remote_code" not in options: yield f"{called} without trust_remote_code=False"
+        if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(("Peft", "Task.", "VLMPolicy.")) and "trust_remote_code" not in options: yield f"{called} without trust_remote_code=False"
         if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"): yield called
         if called.endswith(("pickle.load", "pickle.loads", "read_pickle", "joblib.load")): yield called
         if called.endswith("torch.load") and not (isinstance(w := options.get("weights_only"), ast.Constant) and w.value is True): yield "torch.load"

@@ -133,10 +133,11 @@ def nobody(folder):
         for p in [folder, *folder.rglob("*")]: p.chmod(0o755 if p.is_dir() else 0o644)
 
 
-def test_data_that_cannot_be_written_to(tmp_path):
+def test_data_that_cannot_be_written_to(monkeypatch):
     from rl4vlm.config import PreprocessConfig
     from rl4vlm.conversations import JsonConversations
     from rl4vlm.preprocess import Conversations, preprocess
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")     # that of a test run is for its owner alone
     folder = Path(tempfile.mkdtemp()); folder.chmod(0o755)
     try:
         EpisodeStore(folder/"episodes").write([episode(i) for i in range(3)])
