@@ -33,7 +33,9 @@ def pick_dtype(dtype:str, device:torch.device)->torch.dtype:
 def checkpoint_kind(name:str)->str:
     "What `name` is: `model` (a folder with weights), `adapter` (a folder with a LoRA adapter) or `hub` (neither; a name)."
     folder = Path(name)
-    if (folder/"adapter_config.json").exists(): return "adapter"
+    if (folder/"adapter_config.json").exists():
+        if not any(folder.glob("adapter_model.*")): raise UsageError(f"{folder} is incomplete: it has an adapter_config.json and no adapter_model.safetensors")
+        return "adapter"
     if folder.is_dir():
         if not (folder/"config.json").exists():
             inside = next((f"; the checkpoint of this run is {folder/part}" for part in ("ppo/best", "sft", "rloo") if any((folder/part).glob("*config.json"))), "")

@@ -144,3 +144,10 @@ def test_the_model_card_says_what_was_trained(blind_model, tmp_path):
     train_sft(rows, VLMPolicy.load(blind_model), SFTConfig(steps=1, batch_size=2), tmp_path/"c")
     said = [(tmp_path/name/"README.md").read_text() for name in "abc"]
     assert "LoRA of rank 3, on language" in said[0] and "LoRA of rank 3, the one it started from" in said[1] and "# An adapter" in said[1] and "none; language learned" in said[2]
+
+
+def test_an_adapter_without_weights_is_no_adapter(tmp_path):
+    from rl4vlm.core import UsageError
+    from rl4vlm.models import checkpoint_kind
+    (tmp_path/"adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="incomplete.*no adapter_model.safetensors"): checkpoint_kind(str(tmp_path))
