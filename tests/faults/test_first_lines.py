@@ -35,7 +35,9 @@ def test_the_list_of_tasks_is_right_about_what_it_knows():
     from rl4vlm.labellers import make_actor
     from rl4vlm.pipeline import known_rates
     from rl4vlm.tasks import list_tasks, make_task
-    known = {name: known_rates(make_task(name), {}) for name in list_tasks()}
+    from importlib.metadata import entry_points
+    ours = [e.name for e in entry_points(group="rl4vlm.tasks") if e.value.startswith("rl4vlm.")]   # not what other tests have registered
+    known = {name: known_rates(make_task(name), {}) for name in ours}
     assert {n for n, rates in known.items() if not rates} <= {"AlfThor"} | {n for n in known if not type(make_task(n)).__module__.startswith("rl4vlm.")}
     for name in ("NumberLine", "Blackjack", "PickImage", "MiniGrid", "MiniGridEmpty", "MiniGridDoorKey5"):
         task = make_task(name)

@@ -147,7 +147,6 @@ def test_the_model_card_says_what_was_trained(blind_model, tmp_path):
 
 
 def test_an_adapter_without_weights_is_no_adapter(tmp_path):
-    from rl4vlm.core import UsageError
     from rl4vlm.models import checkpoint_kind
     (tmp_path/"adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="incomplete.*no adapter_model.safetensors"): checkpoint_kind(str(tmp_path))
