@@ -85,7 +85,7 @@ class LearningConfig(LoadingConfig):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
     max_pixels: int = 0
-    """Pictures are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
+    """Images are resized to at most so many pixels; 0 keeps the checkpoint's limit."""
     trackers: list[str] = field(default_factory=list)
     """Where metrics go besides metrics.jsonl: wandb, tensorboard."""
 
@@ -198,7 +198,7 @@ class ScoreConfig(Options):
     ask: AskConfig = field(default_factory=AskConfig)
     """How the judge is asked."""
     distinct: bool = False
-    """Keep rows with equal prompt, pictures and answer only once."""
+    """Keep rows with equal prompt, images and answer only once."""
     top_k: int = 0
     """Keep the so many best episodes of each seed, by success and return; 0 keeps all."""
     balance: bool = False
@@ -215,7 +215,7 @@ class PreprocessConfig(Options):
     data: str = "runs/collect/data/episodes"
     """Folder of stored turns, as `rl4vlm collect` writes it, or a .json or .jsonl file of LLaVA's form or of chat messages."""
     images: str = ""
-    """Folder of the pictures that a .json file names; the folder of the file by default."""
+    """Folder of the images that a .json file names; the folder of the file by default."""
     out: str = "runs/collect"
     """Run folder; the conversations lie in its data/ folder."""
     validation_share: float = 0.05
@@ -241,13 +241,13 @@ class SFTConfig(LearningConfig):
     data: str = ""
     """Folder of conversations, as `rl4vlm preprocess` writes it, or a .json or .jsonl file of LLaVA's form or of chat messages."""
     images: str = ""
-    """Folder of the pictures that a .json file names; the folder of the file by default."""
+    """Folder of the images that a .json file names; the folder of the file by default."""
     on_bad_row: str = "stop"
     """What a row of a .json file that cannot be used does: stop, or skip (it is counted)."""
     check_actions: bool = True
     """Refuse data most of whose answers state no action of the task."""
     captions: bool = False
-    """Learn to see instead: from the task's own pictures and the words its `text` has for them."""
+    """Learn to see instead: from the task's own images and the words its `text` has for them."""
     task: str = "NumberLine"
     """Task the data is about; a tiny model is taught to see this task."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -263,7 +263,7 @@ class SFTConfig(LearningConfig):
     accumulate: int = 1
     """Forward passes in one optimizer step."""
     group: str = ""
-    """Put rows of a kind into a batch: modality (with pictures or without), length (modality and similar length); empty for pure chance."""
+    """Put rows of a kind into a batch: modality (with images or without), length (modality and similar length); empty for pure chance."""
     best: str = ""
     """Keep the checkpoint that is best by loss (on the validation rows) or by success (on val-50); empty keeps the last."""
     eval_every: int = 50
@@ -448,7 +448,7 @@ class TRLConfig(LearningConfig):
     sft_steps: int | None = None
     """A tiny model has never seen the answer's form and is first fine-tuned for so many steps, by default 120, or 900 where the answer has thoughts; other models start as they are."""
     sft_error_rate: float | None = None
-    """How often the oracle that answers in this fine-tuning errs, by default 0.75 (of four pictures an index at random), or 0.1 where the answer has thoughts."""
+    """How often the oracle that answers in this fine-tuning errs, by default 0.75 (of four images an index at random), or 0.1 where the answer has thoughts."""
     steps: int = 60
     """Optimizer steps, each on fresh answers."""
     prompts: int = 8
@@ -589,7 +589,7 @@ class TasksConfig(Options):
     seed: int = 0
     """Seed of these episodes."""
     out: str = ""
-    """Where a sheet with a picture of each task goes (a .png file)."""
+    """Where a sheet with an image of each task goes (a .png file)."""
 
     def __post_init__(self):
         check_range(self, "episodes", low=0)

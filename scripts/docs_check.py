@@ -2,12 +2,12 @@
 
 A copy of the notebooks is processed by scripts/site.py, which stops before Quarto (front matter, signatures, doclinks).
 Then: every page has a title and a description and shows no error; cells that draw have a figure; internal links, anchors,
-pictures and doclinks lead somewhere; public names are documented with their parameters; the sidebar names each page
+images and doclinks lead somewhere; public names are documented with their parameters; the sidebar names each page
 once and no other; README.md is what the index makes; and nothing is lost: every paragraph, table, figure and printed text
 of a notebook stands on its page, in order.
 
 `--words` prints the words of each page before and after processing. `--html FOLDER` looks at a site that was rendered
-(by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every picture
+(by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every image
 has a text, and nothing is fetched from elsewhere.
 """
 import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
@@ -86,7 +86,7 @@ def paragraphs(markdown):
 
 
 def shown(output):
-    "What a reader sees of an output: its kind and its text, or its picture."
+    "What a reader sees of an output: its kind and its text, or its image."
     data = output.get("data", {})
     for kind in data:
         if kind.startswith("image/"): return kind, text_of(data[kind])
@@ -127,16 +127,16 @@ def check_first(name, notebook, made):
 
 def check_nothing_lost(name, notebook, made):
     "Each piece of a notebook stands on its page after the one before it."
-    text, pictures, at = "", [], 0
+    text, images, at = "", [], 0
     for cell in made["cells"]:
         text += plain("\n".join(l for l in text_of(cell["source"]).splitlines() if not l.startswith("#|")))
         for output in cell.get("outputs", []):
             kind, value = shown(output)
-            if kind.startswith("image/"): pictures.append(value)
+            if kind.startswith("image/"): images.append(value)
             else: text += plain(value)
     for kind, piece in content(notebook):
         if kind.startswith("image/"):
-            if piece not in pictures: yield f"{name}: a figure is lost"
+            if piece not in images: yield f"{name}: a figure is lost"
         elif wanted := plain(piece):
             found = text.find(wanted, at)
             if found < 0: yield f"{name}: {'output' if kind not in ('text', 'code') else kind} is lost, {piece.strip()[:80]!r}"
@@ -164,9 +164,9 @@ def check_alt(name, page):
         if any(shown(o)[0].startswith("image/") for o in cell.get("outputs", [])) and not re.search(r"^#\|\s*fig-alt: *\S", source, re.M):
             yield f"{name}: a figure without '#| fig-alt:', {source.strip().splitlines()[-1][:60]!r}"
     for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", markdown_of(page)):
-        if not alt.strip(): yield f"{name}: a picture without a text, {target}"
+        if not alt.strip(): yield f"{name}: an image without a text, {target}"
     for tag in re.findall(r"<img [^>]*>", markdown_of(page)):
-        if not re.search(r'alt="[^"]', tag): yield f"{name}: a picture without a text, {tag[:60]}"
+        if not re.search(r'alt="[^"]', tag): yield f"{name}: an image without a text, {tag[:60]}"
 
 
 def words_both(notebook, made):
@@ -181,7 +181,7 @@ def plain_words(text): return re.sub(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)",
 
 
 class Rendered(HTMLParser):
-    "Text, links, pictures and foreign sources of an HTML page."
+    "Text, links, images and foreign sources of an HTML page."
     def __init__(self, source):
         super().__init__(); self.text, self.links, self.ids, self.wordless, self.foreign, self.skip = [], [], set(), [], [], 0
         self.feed(source)
@@ -223,7 +223,7 @@ def check_html(folder, pages, base="/", own=()):
             if kind in ("text", "printed") and (lost := [p for p in (pieces_in_html(piece) if kind == "text" else [piece]) if plain(p) not in text]): yield f"{name}: the page lost {lost[0].strip()[:80]!r}"
     for file, page in seen.items():
         name = file.relative_to(folder)
-        yield from (f"{name}: a picture without a text, {src}" for src in page.wordless)
+        yield from (f"{name}: an image without a text, {src}" for src in page.wordless)
         yield from (f"{name}: fetches {url[:80]}" for url in page.foreign if not url.startswith(tuple(own)))
         for link in page.links:
             url = urlsplit(html.unescape(link))
@@ -238,7 +238,7 @@ def check_html(folder, pages, base="/", own=()):
 
 
 def check_links(name, page, pages, source, site):
-    "Links and pictures of a page, and names that look like those of this package."
+    "Links and images of a page, and names that look like those of this package."
     markdown = markdown_of(page)
     here = source/name.parent
     for target in re.findall(r"\]\(<?([^)>\s]+)>?[^)]*\)", markdown) + re.findall(r'(?:src|href)="([^"]+)"', markdown):

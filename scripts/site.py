@@ -99,10 +99,10 @@ def to_markdown(page, media, up):
         if option(source, "output") == "false": continue
         for output in cell.get("outputs", []):
             data = {k: "".join(v) if isinstance(v, list) else v for k, v in output.get("data", {}).items()}
-            picture = next((k for k in data if k.startswith("image/")), None)
-            if picture:
-                raw = data[picture].encode() if "svg" in picture else base64.b64decode(data[picture])
-                file = media/f"{hashlib.sha256(raw).hexdigest()[:16]}.{picture.split('/')[1].split('+')[0]}"
+            image = next((k for k in data if k.startswith("image/")), None)
+            if image:
+                raw = data[image].encode() if "svg" in image else base64.b64decode(data[image])
+                file = media/f"{hashlib.sha256(raw).hexdigest()[:16]}.{image.split('/')[1].split('+')[0]}"
                 file.write_bytes(raw)
                 yield f"::: {{.cell-output .cell-output-display}}\n\n<p><img src=\"{up}figures/{file.name}\" alt=\"{html.escape(option(source, 'fig-alt') or '')}\"></p>\n\n:::"
             elif "text/markdown" in data: yield "::: {.cell-output .cell-output-markdown}\n\n" + data["text/markdown"] + "\n\n:::"

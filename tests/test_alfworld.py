@@ -15,7 +15,7 @@ from rl4vlm.envs.alfworld_view import THINGS, Scene, Thing, draw_scene
 from rl4vlm.evaluate import evaluate, summarise
 from rl4vlm.rollout import OracleActor, RandomActor, play
 from rl4vlm.tasks import make_task
-from rl4vlm.vector import EnvPool, TaskEnv
+from rl4vlm.env_pool import EnvPool, TaskEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,11 +73,11 @@ import hashlib
 from rl4vlm.envs.alfworld import ALFWorldEnv
 env, said = ALFWorldEnv(places=7), []
 for seed in range(4):
-    picture, info = env.reset(seed=seed)
+    image, info = env.reset(seed=seed)
     while not env.over:
         command = env.plan()[0]
-        said.append((command, info["observation_text"], info["admissible_commands"], hashlib.md5(picture.tobytes()).hexdigest()))
-        picture, *_, info = env.step(command)
+        said.append((command, info["observation_text"], info["admissible_commands"], hashlib.md5(image.tobytes()).hexdigest()))
+        image, *_, info = env.step(command)
 print(hashlib.md5(repr(said).encode()).hexdigest())
 """
     outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONHASHSEED=h)).stdout for h in ("1", "2")}
@@ -252,9 +252,9 @@ def test_what_is_drawn_is_what_the_engine_says():
             if env.over: break
             here = [c for c in info["admissible_commands"] if not c.startswith("go to")]
             command = str(random.choice(here if random.random() < 0.6 else info["admissible_commands"]))
-            picture, *_, info = env.step(command)
+            image, *_, info = env.step(command)
             scene = info["scene"]
-            assert (picture == draw_scene(scene)).all()
+            assert (image == draw_scene(scene)).all()
             if not scene.place: continue
             told = env.engine.do(f"examine {scene.place}")
             if scene.opened is False: assert told == f"The {scene.place} is closed."
@@ -344,13 +344,13 @@ def test_long_lists_are_cut_at_places_to_go():
 
 
 def test_text_only_shows_the_scene_in_words(monkeypatch):
-    monkeypatch.setattr("rl4vlm.envs.alfworld.draw_scene", lambda scene: pytest.fail("nobody looks at this picture"))
+    monkeypatch.setattr("rl4vlm.envs.alfworld.draw_scene", lambda scene: pytest.fail("nobody looks at this image"))
     task = make_task("ALFWorldPick", text_only=True, told=True)
     env = TaskEnv(task, oracle=True)
     frame = env.reset(0)
     frame, *_ = env.step(frame.suggestion)
     text = task.prompt(frame)[0]["content"]
-    assert len(text) == 1 and frame.images == [] and f"Now: {frame.text}" in text[0]["text"] and "picture" not in text[0]["text"] and f"You read: {frame.info['observation_text']}" in text[0]["text"]
+    assert len(text) == 1 and frame.images == [] and f"Now: {frame.text}" in text[0]["text"] and "image" not in text[0]["text"] and f"You read: {frame.info['observation_text']}" in text[0]["text"]
 
 
 def test_success_by_type_is_reported():
@@ -366,14 +366,14 @@ def test_success_by_type_is_reported():
 def test_random_play_seldom_wins():
     for name, options in [("ALFWorldPick", {})]:
         task = make_task(name, **options)
-        assert evaluate(task, RandomActor(task), range(40), envs=8, pictures=0)[0]["success"] <= 0.2
+        assert evaluate(task, RandomActor(task), range(40), envs=8, keep_images=0)[0]["success"] <= 0.2
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", TYPES)
 def test_random_play_wins_less_than_fifteen_percent(kind):
     task = make_task("ALFWorld", types=kind)
-    assert evaluate(task, RandomActor(task), range(100), envs=10, pictures=0, workers=2)[0]["success"] < 0.15
+    assert evaluate(task, RandomActor(task), range(100), envs=10, keep_images=0, workers=2)[0]["success"] < 0.15
 
 
 @pytest.mark.parametrize("wrong, says", [(dict(types="heet"), "did you mean 'heat'"), (dict(types=""), "no type"), (dict(types=[]), "no type"), (dict(max_commands=0), "1 or more")])
@@ -388,13 +388,13 @@ def test_wrong_options_of_the_environment(wrong, says):
 
 # --- the view ---
 
-def test_pictures_differ_where_it_matters():
+def test_images_differ_where_it_matters():
     base = Scene("fridge 1", True, (Thing("apple 1"), Thing("mug 1")), None, ("fridge 1", "shelf 1"))
     from dataclasses import replace
     variants = [base, replace(base, opened=False), replace(base, place="shelf 1", opened=None), replace(base, place="fridge 2"), replace(base, things=base.things[:1]), replace(base, things=(Thing("apple 1", ("hot",)), base.things[1])),
         replace(base, things=(Thing("apple 1", ("cold",)), base.things[1])), replace(base, things=(Thing("apple 1", ("clean",)), base.things[1])), replace(base, held=Thing("egg 1")), replace(base, held=Thing("egg 1", ("hot",))), replace(base, place="")]
-    pictures = [draw_scene(v).tobytes() for v in variants]
-    assert len(set(pictures)) == len(pictures)
+    images = [draw_scene(v).tobytes() for v in variants]
+    assert len(set(images)) == len(images)
     for odd in (Scene("unheard-of thing 3", None, tuple(Thing(f"gadget {i}") for i in range(40))), Scene(), Scene("x"), Scene("shelf 1", None, (Thing("mug"),))): assert draw_scene(odd).shape == (300, 300, 3)
 
 

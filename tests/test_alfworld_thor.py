@@ -12,7 +12,7 @@ from rl4vlm.envs.alfworld_games import Game, generate_games
 from rl4vlm.envs.alfworld_thor import BUILD, AlfThor, AlfThorEnv, Simulator, Thor, preflight, translated
 from rl4vlm.evaluate import evaluate
 from rl4vlm.rollout import RandomActor
-from rl4vlm.vector import EnvPool
+from rl4vlm.env_pool import EnvPool
 
 STAND_IN = '''
 import json, sys; sys.path[:] = json.loads(sys.argv[2])
@@ -170,11 +170,11 @@ def test_a_forgotten_simulator_ends():
 
 def test_the_interface_is_that_of_alfworld(games):
     env = AlfThorEnv(games=games, boot=STAND_IN, seconds=20)
-    picture, info = env.reset(seed=0)
+    image, info = env.reset(seed=0)
     assert set(info) >= {"observation_text", "admissible_commands", "won", "goal_condition_success_rate", "task_type", "task", "is_legal_action", "scene"}
-    assert (picture == 0).all() and info["scene"].place == ""
-    picture, reward, terminated, truncated, info = env.step("go to drawer 1")
-    assert (picture == 1).all() and (reward, terminated) == (0.0, False) and info["scene"].opened is False and info["scene"].held.states == ("clean",)
+    assert (image == 0).all() and info["scene"].place == ""
+    image, reward, terminated, truncated, info = env.step("go to drawer 1")
+    assert (image == 1).all() and (reward, terminated) == (0.0, False) and info["scene"].opened is False and info["scene"].held.states == ("clean",)
     assert env.step("fly")[1] == -1
     assert env.step("move mug 1 to shelf 1")[1:3] == (50.5, True)
     env.close()

@@ -142,7 +142,7 @@ def played(tmp_path_factory):
     from rl4vlm.rollout import Plan, Player, PolicyActor
     from rl4vlm.tasks import make_task
     from rl4vlm.tiny import build_tiny
-    from rl4vlm.vector import TaskEnv
+    from rl4vlm.env_pool import TaskEnv
     torch.manual_seed(0)
     task = make_task("NumberLine")
     frames = [TaskEnv(task).reset(seed) for seed in range(3)]

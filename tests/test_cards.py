@@ -10,7 +10,7 @@ from PIL import Image
 
 import rl4vlm
 from rl4vlm.envs.arithmetic import FormulaError, completion, python_value, rational_value
-from rl4vlm.envs.card_pictures import RANKS, SUITS, card_picture
+from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import BlackjackEnv, EZPointsEnv, NumberLineEnv, Points24Env, blackjack_values
 from rl4vlm.tasks import make_task
 
@@ -368,15 +368,15 @@ def test_starts_that_do_not_exist(game, options, message):
 def test_cards_differ_at_the_size_that_small_models_see():
     names = [suit + rank for suit in SUITS for rank in RANKS]
     for width, height in ((67, 93), (70, 98), (135, 189)):
-        small = [np.asarray(Image.fromarray(card_picture(n, width, height)).resize((width * 112 // 300, height * 112 // 300))).astype(float) for n in names]
+        small = [np.asarray(Image.fromarray(card_image(n, width, height)).resize((width * 112 // 300, height * 112 // 300))).astype(float) for n in names]
         different = min((np.abs(a - b).max(-1) > 60).sum() for a, b in itertools.combinations(small, 2))
         assert different >= 10   # pixels by which the most similar two cards clearly differ
 
 def test_every_entry_is_seen():
     env, ez = Points24Env(), EZPointsEnv()
     for env, cards, tokens in ((env, ["HT", "ST", "DT", "CT"], (["10", "+"] * 4 + ["+"] * 20)[:21]), (ez, ["HT", "ST"], ["10", "*", "10", "+", "+", "*"])):
-        pictures = [env.reset(options=dict(cards=cards))[0]] + [env.step(env.action_names.index(token))[0] for token in tokens]
-        assert all((a != b).any() for a, b in zip(pictures, pictures[1:]))
+        images = [env.reset(options=dict(cards=cards))[0]] + [env.step(env.action_names.index(token))[0] for token in tokens]
+        assert all((a != b).any() for a, b in zip(images, images[1:]))
 
 # --- tasks ---
 

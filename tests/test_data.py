@@ -6,7 +6,7 @@ from PIL import Image
 
 @pytest.fixture
 def published(tmp_path):
-    "A file as the published RL4VLM data has it: LLaVA JSON with one picture and one answer a row, made by hand."
+    "A file as the published RL4VLM data has it: LLaVA JSON with one image and one answer a row, made by hand."
     folder = tmp_path/"numberline"; (folder/"images").mkdir(parents=True)
     from rl4vlm.rollout import OracleActor, play
     from rl4vlm.tasks import make_task
@@ -65,17 +65,17 @@ def test_nothing_is_fetched(published, monkeypatch):
 
 
 def test_a_parquet_file_may_not_name_files(tmp_path):
-    "A row whose picture is a path or an address is refused when the file is opened; `datasets` alone would open it."
-    from datasets import Dataset, Features, Image as Picture, List, Value
+    "A row whose image is a path or an address is refused when the file is opened; `datasets` alone would open it."
+    from datasets import Dataset, Features, Image as ImageColumn, List, Value
     from rl4vlm.core import UsageError
     from rl4vlm.preprocess import Conversations
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path/"secret.png")
-    features = Features(messages=Value("string"), images=List(Picture()), text=Value("string"), episode=Value("string"), task=Value("string"))
+    features = Features(messages=Value("string"), images=List(ImageColumn()), text=Value("string"), episode=Value("string"), task=Value("string"))
     for path in (str(tmp_path/"secret.png"), "https://example.org/cat.png"):
         table = Dataset.from_dict(dict(messages=['[{"role": "user", "content": [{"type": "image"}]}]'], images=[[dict(bytes=None, path=path)]], text=["a"], episode=["e"], task=[""]), features=features)
         import pyarrow.parquet as pq
         pq.write_table(table.data.table, tmp_path/"train.parquet")
-        with pytest.raises(UsageError, match="only pictures inside the file are read"): Conversations(tmp_path/"train.parquet")
+        with pytest.raises(UsageError, match="only images inside the file are read"): Conversations(tmp_path/"train.parquet")
 
 
 @pytest.mark.parametrize("content, says", [("PAR1 and no more", "was it cut off"), (None, "no column")])

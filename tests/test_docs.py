@@ -16,19 +16,19 @@ def page(*cells, front="title: A\ndescription: B\noutput-file: a.html"):
 
 def links(tmp_path, text, **others):
     "Problems of the links in a text that stands in sub/a.ipynb, beside other pages."
-    (tmp_path/"sub").mkdir(exist_ok=True); (tmp_path/"sub"/"a.ipynb").touch(); (tmp_path/"picture.png").touch()
+    (tmp_path/"sub").mkdir(exist_ok=True); (tmp_path/"sub"/"a.ipynb").touch(); (tmp_path/"image.png").touch()
     pages = {Path("sub/a.ipynb"): page(text), Path("b.ipynb"): page("## A heading, *here*\n\n### name {#Thing.name}")}
     (tmp_path/"b.ipynb").touch()
     site = dict(home="https://site/base", files="https://git/repo/blob/main/", pages={Path("bee.html"): Path("b.ipynb")})
     return list(docs.check_links(Path("sub/a.ipynb"), pages[Path("sub/a.ipynb")], pages, tmp_path, site))
 
 
-@pytest.mark.parametrize("text", ["[b](../b.ipynb)", "[b](../b.ipynb#a-heading-here)", "![p](../picture.png)", "[x](https://elsewhere.example/y)", "[`Thing`](https://site/base/bee.html#thing.name)",
+@pytest.mark.parametrize("text", ["[b](../b.ipynb)", "[b](../b.ipynb#a-heading-here)", "![p](../image.png)", "[x](https://elsewhere.example/y)", "[`Thing`](https://site/base/bee.html#thing.name)",
                                   "`rl4vlm.evaluate.wilson`", "`rl4vlm.core`", "[r](https://git/repo/blob/main/README.md)", "```\n[not](a-link)\n```", "`rl4vlm.config.PPOConfig.clip`"])
 def test_good_links_pass(tmp_path, text): assert links(tmp_path, text) == []
 
 
-@pytest.mark.parametrize("text", ["[b](../c.ipynb)", "[b](../b.ipynb#nowhere)", "![p](picture.png)", "[`Thing`](https://site/base/bee.html#thing.other)", "[`Thing`](https://site/base/cee.html)",
+@pytest.mark.parametrize("text", ["[b](../c.ipynb)", "[b](../b.ipynb#nowhere)", "![p](image.png)", "[`Thing`](https://site/base/bee.html#thing.other)", "[`Thing`](https://site/base/cee.html)",
                                   "`rl4vlm.evaluate.wilsom`", "`rl4vlm.corr`", "[r](https://git/repo/blob/main/READMI.md)", "[out](../../../etc/passwd)", '<img src="x.png">'])
 def test_bad_links_are_found(tmp_path, text): assert len(links(tmp_path, text)) == 1
 
@@ -74,7 +74,7 @@ def notebook(*cells): return dict(cells=[dict(cell_type="markdown", source=c) if
 
 
 FIRST = "# A\n\n> B"
-FIGURE, TABLE = dict(output_type="display_data", data={"image/png": "picture"}), dict(output_type="display_data", data={"text/html": "<td>12</td>"})
+FIGURE, TABLE = dict(output_type="display_data", data={"image/png": "image"}), dict(output_type="display_data", data={"text/html": "<td>12</td>"})
 
 
 @pytest.mark.parametrize("text, says", [

@@ -54,7 +54,7 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path, blind_model):
 
 
 def test_batch_size_and_workers_change_nothing(tmp_path, blind_model):
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     texts = []
     for number, how in enumerate((dict(envs=1), dict(envs=7), dict(envs=50, workers=2))):
         out = tmp_path/str(number)

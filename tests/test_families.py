@@ -1,6 +1,6 @@
 """Four families, one code path: Qwen2-VL, Qwen2.5-VL, Qwen3-VL and LLaVA-NeXT (Mistral), each as an untrained tiny model.
 
-What is sampled is what is scored, with and without padding, with one picture, several and none; features are remembered
+What is sampled is what is scored, with and without padding, with one image, several and none; features are remembered
 without a difference; adapters go where they are told; checkpoints come back as they were.
 """
 import json, shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest, torch
 from rl4vlm.config import LoRAConfig, SFTConfig
 from rl4vlm.core import UsageError
-from rl4vlm.fixed_shapes import TOKENS, FixedShapes
+from rl4vlm.static_cache import TOKENS, StaticCaches
 from rl4vlm.generate import generate
 from rl4vlm.models import load_vlm, part_of
 from rl4vlm.policy import VLMPolicy
@@ -36,19 +36,19 @@ def policies(folders):
     return made
 
 
-def ask(words, pictures=0): return [dict(role="user", content=[dict(type="image")] * pictures + [dict(type="text", text=words)])]
+def ask(words, images=0): return [dict(role="user", content=[dict(type="image")] * images + [dict(type="text", text=words)])]
 
 def mixed(policy):
-    "Prompts of several lengths: one picture, two, three of unequal sizes, and none."
+    "Prompts of several lengths: one image, two, three of unequal sizes, and none."
     rows = [("Which?", [SQUARE]), ("Are these the same number?", [WIDE, TALL]), ("The target?", []), ("The current and the target number: which is larger?", [SMALL, SQUARE, WIDE]), ("Go.", [SQUARE])]
     return [policy.encode(ask(words, len(images)), images) for words, images in rows]
 
 def plain_inputs(policy, prompt):
     "What somebody without this package gives the model."
     ids = torch.from_numpy(prompt.ids)[None]
-    pictures = policy.processor.image_processor(images=[np.array(i) for i in prompt.images], return_tensors="pt") if prompt.images else {}
+    images = policy.processor.image_processor(images=[np.array(i) for i in prompt.images], return_tensors="pt") if prompt.images else {}
     kinds = dict(mm_token_type_ids=(ids == policy.config.image_token_id).int()) if hasattr(policy.base.model, "get_rope_index") else {}
-    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **pictures, **kinds)
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **images, **kinds)
 
 def plain_logprobs(policy, prompt, response, temperature=1.0):
     "The model's own forward on one row: logits everywhere, no cache, no padding, features anew."
@@ -100,8 +100,8 @@ def test_fixed_shapes_change_nothing(family, policies, monkeypatch):
         return logp.log_softmax(-1)
     monkeypatch.setattr(policy, "log_softmax", sooner)
     grown = generate(policy, prompts, 40, 1.3, seeds)
-    monkeypatch.setattr(policy, "fixed", FixedShapes(policy))
-    fixed, made = generate(policy, prompts, 40, 1.3, seeds), policy.fixed
+    monkeypatch.setattr(policy, "fixed", StaticCaches(policy))
+    fixed, made = generate(policy, prompts, 40, 1.3, seeds), policy.static_cache
     for a, b in zip(grown, fixed):
         assert a.ids.tolist() == b.ids.tolist() and abs(a.logprobs - b.logprobs).max() < 1e-4
     assert len({len(r.ids) for r in grown}) > 4 and 16 in made.slots and min(made.slots) <= 4
@@ -119,7 +119,7 @@ def test_greedy_is_transformers_generate(family, policies):
 
 @every_family
 def test_positions_are_the_models_own(family, policies):
-    "Those that the model would compute for the same tokens, and consecutive ones where it has no rule for pictures."
+    "Those that the model would compute for the same tokens, and consecutive ones where it has no rule for images."
     policy = policies[family]
     for prompt in mixed(policy):
         if family == "llava_next": assert prompt.positions.tolist() == [list(range(len(prompt)))]; continue
@@ -283,10 +283,10 @@ def test_a_limit_on_pixels_travels_with_the_adapter(family, folders, tmp_path):
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.startswith("qwen")])
-def test_pictures_are_resized_as_qwen_vl_utils_does(family, policies):
+def test_images_are_resized_as_qwen_vl_utils_does(family, policies):
     """The processor of the checkpoint resizes; its sizes are those of the rule in qwen-vl-utils.
 
-    Where a very flat picture is to be made smaller, that rule rounds the short side down to nothing; the processor keeps a token."""
+    Where a very flat image is to be made smaller, that rule rounds the short side down to nothing; the processor keeps a token."""
     from qwen_vl_utils.vision_process import smart_resize
     images = policies[family].processor.image_processor
     for height, width in RNG.integers(200, 800, (200, 2)):
@@ -357,7 +357,7 @@ def test_no_chat_template(family, folders, tmp_path):
     refused(folder, "has no chat template")
 
 @every_family
-def test_a_template_that_loses_the_picture(family, folders, tmp_path):
+def test_a_template_that_loses_the_image(family, folders, tmp_path):
     folder = broken(folders, family, tmp_path)
     (folder/"chat_template.jinja").write_text("{% for m in messages %}{% for p in m['content'] %}{{ p['text'] if p['type'] == 'text' }}{% endfor %}{% endfor %}")
     refused(folder, "without one image token")
@@ -392,19 +392,19 @@ def test_no_image_processor(family, folders, tmp_path):
     refused(folder, "no image processor|no processor that can be loaded")
 
 @every_family
-def test_pictures_and_places_must_agree(family, policies):
-    with pytest.raises(UsageError, match="1 image places but 2 pictures"): policies[family].encode(ask("Which?", 1), [SQUARE, SMALL])
+def test_images_and_places_must_agree(family, policies):
+    with pytest.raises(UsageError, match="1 image places but 2 images"): policies[family].encode(ask("Which?", 1), [SQUARE, SMALL])
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.startswith("qwen")])
-def test_a_picture_that_is_a_line(family, policies):
-    with pytest.raises(UsageError, match="refuses pictures of 2×900 pixels"): policies[family].encode(ask("Which?", 1), [np.zeros((2, 900, 3), np.uint8)])
+def test_a_image_that_is_a_line(family, policies):
+    with pytest.raises(UsageError, match="refuses images of 2×900 pixels"): policies[family].encode(ask("Which?", 1), [np.zeros((2, 900, 3), np.uint8)])
 
 @every_family
 def test_more_than_the_model_can_read(family, folders, tmp_path):
     folder = broken(folders, family, tmp_path)
     edit(folder/"config.json", text_config__max_position_embeddings=40)
     policy = VLMPolicy.load(folder, device="cpu")
-    with pytest.raises(UsageError, match=r"for 3 picture\(s\) of 150×300, 300×300 pixels is too long for this model, which reads 40: lower --max_pixels"):
+    with pytest.raises(UsageError, match=r"for 3 image\(s\) of 150×300, 300×300 pixels is too long for this model, which reads 40: lower --max_pixels"):
         policy.encode(ask("Which?", 3), [SQUARE, SQUARE, WIDE])
     with pytest.raises(UsageError, match="a prompt of .* tokens is too long"): policy.encode(ask("one two three four five six seven eight nine ten " * 5))
     prompt = policy.encode(ask("Which?"))

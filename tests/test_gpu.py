@@ -1,4 +1,4 @@
-"""On a GPU: what is sampled is what is scored, in fixed shapes too, and a recording sees the weights that an optimizer has changed.
+"""On a GPU: what is sampled is what is scored, with a static cache too, and a recording sees the weights that an optimizer has changed.
 
 Skipped where there is none; RL4VLM_TEST_DEVICE=cpu tries the tests themselves there.
 """
@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest, torch
 from rl4vlm.config import LoRAConfig
-from rl4vlm.fixed_shapes import FixedShapes
+from rl4vlm.static_cache import StaticCaches
 from rl4vlm.generate import generate
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.tasks import make_task
-from rl4vlm.vector import TaskEnv
+from rl4vlm.env_pool import TaskEnv
 
 DEVICE = os.environ.get("RL4VLM_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU")
@@ -42,7 +42,7 @@ def close(policy, prompts, answers):
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_sampled_is_scored(policy, prompts, fixed):
-    if fixed: policy.fixed = FixedShapes(policy)
+    if fixed: policy.static_cache = StaticCaches(policy)
     for seed in (0, 100):   # the second time from recordings
         answers = generate(policy, prompts, 48, seeds=range(seed, seed + 12))
         assert len({len(r.ids) for r in answers}) > 1 or all(r.cut for r in answers)
@@ -50,7 +50,7 @@ def test_sampled_is_scored(policy, prompts, fixed):
 
 
 def test_a_recording_sees_changed_weights(policy, prompts):
-    policy.fixed = FixedShapes(policy)
+    policy.static_cache = StaticCaches(policy)
     before = generate(policy, prompts, 32, seeds=range(12))
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.05)
     for _ in range(3):

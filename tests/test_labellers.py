@@ -88,7 +88,7 @@ COLLECT = ["collect", "--episodes", 12, "--shard_episodes", 4, "--envs", 4, "--s
 
 
 def data(folder):
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     return EpisodeStore(folder/"data"/"episodes").read().to_list()
 
 

@@ -1,4 +1,4 @@
-"MiniGrid against MiniGrid: its pictures, its rules, its own search for what can be seen."
+"MiniGrid against MiniGrid: its images, its rules, its own search for what can be seen."
 from collections import deque
 
 import gymnasium as gym
@@ -32,15 +32,15 @@ def busy_play(env, seed, steps):
 
 
 def compare(ours, theirs, seed, steps):
-    "Number of pictures compared; asserts that all are equal, and the rest of each step too."
-    def check(picture, obs):
-        assert picture.dtype == obs["image"].dtype and np.array_equal(picture, obs["image"])
-        assert ours.observation_space.contains(picture)
+    "Number of images compared; asserts that all are equal, and the rest of each step too."
+    def check(image, obs):
+        assert image.dtype == obs["image"].dtype and np.array_equal(image, obs["image"])
+        assert ours.observation_space.contains(image)
     check(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
     for i, action in enumerate(busy_play(ours, seed, steps)):
-        picture, *mine, info = ours.step(action)
+        image, *mine, info = ours.step(action)
         obs, *others, _ = theirs.step(action)
-        check(picture, obs)
+        check(image, obs)
         assert mine == others and info["mission"] == obs["mission"]
         if mine[1] or mine[2]: check(ours.reset()[0], theirs.reset()[0])
     return i + 2
@@ -48,23 +48,23 @@ def compare(ours, theirs, seed, steps):
 
 @pytest.mark.parametrize("view", THEIRS)
 @pytest.mark.parametrize("env_id", WORLDS)
-def test_pictures_are_equal(env_id, view):
+def test_images_are_equal(env_id, view):
     for seed in (0, 1, 2): assert compare(RGBMiniGrid(make(env_id), view, 8), THEIRS[view](make(env_id), tile_size=8), seed, 60) > 60
 
 
 @pytest.mark.parametrize("options", [dict(highlight=False), dict(agent_view_size=3), dict(agent_view_size=11), dict(see_through_walls=True)])
 @pytest.mark.parametrize("view", THEIRS)
-def test_pictures_are_equal_with_other_options(options, view):
+def test_images_are_equal_with_other_options(options, view):
     env_id = "MiniGrid-MultiRoom-N2-S4-v0" if "see_through_walls" in options else "MiniGrid-DoorKey-6x6-v0"
     compare(RGBMiniGrid(make(env_id, **options), view, 8), THEIRS[view](make(env_id, **options), tile_size=8), 5, 80)
 
 
-def test_pictures_are_equal_at_full_size_and_odd_size():
+def test_images_are_equal_at_full_size_and_odd_size():
     for tile_size in (32, 7): compare(RGBMiniGrid(make(WORLDS[1]), "full", tile_size), RGBImgObsWrapper(make(WORLDS[1]), tile_size=tile_size), 1, 30)
 
 
 @pytest.mark.parametrize("view", THEIRS)
-def test_pictures_are_equal_in_a_vector(view):
+def test_images_are_equal_in_a_vector(view):
     ours = SyncVectorEnv([lambda: RGBMiniGrid(make("MiniGrid-DoorKey-5x5-v0"), view, 8)] * 8, autoreset_mode=AutoresetMode.DISABLED)
     theirs = SyncVectorEnv([lambda: THEIRS[view](make("MiniGrid-DoorKey-5x5-v0"), tile_size=8)] * 8, autoreset_mode=AutoresetMode.DISABLED)
     assert np.array_equal(ours.reset(seed=3)[0], theirs.reset(seed=3)[0]["image"])
@@ -78,7 +78,7 @@ def test_pictures_are_equal_in_a_vector(view):
                 for o in [v.reset(options=dict(reset_mask=over))[0]]))
 
 
-def test_a_picture_is_not_changed_by_later_steps():
+def test_a_image_is_not_changed_by_later_steps():
     env = RGBMiniGrid(make("MiniGrid-Empty-5x5-v0"))
     first, _ = env.reset(seed=0)
     kept = first.copy()
@@ -249,13 +249,13 @@ def test_the_mission_in_the_prompt_is_of_this_episode():
         assert len(missions) > 3
 
 
-def test_text_only_prompt_has_the_scene_and_no_picture():
+def test_text_only_prompt_has_the_scene_and_no_image():
     task = make_task("MiniGridDoorKey6")
     env = task.make_env()
     frame = task.frame(*env.reset(seed=0), env)
     frame.images = []
     content = task.prompt(frame)[0]["content"]
-    assert len(content) == 1 and frame.text in content[0]["text"] and "picture shows" not in content[0]["text"]
+    assert len(content) == 1 and frame.text in content[0]["text"] and "image shows" not in content[0]["text"]
     assert "Mission: use the key" in content[0]["text"] and "column,row" in content[0]["text"]
 
 
@@ -270,7 +270,7 @@ def test_answers_are_true_and_can_be_parsed(env_id, view):
         for name in frame.actions: assert task.parse(task.answer(name, info), frame.actions).action == name
         thought = task.reason(info)
         assert thought.startswith("nothing in sight") or any(f"the {name}," in thought for name, _ in info["seen"])
-        assert set(task.values(info)) == set(task.fields)
+        assert set(task.true_fields(info)) == set(task.fields)
         obs, _, ended, late, info = env.step(action)
         if ended or late: obs, info = env.reset()
 

@@ -6,7 +6,7 @@ import pytest
 from rl4vlm.core import UsageError
 from rl4vlm.rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, play
 from rl4vlm.tasks import Past, Task, list_tasks, make_task, register_task
-from rl4vlm.vector import TaskEnv
+from rl4vlm.env_pool import TaskEnv
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")   # pygame needs no screen to draw
 
@@ -58,14 +58,14 @@ def words(task, frame, history=()): return task.prompt(frame, history)[0]["conte
 # six lines
 
 @pytest.mark.parametrize("cls", SIX_LINES)
-def test_six_lines_show_a_picture_and_a_prompt(cls):
+def test_six_lines_show_a_image_and_a_prompt(cls):
     task = cls()
     frame = TaskEnv(task).reset(0)
-    [picture] = frame.images
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 100 and picture.std() > 0
+    [image] = frame.images
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape[:2]) >= 100 and image.std() > 0
     text = words(task, frame)
     assert task.goal in text and all(f'"{name}"' in text for name in task.actions)
-    assert sum(part["type"] == "image" for part in task.prompt(frame)[0]["content"]) == len(task.pictures(frame)) == 1
+    assert sum(part["type"] == "image" for part in task.prompt(frame)[0]["content"]) == len(task.prompt_images(frame)) == 1
 
 
 @pytest.mark.parametrize("cls", SIX_LINES)
@@ -99,7 +99,7 @@ class Named(FrozenLake):
     "The state is gathered by `facts`; everything else reads it."
     fields = {"place": "the number of your cell"}
     def facts(self, observation, info, env): return dict(info, place=int(observation), seen=len(info))
-    def values(self, info): return dict(place=str(info["place"]))
+    def true_fields(self, info): return dict(place=str(info["place"]))
 
 
 def test_facts_reach_every_method():
@@ -196,11 +196,11 @@ def test_actions_that_are_not_numbered_need_to_env():
     assert env.step("push")[0].text.startswith("angle")
 
 
-@pytest.mark.parametrize("picture, says", [
+@pytest.mark.parametrize("image, says", [
     (np.zeros((8, 8, 5), np.uint8), r"\(8, 8, 5\)"), (np.zeros(8, np.uint8), r"\(8,\)"), (np.full((8, 8, 3), 200.0), "float64 must hold numbers from 0 to 1, got 200"), ("ice", "gave a str"),
 ])
-def test_what_is_no_picture_is_refused(picture, says):
-    task = type("Odd", (FrozenLake,), dict(image=lambda self, *_: picture))()
+def test_what_is_no_image_is_refused(image, says):
+    task = type("Odd", (FrozenLake,), dict(image=lambda self, *_: image))()
     with pytest.raises(UsageError, match=f"task Odd .*{says}"): TaskEnv(task).reset(0)
 
 
@@ -287,7 +287,7 @@ def test_a_broken_package_is_named(monkeypatch, installed, value, source, says):
     assert "only a subclass" in says or "task 'Swamp' cannot be loaded" in str(error.value) and "installed by pond" in str(error.value)
 
 
-# history in pictures
+# history in images
 
 class Watcher(Actor):
     "Keeps its questions and says its lines in turn, over and over."
@@ -304,8 +304,8 @@ def test_the_past_is_shown_in_order():
         wanted = now[max(0, i - 2):i + 1]
         assert len(turn.images) == len(wanted) == sum(p["type"] == "image" for p in question.messages[0]["content"])
         assert all((a == b).all() for a, b in zip(turn.images, wanted)) and len(question.images) == len(wanted)
-    text = "".join("[picture]" if p["type"] == "image" else p["text"] for p in actor.asked[2].messages[0]["content"])
-    assert text.startswith("Earlier picture:[picture] -> down\nEarlier picture:[picture] -> up\nPicture now:[picture]Walk over")
+    text = "".join("[image]" if p["type"] == "image" else p["text"] for p in actor.asked[2].messages[0]["content"])
+    assert text.startswith("Earlier picture:[image] -> down\nEarlier picture:[image] -> up\nPicture now:[image]Walk over")
     assert "Before:" not in text
     assert episode.turns[0].anchor != episode.turns[1].anchor
 
@@ -323,7 +323,7 @@ def test_tasks_with_their_own_prompts_show_the_past_too(name):
     plain, frame = make_task(name), TaskEnv(task).reset(0)
     past = [Past(frame, "", action, 0.0) for action in frame.actions[:2]]
     parts = task.prompt(frame, past)[0]["content"]
-    assert sum(p["type"] == "image" for p in parts) == len(task.pictures(frame, past)) == 3
+    assert sum(p["type"] == "image" for p in parts) == len(task.prompt_images(frame, past)) == 3
     assert parts[-1]["text"] == words(plain, frame) and f"-> {past[1].action}" in parts[-3]["text"] + parts[-4].get("text", "")
 
 
@@ -333,15 +333,15 @@ def test_an_invalid_answer_is_part_of_the_past():
     assert any("-> invalid answer" in p.get("text", "") for p in actor.asked[1].messages[0]["content"])
 
 
-def test_without_pictures_the_past_is_told():
+def test_without_images_the_past_is_told():
     task = Named(env_kwargs=dict(render_mode=None), history=1, history_images=True)
     frame = TaskEnv(task).reset(0)
-    assert "Before: place 0 -> down" in words(task, frame, [Past(frame, "", "down", 0.0)]) and task.pictures(frame, [Past(frame, "", "down", 0.0)]) == []
+    assert "Before: place 0 -> down" in words(task, frame, [Past(frame, "", "down", 0.0)]) and task.prompt_images(frame, [Past(frame, "", "down", 0.0)]) == []
 
 
-def test_a_policy_reads_both_pictures(blind_model, tmp_path):
+def test_a_policy_reads_both_images(blind_model, tmp_path):
     import torch
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.preprocess import conversation
     from rl4vlm.sft import split_row

@@ -1,4 +1,4 @@
-"PickImage: the pictures, the rule, the tool call, and several pictures at once through every stage."
+"PickImage: the images, the rule, the tool call, and several images at once through every stage."
 import json, re
 import gymnasium as gym, numpy as np, pytest, torch
 from gymnasium.utils.env_checker import check_env
@@ -7,11 +7,11 @@ from PIL import Image
 import rl4vlm
 from rl4vlm.core import UsageError
 from rl4vlm.envs.pick_image import PickImageEnv
-from rl4vlm.episodes import EpisodeStore
+from rl4vlm.store import EpisodeStore
 from rl4vlm.parsing import CAUSES, make_tool_call, parse_tool_call
 from rl4vlm.rollout import OracleActor, RandomActor, play
 from rl4vlm.tasks import make_task
-from rl4vlm.vector import TaskEnv
+from rl4vlm.env_pool import TaskEnv
 
 KINDS = pytest.mark.parametrize("correct_index", [0, None], ids=["fixed", "named"])
 ACTIONS = ["0", "1", "2", "3"]
@@ -19,10 +19,10 @@ ACTIONS = ["0", "1", "2", "3"]
 
 @pytest.fixture
 def folder(tmp_path):
-    "A folder of three pictures of different shapes, and a file that is none."
+    "A folder of three images of different shapes, and a file that is none."
     (tmp_path/"toys").mkdir()
     for name, shape, colour in [("red_car.png", (40, 80), "red"), ("blue-ball.jpg", (30, 30), "blue"), ("green box.bmp", (90, 20), "green")]: Image.new("RGB", shape, colour).save(tmp_path/"toys"/name)
-    (tmp_path/"toys/notes.txt").write_text("not a picture")
+    (tmp_path/"toys/notes.txt").write_text("not an image")
     return tmp_path/"toys"
 
 
@@ -49,7 +49,7 @@ def test_the_environment_keeps_the_rules_of_gymnasium(correct_index):
     with pytest.raises(ValueError): env.unwrapped.step(4)
 
 
-def test_both_kinds_show_the_same_pictures():
+def test_both_kinds_show_the_same_images():
     a, b = (PickImageEnv(correct_index=c).reset(seed=3)[0] for c in (0, None))
     assert (a == b).all()
 
@@ -66,12 +66,12 @@ def test_right_is_anywhere_if_it_is_named():
     assert {env.reset(seed=s)[1]["right"] for s in range(60)} == {0, 1, 2, 3}
 
 
-def test_a_folder_of_pictures(folder):
+def test_a_folder_of_images(folder):
     task = make_task("PickImage", data_root=str(folder), k=3, correct_index=None, size=28)
     frame = TaskEnv(task).reset(0)
     assert sorted(frame.info["names"]) == ["blue ball", "green box", "red car"] and [i.shape for i in frame.images] == [(28, 28, 3)] * 3
     colours = {"red car": 0, "green box": 1, "blue ball": 2}
-    for name, picture in zip(frame.info["names"], frame.images): assert picture[14, 14].argmax() == colours[name]
+    for name, image in zip(frame.info["names"], frame.images): assert image[14, 14].argmax() == colours[name]
     assert frame.info["wanted"] in task.prompt(frame)[0]["content"][-1]["text"]
 
 
@@ -80,11 +80,11 @@ def test_wrong_folders_and_options(folder, tmp_path):
         with pytest.raises(UsageError, match=says): make_task("PickImage", **options)
     refused("is no folder", data_root=str(tmp_path/"nowhere"))
     refused("k must be from 2 to 3", data_root=str(folder))
-    (tmp_path/"empty").mkdir(); refused("no pictures in", data_root=str(tmp_path/"empty"))
-    (tmp_path/"one").mkdir(); Image.new("RGB", (9, 9)).save(tmp_path/"one/a.png"); refused("only one picture", data_root=str(tmp_path/"one"))
+    (tmp_path/"empty").mkdir(); refused("no images in", data_root=str(tmp_path/"empty"))
+    (tmp_path/"one").mkdir(); Image.new("RGB", (9, 9)).save(tmp_path/"one/a.png"); refused("only one image", data_root=str(tmp_path/"one"))
     (tmp_path/"twice").mkdir(); [Image.new("RGB", (9, 9)).save(tmp_path/"twice"/n) for n in ("a.png", "a.jpg", "b.png")]; refused("a.jpg, a.png", data_root=str(tmp_path/"twice"), k=2)
-    (tmp_path/"bad").mkdir(); [(tmp_path/"bad"/n).write_bytes(b"\x89PNG\r\n") for n in ("x.png", "y.png")]; refused("2 of 2 pictures .* x.png, y.png", data_root=str(tmp_path/"bad"))
-    whole = (folder/"red_car.png").read_bytes(); (folder/"cut.png").write_bytes(whole[:len(whole) // 2]); refused("1 of 4 pictures .* cut.png", data_root=str(folder), k=2)
+    (tmp_path/"bad").mkdir(); [(tmp_path/"bad"/n).write_bytes(b"\x89PNG\r\n") for n in ("x.png", "y.png")]; refused("2 of 2 images .* x.png, y.png", data_root=str(tmp_path/"bad"))
+    whole = (folder/"red_car.png").read_bytes(); (folder/"cut.png").write_bytes(whole[:len(whole) // 2]); refused("1 of 4 images .* cut.png", data_root=str(folder), k=2)
     refused("correct_index=4 must be from 0 to 3", correct_index=4)
     refused("correct_index=-1", correct_index=-1)
     refused("k must be from 2 to 12", k=1)
@@ -122,7 +122,7 @@ def call(**arguments): return make_tool_call("pick_image", **arguments)
     (call(), None, "missing_argument"), (call(image=2), None, "missing_argument"), ('{"name": "pick_image"}', None, "missing_argument"),
     (call(index=2, sure=True), None, "extra_argument"), (call(index=4), None, "unknown_action"), (call(index=-1), None, "unknown_action"),
     (call(index=1.5), None, "unknown_action"), (call(index=None), None, "unknown_action"), (call(index=[1, 2]), None, "ambiguous"),
-    ("picture 2", None, "no_json"), ('{"index": 2}', None, "no_action"), ("", None, "empty"),
+    ("image 2", None, "no_json"), ('{"index": 2}', None, "no_action"), ("", None, "empty"),
 ])
 def test_each_mistake_has_its_cause(text, action, cause):
     parsed = parse_tool_call(text, "pick_image", "index", ACTIONS)
@@ -145,12 +145,12 @@ def test_a_long_answer_takes_no_long_time():
 
 
 @KINDS
-def test_a_policy_reads_several_pictures(correct_index, blind):
+def test_a_policy_reads_several_images(correct_index, blind):
     from rl4vlm.policy import VLMPolicy
     policy = VLMPolicy.load(blind, device="cpu")
     few, many = (make_task("PickImage", correct_index=correct_index, k=k) for k in (2, 4))
     frames = [(task, TaskEnv(task).reset(s)) for task, s in [(few, 0), (many, 0), (many, 1)]]
-    prompts = [policy.encode(t.prompt(f), t.pictures(f)) for t, f in frames]
+    prompts = [policy.encode(t.prompt(f), t.prompt_images(f)) for t, f in frames]
     assert [int((p.ids == policy.config.image_token_id).sum()) for p in prompts] == [8, 16, 16]
     again = policy.recall(prompts[1].ids, frames[1][1].images)
     assert (again.positions == prompts[1].positions).all()
@@ -158,11 +158,11 @@ def test_a_policy_reads_several_pictures(correct_index, blind):
     with torch.no_grad(): together, alone = policy.score(prompts, answers), [policy.score([p], [a]) for p, a in zip(prompts, answers)]
     for i, one in enumerate(alone): assert torch.allclose(together.logprobs[i][together.mask[i]], one.logprobs[0][one.mask[0]], atol=1e-4)
     swapped = policy.encode(many.prompt(frames[1][1]), frames[1][1].images[::-1])
-    with torch.no_grad(): assert not torch.allclose(policy.score([swapped], answers[1:2]).logprobs, alone[1].logprobs)   # the order of the pictures matters
+    with torch.no_grad(): assert not torch.allclose(policy.score([swapped], answers[1:2]).logprobs, alone[1].logprobs)   # the order of the images matters
 
 
 @KINDS
-def test_every_stage_takes_several_pictures(rl4vlm, tmp_path, blind, correct_index):
+def test_every_stage_takes_several_images(rl4vlm, tmp_path, blind, correct_index):
     options = ["--task", "PickImage", "--task_options.correct_index", "null" if correct_index is None else correct_index]
     rl4vlm("quickstart", *options, "--model", blind, "--out", "run", "--collect.episodes", 20, "--sft.steps", 3, "--sft.batch_size", 4, "--ppo.updates", 2, "--ppo.envs", 4,
            "--ppo.steps", 2, "--ppo.minibatch", 4, "--ppo.max_new_tokens", 8, "--eval.panel", "val-50", "--eval.max_new_tokens", 8)

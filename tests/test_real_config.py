@@ -1,7 +1,7 @@
 """The real checkpoints, without their weights: Qwen2.5-VL-3B and a model of each other family on the meta device.
 
 No tensor has memory there, so a model of 3.75 billion parameters takes seconds. What depends on sizes and names can be
-checked: how many parameters each part has, which layers get adapters, how many tokens a picture takes.
+checked: how many parameters each part has, which layers get adapters, how many tokens an image takes.
 """
 import numpy as np
 import pytest, torch
@@ -116,11 +116,11 @@ def test_adapters_of_the_others(name, others):
     assert len(lora_targets(others[name], "all")) == len(language) + merger + len(vision)
 
 
-TOKENS = {"Qwen2-VL-2B": 121, "Qwen3-VL-2B": 81, "Qwen3-VL-4B": 81, "llava-v1.6-mistral-7b": 576 + 24 * 24 + 24}   # LLaVA: the whole, the picture in tiles, an end for each row
+TOKENS = {"Qwen2-VL-2B": 121, "Qwen3-VL-2B": 81, "Qwen3-VL-4B": 81, "llava-v1.6-mistral-7b": 576 + 24 * 24 + 24}   # LLaVA: the whole, the image in tiles, an end for each row
 
 @every_other
 def test_tokens_of_a_frame_with_the_others(name):
-    "A picture of 300 × 300 pixels, through the real image processor and a vision tower of the real geometry but little width."
+    "An image of 300 × 300 pixels, through the real image processor and a vision tower of the real geometry but little width."
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
@@ -183,7 +183,7 @@ def test_a_frame_of_300_pixels_takes_121_tokens(policy):
 
 def test_max_pixels_makes_it_cheaper(wide):
     from rl4vlm.policy import VLMPolicy
-    small = VLMPolicy.load(wide, device="cpu", max_pixels=112 * 112 + 1)   # the picture must stay below the limit
+    small = VLMPolicy.load(wide, device="cpu", max_pixels=112 * 112 + 1)   # the image must stay below the limit
     assert (small.encode(QUESTION, [FRAME]).ids == small.config.image_token_id).sum() == 16
 
 

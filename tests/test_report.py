@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from rl4vlm.core import UsageError, write_json
-from rl4vlm.episodes import Episode, EpisodeStore, Turn
+from rl4vlm.store import Episode, EpisodeStore, Turn
 from rl4vlm.figures import episode_strip, learning_curves, write_gif
 from rl4vlm.report import write_report
 
@@ -21,8 +21,8 @@ HOSTILE = {
 }
 
 
-def picture(number, side=40):
-    "A picture whose colour names it, so that it can be recognised on the page."
+def image(number, side=40):
+    "An image whose colour names it, so that it can be recognised on the page."
     return np.full((side, side, 3), (number % 16 * 16, number // 16 % 16 * 16, 96), np.uint8)
 
 
@@ -31,12 +31,12 @@ def number_of(data):
     return round(red / 16) + 16 * round(green / 16)
 
 
-def make_episode(seed, actor, success, turns=3, texts=None, first=0, pictures=picture, task="NumberLine"):
+def make_episode(seed, actor, success, turns=3, texts=None, first=0, images=image, task="NumberLine"):
     made = []
     for i in range(turns):
         text = (texts or ['{"thoughts": "look", "action": "+"}'] * turns)[i]
         at = text.find('"action"')
-        made.append(Turn([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])], [pictures(first + i)], text, action="+" if at > 0 else None,
+        made.append(Turn([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])], [images(first + i)], text, action="+" if at > 0 else None,
                          cause=None if at > 0 else "no_json", span=(at, len(text)) if at > 0 else None, played="+" if at > 0 else "-", reward=float(success and i == turns - 1),
                          terminated=i == turns - 1, state=f"state {first + i}", episode=f"0-{seed}", index=i, seed=seed, value=0.25, logprobs=np.log([0.9, 0.5, 1.0])))
     return Episode(task, seed, made, success=success, actor=actor)
@@ -129,7 +129,7 @@ def test_span_counts_characters_as_python_does(tmp_path):
 
 def test_limit_is_kept_by_leaving_out_evenly(tmp_path):
     noise = lambda n: np.random.default_rng(n).integers(0, 256, (120, 120, 3), np.uint8)
-    made = [make_episode(s, actor, s % 4 == 0, first=1000 * k + 3 * s, pictures=noise) for k, actor in enumerate(("random", "sft", "ppo")) for s in range(16)]
+    made = [make_episode(s, actor, s % 4 == 0, first=1000 * k + 3 * s, images=noise) for k, actor in enumerate(("random", "sft", "ppo")) for s in range(16)]
     run = make_run(tmp_path/"run", made)
     path = write_report(run, limit_mb=0.4)
     page = Page(path)
@@ -140,8 +140,8 @@ def test_limit_is_kept_by_leaving_out_evenly(tmp_path):
     with pytest.raises(UsageError, match="too small: the page takes 0"): write_report(run, limit_mb=0.001)
 
 
-def test_equal_pictures_are_kept_once(tmp_path):
-    one = Page(write_report(make_run(tmp_path/"run", [make_episode(s, "ppo", True, pictures=lambda n: picture(7)) for s in range(30)])))
+def test_equal_images_are_kept_once(tmp_path):
+    one = Page(write_report(make_run(tmp_path/"run", [make_episode(s, "ppo", True, images=lambda n: image(7)) for s in range(30)])))
     assert len([s for s in one.data["shared"] if s.startswith("data:image/")]) == 1
 
 
@@ -162,16 +162,16 @@ def test_half_written_and_strange_files(run):
     assert {r["name"] for r in data["table"]} == {"random", "ppo"}             # computed from the episodes
 
 
-def test_damaged_shard_and_pictures(run):
+def test_damaged_shard_and_images(run):
     import pyarrow as pa, pyarrow.parquet as pq
     shards = sorted((run/"episodes").glob("*.parquet"))
     shards[0].write_bytes(shards[0].read_bytes()[:-200])
     table = pq.read_table(shards[1])
-    images = [[dict(bytes=b"no picture", path=None)], [dict(bytes=None, path="gone.png")], [], None] + table.column("images").to_pylist()[4:]
+    images = [[dict(bytes=b"no image", path=None)], [dict(bytes=None, path="gone.png")], [], None] + table.column("images").to_pylist()[4:]
     pq.write_table(table.set_column(table.schema.get_field_index("images"), "images", pa.array(images, table.schema.field("images").type)), shards[1])
     data = Page(write_report(run)).data
     assert any(shards[0].name in n and "cannot be read" in n for n in data["notes"])
-    assert any("2 pictures are missing or cannot be read" in n for n in data["notes"]) and len(data["episodes"]) == 5
+    assert any("2 images are missing or cannot be read" in n for n in data["notes"]) and len(data["episodes"]) == 5
 
 
 def test_shard_of_another_version(run):
@@ -282,7 +282,7 @@ def press(browser, *keys):
     chain.perform()
 
 
-def shown_picture(browser):
+def shown_image(browser):
     [image] = browser.find_elements("css selector", "#frames img")
     assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0 and image.get_attribute("alt")
     return number_of(base64.b64decode(image.get_attribute("src").split(",")[1]))
@@ -327,15 +327,15 @@ def test_browser_steps_and_shows_the_right_frame(browser, run):
     for seed in range(5):
         for turn in range(3):
             assert text(browser, "turn-title").startswith(f"Turn {turn + 1} of 3")
-            assert shown_picture(browser) == 20 + 3 * seed + turn and text(browser, "state") == f"state {20 + 3 * seed + turn}"
+            assert shown_image(browser) == 20 + 3 * seed + turn and text(browser, "state") == f"state {20 + 3 * seed + turn}"
             assert browser.find_element("css selector", "#timeline [aria-current]").text.startswith(f"turn {turn + 1}")
             press(browser, "ARROW_RIGHT")
         press(browser, "SHIFT", "ARROW_RIGHT")
-    press(browser, "ARROW_LEFT"); assert shown_picture(browser) == 20 + 3 * 4 + 1
-    browser.find_element("id", "previous").click(); assert shown_picture(browser) == 20 + 3 * 4
+    press(browser, "ARROW_LEFT"); assert shown_image(browser) == 20 + 3 * 4 + 1
+    browser.find_element("id", "previous").click(); assert shown_image(browser) == 20 + 3 * 4
     assert not browser.find_element("id", "previous").is_enabled()
-    browser.find_element("id", "previous-episode").click(); assert shown_picture(browser) == 20 + 3 * 3
-    browser.find_elements("css selector", "#timeline button")[2].click(); assert shown_picture(browser) == 20 + 3 * 3 + 2
+    browser.find_element("id", "previous-episode").click(); assert shown_image(browser) == 20 + 3 * 3
+    browser.find_elements("css selector", "#timeline button")[2].click(); assert shown_image(browser) == 20 + 3 * 3 + 2
     press(browser, "ARROW_LEFT"); focus = browser.switch_to.active_element
     assert focus.tag_name == "button" and focus.text.startswith("turn 2")      # the focus goes along
     press(browser, "ARROW_RIGHT")
@@ -346,14 +346,14 @@ def test_browser_steps_and_shows_the_right_frame(browser, run):
 def test_browser_link_to_a_turn(browser, run):
     page = write_report(run)
     visit(browser, page, "#episode=random%2F0-3&turn=2")
-    assert shown_picture(browser) == 3 * 3 + 1
+    assert shown_image(browser) == 3 * 3 + 1
     press(browser, "ARROW_RIGHT")
     link = browser.find_element("id", "link").get_attribute("href")
     assert browser.current_url == link and link.endswith("#episode=random%2F0-3&turn=3")
     choose(browser, "actor", "ppo")
     browser.execute_script("location.hash = '#episode=random%2F0-1&turn=1'")      # as a click on a link to another actor's episode
     time.sleep(0.2)
-    assert shown_picture(browser) == 3 and text(browser, "count") == "10 of 10 episodes"
+    assert shown_image(browser) == 3 and text(browser, "count") == "10 of 10 episodes"
     visit(browser, page, "#episode=nobody%2F1&turn=1")
     assert "nobody/1) is not among them" in text(browser, "count") and text(browser, "turn-title").startswith("Turn 1")
     visit(browser, page, "#episode=random%2F0-3&turn=99")
@@ -374,7 +374,7 @@ def test_browser_is_not_fooled(browser, tmp_path):
         else: assert got[:15_000] == wanted[:15_000]
         box = browser.find_element("id", "response").rect
         assert box["width"] < 1200 and box["height"] < 500
-        assert shown_picture(browser) == i
+        assert shown_image(browser) == i
         press(browser, "ARROW_RIGHT")
     assert browser.title.startswith("rl4vlm report: ") and not browser.find_elements("css selector", "main img:not(#frames img), main script, main b[onclick]")
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
@@ -424,7 +424,7 @@ def test_browser_with_a_part_missing(browser, run, part):
 
 def test_browser_loads_500_trajectories_in_3_seconds(browser, tmp_path):
     ring = lambda n: np.roll(np.tile(np.arange(0, 240, 3, np.uint8)[:, None, None], (1, 80, 3)), n, axis=0)
-    made = [make_episode(s, actor, s % 2 == 0, turns=6, first=6 * s % 80, pictures=ring) for actor in ("sft", "ppo") for s in range(250)]
+    made = [make_episode(s, actor, s % 2 == 0, turns=6, first=6 * s % 80, images=ring) for actor in ("sft", "ppo") for s in range(250)]
     page = write_report(make_run(tmp_path/"run", made))
     start = time.perf_counter()
     visit(browser, page)

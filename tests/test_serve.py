@@ -38,13 +38,13 @@ def served(tmp_path_factory):
 
 
 def test_it_labels_episodes(served, rl4vlm, tmp_path):
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     model, url = served
     arguments = ["collect", "--episodes", 4, "--task_options.max_turns", 3, "--ask.max_new_tokens", 60]
     rl4vlm(*arguments, "--actor", f"openai:{model}@{url}", "--out", "server")
     rl4vlm(*arguments, "--actor", f"local:{model}", "--out", "here")
     rows, here = (EpisodeStore(tmp_path/name/"data"/"episodes").read() for name in ("server", "here"))
-    assert [r for r in rows["text"]] == [r for r in here["text"]]     # the same model, greedy: pictures and prompts arrive as they are
+    assert [r for r in rows["text"]] == [r for r in here["text"]]     # the same model, greedy: images and prompts arrive as they are
     assert sum(c is None for c in rows["cause"]) > len(rows) / 2 and set(rows["actor"]) == {f"openai:{model}"}
     counts = rl4vlm("preprocess", "--data", "server/data/episodes", "--out", "server", "--validation_share", 0).stdout
     assert "rows to train on" in counts

@@ -2,14 +2,14 @@
 import numpy as np, pytest, torch
 
 
-def picture(seed, size=56): return np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+def image(seed, size=56): return np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
 
 
 ROWS = [
-    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="text", text="Which number is larger? Answer in JSON.")]), dict(role="assistant", content='{"action": "+"}')], images=[picture(0)]),
+    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="text", text="Which number is larger? Answer in JSON.")]), dict(role="assistant", content='{"action": "+"}')], images=[image(0)]),
     dict(messages=[dict(role="user", content=[dict(type="text", text="Which number is larger?")]), dict(role="assistant", content="the left one, of course")], images=[]),
-    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="image"), dict(type="text", text="Same? " * 9)]), dict(role="assistant", content="no")], images=[picture(1), picture(2, 84)]),
-    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="text", text="First?")]), dict(role="assistant", content="one"), dict(role="user", content=[dict(type="text", text="Second?")]), dict(role="assistant", content="two")], images=[picture(3)]),
+    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="image"), dict(type="text", text="Same? " * 9)]), dict(role="assistant", content="no")], images=[image(1), image(2, 84)]),
+    dict(messages=[dict(role="user", content=[dict(type="image"), dict(type="text", text="First?")]), dict(role="assistant", content="one"), dict(role="user", content=[dict(type="text", text="Second?")]), dict(role="assistant", content="two")], images=[image(3)]),
 ]
 
 
@@ -45,16 +45,16 @@ def test_grouping_changes_the_order_and_not_the_loss(policy):
     "Every row once; the loss summed over an epoch of a model that does not learn is the same."
     from rl4vlm.sft import Collator, GroupedSampler, row_costs
     rows = ROWS * 5
-    costs, pictures = row_costs(rows, policy)
-    assert pictures.tolist() == [True, False, True, True] * 5 and costs[2] > costs[1]
+    costs, images = row_costs(rows, policy)
+    assert images.tolist() == [True, False, True, True] * 5 and costs[2] > costs[1]
     def total(order):
         loss = 0.0
         for start in range(0, len(order), 4):
             with torch.no_grad(): loss -= policy(**Collator(policy)([rows[i] for i in order[start:start + 4]])).logprobs.double().sum().item()
         return loss
-    grouped = list(GroupedSampler(costs, pictures, 4, seed=0))
+    grouped = list(GroupedSampler(costs, images, 4, seed=0))
     assert sorted(grouped) == list(range(len(rows))) != grouped
-    assert len({pictures[i] for i in grouped[:4]}) == 1
+    assert len({images[i] for i in grouped[:4]}) == 1
     assert total(grouped) == pytest.approx(total(range(len(rows))), rel=1e-5)
 
 

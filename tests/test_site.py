@@ -1,6 +1,6 @@
 """The site in a real browser: nbdev's processing, rendered with the site's own style sheet by pandoc (Quarto may not be here).
 
-The pictures of the front page and of a tutorial are written to the folder of the test run (`pytest --basetemp=FOLDER`).
+The images of the front page and of a tutorial are written to the folder of the test run (`pytest --basetemp=FOLDER`).
 """
 import os, shutil, subprocess, sys
 from pathlib import Path

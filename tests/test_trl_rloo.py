@@ -29,7 +29,7 @@ def test_the_stream_is_endless_and_repeats():
 
 def test_what_an_answer_is_worth():
     task, reward = make_task("PickImage", correct_index=1), Reward(make_task("PickImage", correct_index=1))
-    answers = [task.answer("1", {}), task.answer("0", {}), "picture 1", '{"name": "pick", "arguments": {"index": 1}}', f"Well. {task.answer('1', {})}"]
+    answers = [task.answer("1", {}), task.answer("0", {}), "image 1", '{"name": "pick", "arguments": {"index": 1}}', f"Well. {task.answer('1', {})}"]
     assert reward([says(a) for a in answers], [[None]] * 5, [5] * 5) == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert reward.take_causes() == {None: 3, "no_json": 1, "wrong_tool": 1} and not reward.take_causes()
 
@@ -88,7 +88,7 @@ def test_the_right_place_is_learned(rl4vlm, tmp_path, seed):
 
 
 @pytest.mark.full
-def test_a_named_picture_is_looked_for(rl4vlm, tmp_path):
+def test_a_named_image_is_looked_for(rl4vlm, tmp_path):
     "Chance is one in four; a mean reward of 0.95 over the last ten of 60 steps."
     rl4vlm("trl-rloo", "--task", "PickImage", "--task_options.correct_index", "null", "--out", "run", timeout=6000)
     rewards = [json.loads(line)["reward"] for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()]

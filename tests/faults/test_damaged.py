@@ -20,7 +20,7 @@ def test_no_bare_nan(tmp_path, value):
 
 
 def test_no_nan_in_a_checkpoint_trackers_and_columns(tmp_path):
-    from rl4vlm.episodes import Episode, EpisodeStore
+    from rl4vlm.store import Episode, EpisodeStore
     from rl4vlm.rollout import Turn
     from rl4vlm.tracking import start_trackers
     save_checkpoint(tmp_path/"c", 1, lambda f: None, dict(best=dict(score=[float("nan"), np.float32(1)])))

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from rl4vlm.advantages import gigpo, grpo, rloo
 from rl4vlm.config import PPOConfig
-from rl4vlm.episodes import Turn
+from rl4vlm.store import Turn
 from rl4vlm.judge import flatten, judge_tokens, judge_turns, normalised, prepare
 from rl4vlm.ppo import PPO, RunningDeviation
 

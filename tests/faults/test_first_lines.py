@@ -42,7 +42,7 @@ def test_the_list_of_tasks_is_right_about_what_it_knows():
     for name in ("NumberLine", "Blackjack", "PickImage", "MiniGrid", "MiniGridEmpty", "MiniGridDoorKey5"):
         task = make_task(name)
         for who, rate in known[name].items():
-            row = evaluate(task, make_actor(who, task, 0.0), range(50_000, 50_060), envs=8, pictures=0)[0]
+            row = evaluate(task, make_actor(who, task, 0.0), range(50_000, 50_060), envs=8, keep_images=0)[0]
             low, high = wilson(round(row["success"] * 60), 60, z=3.3)
             assert low - 1e-9 <= rate <= high + 1e-9, f"{name}: {who} is said to succeed in {rate:.1%}, and did in {row['success']:.1%}"
     assert known_rates(make_task("NumberLine", max_turns=1), dict(max_turns=1)) == {}     # other options, other rates

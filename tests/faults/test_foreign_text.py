@@ -92,7 +92,7 @@ def test_a_report_of_odd_config_and_odd_names(tmp_path):
                                             (dict(greedy_success=1), "greedy_"), (dict(a=[1]), "a="), ([1], "dict"), ({3: 1}, "3")])
 def test_columns_are_converted_or_refused_when_the_first_episode_ends(columns, wrong, tmp_path):
     from rl4vlm.envs.cards import NumberLine
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     from rl4vlm.evaluate import as_csv, as_markdown, summarise
     from rl4vlm.rollout import RandomActor, play
     class Odd(NumberLine):
@@ -107,7 +107,7 @@ def test_columns_are_converted_or_refused_when_the_first_episode_ends(columns, w
     assert row["a"] == 1 and row["d"] == 0.5 and as_markdown([dict(row, name="x")]) and as_csv([row]) and json.dumps(row)
 
 
-def test_a_frame_after_the_end_needs_no_action_no_picture_and_no_oracle():
+def test_a_frame_after_the_end_needs_no_action_no_image_and_no_oracle():
     import gymnasium
     from rl4vlm.rollout import OracleActor, play
     from rl4vlm.tasks import Task
@@ -127,16 +127,16 @@ def test_a_frame_after_the_end_needs_no_action_no_picture_and_no_oracle():
     assert episode.success and episode.turns[-1].terminated and not episode.turns[-1].truncated
 
 
-@pytest.mark.parametrize("picture", [None, [], np.zeros((0, 0, 3), np.uint8)])
-def test_an_empty_render_is_refused_in_words(picture):
+@pytest.mark.parametrize("image", [None, [], np.zeros((0, 0, 3), np.uint8)])
+def test_an_empty_render_is_refused_in_words(image):
     import gymnasium
     from rl4vlm.tasks import Task
-    from rl4vlm.vector import TaskEnv
+    from rl4vlm.env_pool import TaskEnv
     class Blank(gymnasium.Env):
         metadata, action_space, observation_space, render_mode = dict(render_modes=["rgb_array"]), gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 1, (1,)), "rgb_array"
         def __init__(self, render_mode=None): pass
         def reset(self, seed=None, options=None): return np.zeros(1, np.float32), {}
-        def render(self): return picture
+        def render(self): return image
     gymnasium.registry.pop("Blank-v0", None); gymnasium.register("Blank-v0", entry_point=Blank)
     class BlankTask(Task): env_id, env_kwargs, actions = "Blank-v0", dict(render_mode="rgb_array"), ["a", "b"]
     with pytest.raises(UsageError, match="task BlankTask"): TaskEnv(BlankTask()).reset(1)

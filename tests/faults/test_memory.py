@@ -1,15 +1,15 @@
-"Stores: bounded memory, files that can be read, pictures of others refused at the door, folders that cannot be written."
+"Stores: bounded memory, files that can be read, images of others refused at the door, folders that cannot be written."
 import contextlib, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np, pytest
 from rl4vlm.core import UsageError
-from rl4vlm.episodes import Album, Episode, EpisodeStore, Kept, Turn
+from rl4vlm.store import Album, Episode, EpisodeStore, Kept, Turn
 
 
 @pytest.mark.parametrize("what, most", [("collect", 250), ("eval", 250), ("tiny", 350)])
 def test_frames_are_not_held(what, most, tmp_path):
     "30 episodes of 20 frames of 720 kB are 432 MB and more; what is held does not depend on their number."
-    done = subprocess.run([sys.executable, Path(__file__).parent/"big_pictures.py", what, "30", tmp_path/"out"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run([sys.executable, Path(__file__).parent/"big_images.py", what, "30", tmp_path/"out"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < most
 
@@ -22,8 +22,8 @@ def episode(number, turns=3, side=30):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    import rl4vlm.episodes
-    monkeypatch.setattr(rl4vlm.episodes, "SHARD_BYTES", 250_000); monkeypatch.setattr(rl4vlm.episodes, "GROUP_BYTES", 50_000)
+    import rl4vlm.store
+    monkeypatch.setattr(rl4vlm.store, "SHARD_BYTES", 250_000); monkeypatch.setattr(rl4vlm.store, "GROUP_BYTES", 50_000)
 
 
 def test_a_shard_is_cut_by_bytes(tmp_path, small_files):
@@ -58,10 +58,10 @@ def test_a_failed_write_leaves_nothing(tmp_path, small_files):
 
 def test_an_album_gives_back_what_it_took(tmp_path):
     with Album(tmp_path/"a") as album:
-        pictures = [np.random.default_rng(i % 3).integers(0, 256, (9, 7, 3), np.uint8) for i in range(9)]
-        kept = [album.put(p) for p in pictures]
+        images = [np.random.default_rng(i % 3).integers(0, 256, (9, 7, 3), np.uint8) for i in range(9)]
+        kept = [album.put(p) for p in images]
         assert len({id(k) for k in kept}) == 3 and isinstance(kept[0], Kept) and list((tmp_path/"a").iterdir()) == []
-        for k, p in zip(kept, pictures): assert np.array_equal(np.asarray(k), p)
+        for k, p in zip(kept, images): assert np.array_equal(np.asarray(k), p)
 
 
 def test_a_store_is_the_same_with_and_without_an_album(tmp_path):
@@ -81,13 +81,13 @@ def test_words_that_no_encoding_holds(tmp_path):
     assert EpisodeStore(tmp_path).read()["text"][0] == "half \ufffd" and EpisodeStore(tmp_path).episodes()[0].turns[-1].action == "half \ufffd"
 
 
-# -- pictures of others at the store's door
+# -- images of others at the store's door
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
 
 
-@pytest.mark.parametrize("picture, says", [(dict(bytes=None, path="SECRET"), "only named"), (dict(bytes=None, path="https://example.org/a.png"), "only named"), (dict(bytes=EPS, path="a.eps"), "no picture of a known kind"), (dict(bytes=b"", path="SECRET"), "no picture")])
-def test_pictures_of_others_do_not_leave(picture, says, tmp_path, monkeypatch):
+@pytest.mark.parametrize("image, says", [(dict(bytes=None, path="SECRET"), "only named"), (dict(bytes=None, path="https://example.org/a.png"), "only named"), (dict(bytes=EPS, path="a.eps"), "no image of a known kind"), (dict(bytes=b"", path="SECRET"), "no image")])
+def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     "Neither to a judge nor into new data, by any reader of a store."
     import pyarrow.parquet as pq, socket
     from PIL import Image
@@ -101,7 +101,7 @@ def test_pictures_of_others_do_not_leave(picture, says, tmp_path, monkeypatch):
     store = EpisodeStore(tmp_path/"theirs"); path = store.write([episode(0), episode(1)])
     rows = pq.read_table(path)
     listed = rows.column("images").to_pylist()
-    listed[4] = [{k: str(tmp_path/"secret.png") if v == "SECRET" else v for k, v in picture.items()}]
+    listed[4] = [{k: str(tmp_path/"secret.png") if v == "SECRET" else v for k, v in image.items()}]
     import pyarrow as pa
     pq.write_table(rows.set_column(rows.schema.get_field_index("images"), rows.schema.field("images"), pa.array(listed, rows.schema.field("images").type)), path)
     score = ScoreConfig(judge="openai:j@http://127.0.0.1:9/v1")

@@ -2,14 +2,14 @@
 import os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from rl4vlm.vector import EnvPool, live_processes
+from rl4vlm.env_pool import EnvPool, live_processes
 from forgetful import Starting
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 SCRIPT = """
 import os, sys, time, signal; sys.path.insert(0, sys.argv[1])
 from forgetful import Starting
-from rl4vlm.vector import EnvPool
+from rl4vlm.env_pool import EnvPool
 from rl4vlm.checkpoint import StopSignal
 pool = EnvPool(Starting(notes=sys.argv[2]), 2, workers=int(sys.argv[3]))
 pool.reset({0: 1, 1: 2}); print("ready", flush=True)

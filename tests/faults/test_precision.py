@@ -138,7 +138,7 @@ def test_an_adapter_on_float16_is_let_through(blind_model):
 
 
 def test_the_dry_run_counts_the_copies():
-    from rl4vlm.estimate import memory, on_paper
+    from rl4vlm.dry_run import memory, on_paper
     model = on_paper("Qwen/Qwen2-VL-2B-Instruct")
     number = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert memory(model)["optimizer"] == memory(model, 1, 2)["optimizer"] == 12 * number

@@ -15,8 +15,8 @@ def said(question="Which?", answer=GOOD): return [{"from": "human", "value": que
 
 @pytest.fixture
 def written(tmp_path):
-    "A file of rows beside the pictures of the cases."
-    for picture in CASES.glob("*.png"): shutil.copy(picture, tmp_path)
+    "A file of rows beside the images of the cases."
+    for image in CASES.glob("*.png"): shutil.copy(image, tmp_path)
     def write(*rows, name="data.json", raw=None):
         (tmp_path/name).write_bytes(raw if raw is not None else json.dumps(rows).encode() if name.endswith("json") else "\n".join(map(json.dumps, rows)).encode())
         return tmp_path/name
@@ -149,11 +149,11 @@ def test_a_prompt_of_a_task_may_not_spell_a_special_token(blind_model):
 # -- Parquet of others
 
 def parquet(path, **row):
-    from datasets import Dataset, Features, Image as Picture, List, Value
+    from datasets import Dataset, Features, Image as ImageColumn, List, Value
     import pyarrow.parquet as pq
     buffer = CASES/"a.png"
     row = {**dict(messages='[{"role": "user", "content": [{"type": "image"}]}]', images=[dict(bytes=buffer.read_bytes(), path=None)], text="a", episode="e", task=""), **row}
-    features = Features(messages=Value("string"), images=List(Picture()), text=Value("string"), episode=Value("string"), task=Value("string"))
+    features = Features(messages=Value("string"), images=List(ImageColumn()), text=Value("string"), episode=Value("string"), task=Value("string"))
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(Dataset.from_dict({k: [v] for k, v in row.items()}, features=features).data.table, path)
     return path
@@ -161,7 +161,7 @@ def parquet(path, **row):
 
 @pytest.mark.parametrize("row, says", [
     (dict(images=[dict(bytes=None, path="/etc/hostname")]), "only named"), (dict(images=[dict(bytes=None, path="https://example.org/cat.png")]), "only named"),
-    (dict(images=[dict(bytes=b"%!PS-Adobe-3.0 EPSF-3.0\n", path=None)]), "no picture of a known kind"), (dict(messages="[" * 50_000), "no JSON"), (dict(messages='[{"role": "assistant", "content": "A"}]', images=[]), "begins with an answer"),
+    (dict(images=[dict(bytes=b"%!PS-Adobe-3.0 EPSF-3.0\n", path=None)]), "no image of a known kind"), (dict(messages="[" * 50_000), "no JSON"), (dict(messages='[{"role": "assistant", "content": "A"}]', images=[]), "begins with an answer"),
     (dict(messages="null"), "no list"), (dict(messages=None), "must be strings"), (dict(text=None), "must be strings"), (dict(text=" "), "an answer is empty"), (dict(images=[]), "places for images")])
 def test_parquet_is_checked_when_it_is_opened(row, says, tmp_path):
     from rl4vlm.preprocess import Conversations

@@ -108,7 +108,7 @@ def test_a_collection_goes_on(tmp_path):
     "Answers as parts without totals, one refusal in between: the run ends well, the store can be read, and the card counts what had no action."
     from rl4vlm.collect import collect
     from rl4vlm.config import AskConfig, CollectConfig
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     good = body([dict(type="text", text='{"action": "+", "thoughts": "half \\ud83d"}')], usage=None)
     with Server(good, odd.status(400), good) as server, pytest.warns(UserWarning, match="refused 1 of"):
         folder = collect(CollectConfig(actor=f"openai:m@{server.url}", episodes=4, envs=2, out=str(tmp_path/"run"), task_options=dict(max_turns=2), ask=AskConfig(concurrency=1)))
