@@ -106,7 +106,7 @@ def sft_rows(config:SFTConfig, part:str="train"):
 def check_for_model(rows, config:SFTConfig, model:str):
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."
     from rl4vlm.policy import PromptForm
-    from rl4vlm.preprocess import check_rows
+    from rl4vlm.sft import check_rows
     if hasattr(rows, "outlines"): check_rows(rows, PromptForm.load(model, config.max_pixels), config.on_bad_row)
 
 def task_captions(task)->list:

@@ -18,8 +18,7 @@ from fastcore.basics import patch
 from .core import InvariantError, UsageError, read_json, seed_everything
 from .logprobs import Forbidden, token_scores
 from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of
-from .images import as_image
-from .tasks import image_key
+from .images import as_image, image_key
 
 # %% ../nbs/21_policy.ipynb #c5bc11be
 @dataclass

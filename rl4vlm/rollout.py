@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 from .core import InvariantError, RL4VLMError, UsageError, stream_seed
+from .images import image_key
 from .store import Episode, Turn
-from .tasks import Frame, Past, Task, image_key, make_task
+from .tasks import Frame, Past, Task, make_task
 from .env_pool import EnvPool
 
 # %% ../nbs/23_rollout.ipynb #10c7aa2b

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_row', 'Collator', 'learnable', 'row_costs', 'GroupedSampler', 'Guarded', 'VLMTrainer', 'validation_loss',
-           'KeepBest', 'StopWhenAsked', 'write_model_card', 'train_sft']
+           'KeepBest', 'StopWhenAsked', 'write_model_card', 'check_rows', 'train_sft']
 
 # %% ../nbs/32_sft.ipynb #4df55763
 from contextlib import nullcontext
@@ -18,10 +18,9 @@ from .checkpoint import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
 from .core import InvariantError, JsonLines, UsageError, read_json, replace_folder, write_atomic, write_into, write_json
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
-from .images import as_image
+from .images import RowError, as_image
 from .models import check_weights
-from .policy import VLMPolicy
-from .preprocess import check_rows
+from .policy import PromptForm, VLMPolicy
 from .tracking import start_trackers
 
 # %% ../nbs/32_sft.ipynb #845c65b9
@@ -260,6 +259,23 @@ def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None
     kind = "An adapter" if saved else "A model"
     write_atomic(Path(folder)/"README.md", f"---\n{'base_model: ' + config.model + chr(10) if '/' in config.model and not os.path.isabs(config.model) else ''}tags: [rl4vlm, {config.task}]\n---\n# {kind} fine-tuned for {config.task}\n\n"
                  "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in numbers.items()) + f"\n\n`rl4vlm eval --task {config.task} --model FOLDER` measures it, `rl4vlm ppo --task {config.task} --model FOLDER` goes on from it.\n")
+
+# %% ../nbs/32_sft.ipynb #3ec5a3fc
+def check_rows(
+    rows,                    # conversations of a file
+    form:PromptForm,         # of the model that will read them
+    on_bad_row:str="stop",   # stop, or leave bad rows out and count them in `rows.bad`
+):
+    "Hold the rows of a file against a model; rows that the package made itself have no `outlines` and are left alone."
+    name = form.tokenizer.name_or_path
+    if not hasattr(rows, "outlines") or getattr(rows, "held_against", None) == name: return
+    bad = {}
+    for number, messages, sizes in rows.outlines():
+        try: form.check_conversation(messages, sizes)
+        except UsageError as e: bad[number] = RowError("not for this model", str(e))
+        if bad and on_bad_row == "stop": break
+    rows.leave_out(bad, on_bad_row)
+    rows.held_against = name
 
 # %% ../nbs/32_sft.ipynb #04c017dd
 def train_sft(

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .core import UsageError, scratch, to_json, well_formed
-from .images import RowError, as_image, open_image, image_bytes, image_size
-from .tasks import image_key
+from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
 
 # %% ../nbs/05_store.ipynb #af5b83c9
 @dataclass

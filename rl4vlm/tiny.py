@@ -148,7 +148,7 @@ def sample_frames(
 )->list: # of `Frame`, each image once
     "Frames of a task, met in random play."
     from rl4vlm.core import episode_seed
-    from rl4vlm.tasks import image_key
+    from rl4vlm.images import image_key
     from rl4vlm.rollout import Plan, Player, RandomActor
     plans = iter(Plan(episode_seed(0, -1, i), ("sample", i)) for i in range(episodes))
     player, found = Player(task, RandomActor(task), lambda i, k: next(plans, None), 8, keep=lambda images, plan: []), {}
@@ -215,7 +215,8 @@ def tiny_vlm(
     cache=None,                # folder of all tiny models; `cache_dir()/tiny` by default
 )->Path: # checkpoint folder
     "A tiny model that can see, built once and cached."
-    from rl4vlm.tasks import image_key, make_task
+    from rl4vlm.images import image_key
+    from rl4vlm.tasks import make_task
     if family not in FAMILIES: raise UsageError(f"no tiny model of family '{family}';{did_you_mean(family, FAMILIES)} there are {', '.join(FAMILIES)}")
     task = make_task(task)
     frames = sample_frames(task)

@@ -113,7 +113,8 @@ def test_lengths_are_known_without_weights(model):
 
 def test_what_a_model_cannot_read_is_said_by_row(model, written):
     from rl4vlm.policy import PromptForm
-    from rl4vlm.preprocess import Conversations, check_rows, preprocess
+    from rl4vlm.preprocess import Conversations, preprocess
+    from rl4vlm.sft import check_rows
     from rl4vlm.config import PreprocessConfig
     family, folder = model
     typed = TYPED.get(family, TYPED["qwen2_5_vl"])
