@@ -100,9 +100,9 @@ def generate(
     if not prompts: return []
     policy.check_length(max(len(p) for p in prompts), answer=max_new_tokens)
     check_cache(policy, prompts, max_new_tokens)
-    reading, B = policy.prefill(prompts), len(prompts)
-    if policy.static_cache: reading = policy.static_cache.take(reading, max_new_tokens)
-    state, values, temperatures = reading.state, policy.value(reading.state).tolist(), policy.temperatures(reading.state, temperature)
+    decoding, B = policy.prefill(prompts), len(prompts)
+    if policy.static_cache: decoding = policy.static_cache.take(decoding, max_new_tokens)
+    state, values, temperatures = decoding.state, policy.value(decoding.state).tolist(), policy.temperatures(decoding.state, temperature)
     uniforms = None if seeds is None else _uniforms(seeds, max_new_tokens).to(policy.device)
     new = lambda fill, dtype=torch.float32, shape=(B, max_new_tokens): torch.full(shape, fill, dtype=dtype, device=policy.device)
     ids, logprobs, every, length = new(0, torch.long), new(0.0), new(0.0), new(max_new_tokens, torch.long, (B,))

@@ -416,8 +416,8 @@ def response_states(self:VLMPolicy,
         self.model.train()   # the layers checkpoint in training mode only; dropout is off in both
         try: return self.one_sequence_states(prompts, ids, mask), ids, mask
         finally: self.model.eval()
-    reading = self.prefill(prompts)
-    states = reading.state[:, None]                                                              # (B, 1, H)
+    decoding = self.prefill(prompts)
+    states = decoding.state[:, None]                                                              # (B, 1, H)
     if R > 1: states = torch.cat([states, decoding.decode(ids[:, :-1], mask[:, :-1].long())], 1)
     return states, ids, mask
 

@@ -47,9 +47,9 @@ class Slot:
 # %% ../nbs/22_static_cache.ipynb #9811e9f8
 class StaticDecoding(Decoding):
     "Where the model is, in the places of a `Slot`."
-    def __init__(self, shapes, reading:Decoding):
-        self.shapes, self.policy, self.state, self.mask, self.position = shapes, reading.policy, reading.state, reading.mask, reading.position
-        self._move([l.keys for l in reading.cache.layers], [l.values for l in reading.cache.layers])
+    def __init__(self, shapes, decoding:Decoding):
+        self.shapes, self.policy, self.state, self.mask, self.position = shapes, decoding.policy, decoding.state, decoding.mask, decoding.position
+        self._move([l.keys for l in decoding.cache.layers], [l.values for l in decoding.cache.layers])
 
     def _move(self, keys:list, values:list):
         self.slot, self.place = self.shapes.slot(len(self.mask)), torch.arange(len(self.mask), device=self.policy.device)
@@ -98,10 +98,10 @@ class StaticCaches:
         return self.slots[rows]
 
     def take(self,
-        reading:Decoding,    # of the prompts
+        decoding:Decoding,    # of the prompts
         new_tokens:int,     # that will be written
     )->StaticDecoding:
         "Go on from `reading` with a static cache."
-        tokens = padded_length(reading.mask.shape[1] + new_tokens)
+        tokens = padded_length(decoding.mask.shape[1] + new_tokens)
         if tokens > self.longest: self.longest, self.slots = tokens, {}
-        return StaticDecoding(self, reading)
+        return StaticDecoding(self, decoding)

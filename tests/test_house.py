@@ -39,6 +39,14 @@ def test_imports_come_from_lower_floors(module):
         if other in floors: assert floors[other] < floors[module], f"{module} (floor {floors[module]}) imports {other} (floor {floors[other]})"
 
 
+def test_the_tens_digit_is_the_section_of_the_sidebar():
+    sidebar, section = {}, None
+    for line in (ROOT/"_quarto.yml").read_text().splitlines():
+        if match := re.match(r"\s+- section: (\S+)", line): section = match[1]
+        for name in re.findall(r"\b\d\d_\w+\.ipynb", line): sidebar[name] = section
+    assert sidebar == {p.name: f"{p.name[0]}x" for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")}
+
+
 @pytest.mark.parametrize("module", [m for m in rooms() if m != "__init__"])
 def test_public_names_are_documented(module):
     loaded = importlib.import_module(f"rl4vlm.{module}")

@@ -360,3 +360,10 @@ def test_a_policy_reads_both_images(blind_model, tmp_path):
     EpisodeStore(tmp_path).write([episode])
     messages, images, _ = split_row(conversation(EpisodeStore(tmp_path).read()[1]))
     assert (policy.encode(messages, images).ids == second.prompt_ids).all() and all((a == b).all() for a, b in zip(images, second.images))
+
+
+def test_a_method_by_its_old_name_works_and_is_told():
+    with pytest.warns(FutureWarning, match="the method values is called true_fields now"):
+        class Old(Walk if "Walk" in globals() else Task):
+            def values(self, info): return dict(place="7")
+    assert Old.true_fields is Old.values
