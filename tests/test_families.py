@@ -90,7 +90,7 @@ def test_sampled_equals_recomputed_equals_plain(family, policies):
 
 
 @every_family
-def test_fixed_shapes_change_nothing(family, policies, monkeypatch):
+def test_a_static_cache_changes_nothing(family, policies, monkeypatch):
     "A static cache and a compiled step write what the growing cache writes, as rows leave and places become fewer."
     policy = policies[family]
     prompts, seeds, plain = mixed(policy) * 2, range(50, 60), policy.log_softmax
@@ -100,7 +100,7 @@ def test_fixed_shapes_change_nothing(family, policies, monkeypatch):
         return logp.log_softmax(-1)
     monkeypatch.setattr(policy, "log_softmax", sooner)
     grown = generate(policy, prompts, 40, 1.3, seeds)
-    monkeypatch.setattr(policy, "fixed", StaticCaches(policy))
+    monkeypatch.setattr(policy, "static_cache", StaticCaches(policy))
     fixed, made = generate(policy, prompts, 40, 1.3, seeds), policy.static_cache
     for a, b in zip(grown, fixed):
         assert a.ids.tolist() == b.ids.tolist() and abs(a.logprobs - b.logprobs).max() < 1e-4

@@ -365,5 +365,5 @@ def test_a_policy_reads_both_images(blind_model, tmp_path):
 def test_a_method_by_its_old_name_works_and_is_told():
     with pytest.warns(FutureWarning, match="the method values is called true_fields now"):
         class Old(FrozenLake):
-            def values(self, info): return dict(place="7")
+            def true_fields(self, info): return dict(place="7")
     assert Old.true_fields is Old.values

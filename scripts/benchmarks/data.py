@@ -1,6 +1,6 @@
 """collecting and preprocessing
 
-A thousand NumberLine episodes played by the oracle and stored with their pictures, and a dataset of 50 000 turns made into
+A thousand NumberLine episodes played by the oracle and stored with their images, and a dataset of 50 000 turns made into
 conversations, with the memory that takes."""
 import subprocess, sys, tempfile, time
 from pathlib import Path
@@ -23,22 +23,22 @@ def collected(folder):
     "Processor and wall seconds of a thousand episodes, and their number of turns."
     from rl4vlm.collect import collect
     from rl4vlm.config import CollectConfig
-    from rl4vlm.episodes import EpisodeStore
+    from rl4vlm.store import EpisodeStore
     start, wall = time.process_time(), time.perf_counter()
     store = collect(CollectConfig(episodes=1000, out=str(folder)))
     return time.process_time() - start, time.perf_counter() - wall, len(EpisodeStore(store).read())
 
 
 def many_turns(folder, count=50_000, shard=1000):
-    "A store of so many turns; each has a picture of its own."
-    from rl4vlm.episodes import Episode, EpisodeStore, Turn
+    "A store of so many turns; each has an image of its own."
+    from rl4vlm.store import Episode, EpisodeStore, Turn
     random, store = np.random.default_rng(0), EpisodeStore(folder)
     message = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which number is larger? " * 8)])]
     for start in range(0, count, shard):
         episodes = []
         for e in range(start, start + shard, 5):
-            pictures = [np.kron(random.integers(0, 255, (25, 25, 3), dtype=np.uint8), np.ones((12, 12, 1), np.uint8)) for _ in range(5)]
-            episodes.append(Episode("NumberLine", e, [Turn(message, [p], '{"thoughts": "one is larger", "action": "+"}', action="+", played="+", episode=str(e), index=i) for i, p in enumerate(pictures)]))
+            images = [np.kron(random.integers(0, 255, (25, 25, 3), dtype=np.uint8), np.ones((12, 12, 1), np.uint8)) for _ in range(5)]
+            episodes.append(Episode("NumberLine", e, [Turn(message, [p], '{"thoughts": "one is larger", "action": "+"}', action="+", played="+", episode=str(e), index=i) for i, p in enumerate(images)]))
         store.write(episodes)
     return store.folder
 
@@ -52,6 +52,6 @@ def run(options):
         done = subprocess.run([sys.executable, "-c", PREPROCESS, str(turns_in), f"{folder}/out"], capture_output=True, text=True, check=True)
         rows, seconds, memory = (float(w) for w in done.stdout.split()[-3:])
     return table(["", "measured", "target"], [
-        [f"1 000 NumberLine episodes by the oracle, {turns} turns stored with their pictures", f"{processor:.1f} s of processor time, {wall:.1f} s on the clock", f"under 20 s {'met' if processor < 20 else '**missed**'}"],
+        [f"1 000 NumberLine episodes by the oracle, {turns} turns stored with their images", f"{processor:.1f} s of processor time, {wall:.1f} s on the clock", f"under 20 s {'met' if processor < 20 else '**missed**'}"],
         [f"{int(rows):,} turns ({size:.0f} MB of shards) made into conversations".replace(",", " "), f"{seconds:.1f} s of processor time", ""],
         ["the most memory that took", f"{memory:.2f} GB", f"under 1.5 GB {'met' if memory < 1.5 else '**missed**'}"]])

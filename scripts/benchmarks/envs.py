@@ -1,6 +1,6 @@
 """environments, pools of them and the parser
 
-Our environments against what they replace: card games that decode their pictures from PNG files, text that is drawn
+Our environments against what they replace: card games that decode their images from PNG files, text that is drawn
 anew at each step, MiniGrid's own wrappers, environments in this process or in workers."""
 import contextlib, io, struct, tempfile, time, zlib
 from pathlib import Path
@@ -9,22 +9,22 @@ from gymnasium.vector import SyncVectorEnv
 from minigrid.wrappers import RGBImgObsWrapper, RGBImgPartialObsWrapper
 from PIL import Image, ImageDraw, ImageFont
 from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
-from rl4vlm.envs.card_pictures import RANKS, SUITS, card_picture
+from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import NumberLine
 from rl4vlm.envs.minigrid import RGBMiniGrid
 from rl4vlm.parsing import parse_action
 from rl4vlm.tasks import make_task
-from rl4vlm.vector import EnvPool
+from rl4vlm.env_pool import EnvPool
 
 TITLE = "Environments"
 
 
 # ------------------------------------------------------------------------------------------- what is compared with
 
-def write_png16(path, picture):
+def write_png16(path, image):
     "Write (H, W, 3) uint8 as a PNG of 16 bits a channel, which PIL cannot."
-    height, width = picture.shape[:2]
-    deep = (picture.astype(np.uint16) * 257).astype(">u2").reshape(height, -1)
+    height, width = image.shape[:2]
+    deep = (image.astype(np.uint16) * 257).astype(">u2").reshape(height, -1)
     def chunk(kind, data): return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     lines = b"".join(b"\0" + line.tobytes() for line in deep)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
@@ -38,11 +38,11 @@ def decode_cards(files, count, size):
 
 
 def redraw(lines, font):
-    "Draw lines of text on an empty picture."
-    picture = Image.new("RGB", (300, 300), "white")
-    draw = ImageDraw.Draw(picture)
+    "Draw lines of text on an empty image."
+    image = Image.new("RGB", (300, 300), "white")
+    draw = ImageDraw.Draw(image)
     for i, line in enumerate(lines): draw.text((30, 50 + 100 * i), line, fill="black", font=font or ImageFont.load_default(size=42))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 # ------------------------------------------------------------------------------------------------- the measurements
@@ -67,7 +67,7 @@ def cards(repeats):
     font = ImageFont.load_default(size=42)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder)/f"{suit}{rank}.png" for suit in SUITS for rank in RANKS[:4]]
-        for file in files: write_png16(file, card_picture(file.stem, 750, 1050))
+        for file in files: write_png16(file, card_image(file.stem, 750, 1050))
         cases = {}
         for name, (count, size) in shown.items():
             cases[name, "reset"] = lambda env=envs[name]: times(lambda seed: env.reset(seed=seed), range(300))
@@ -190,7 +190,7 @@ def run(options):
         "Times are processor time (only with workers, wall time): medians, the best of several rounds in which the two sides\ntake turns. Games are made as users make them, by `gymnasium.make` with its default wrappers. The PNG files have 750×1050\npixels with 16 bits a channel and are made for the run; for Blackjack three are counted, the cards that lie open.",
         table(["cards", "ours", "against", "theirs", "ratio", "target"], found[0]),
         table(["rates", "", "target"], found[1]),
-        "Eight MiniGrid environments with pictures of 32 pixels a cell. \"Theirs\": MiniGrid's wrapper in gymnasium's `SyncVectorEnv`; \"ours in\ntheirs\": our wrapper in the same; \"ours\": the `EnvPool`, which also writes the state in words.",
+        "Eight MiniGrid environments with images of 32 pixels a cell. \"Theirs\": MiniGrid's wrapper in gymnasium's `SyncVectorEnv`; \"ours in\ntheirs\": our wrapper in the same; \"ours\": the `EnvPool`, which also writes the state in words.",
         table(["MiniGrid, steps", "theirs", "ours in theirs", "ours", "ratio, in theirs", "ratio", "target for both"], found[2]),
         "Eight environments in this process or shared by two workers, wall time:",
         table(["workers, steps", "in process", "two workers", "ratio"], found[3])])

@@ -1,6 +1,6 @@
 """ALFWorld: steps, resets, the view, worker processes
 
-The household engine on small generated games: what a reset, a step and a picture cost; eight games in this process and in two workers; memory over 200 episodes."""
+The household engine on small generated games: what a reset, a step and an image cost; eight games in this process and in two workers; memory over 200 episodes."""
 import subprocess, sys, time
 import numpy as np
 from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
@@ -8,7 +8,7 @@ from envs import play_pool
 from rl4vlm.envs.alfworld import ALFWorldEnv, useful
 from rl4vlm.envs.alfworld_view import draw_scene
 from rl4vlm.tasks import make_task
-from rl4vlm.vector import EnvPool
+from rl4vlm.env_pool import EnvPool
 
 TITLE = "ALFWorld"
 
@@ -58,12 +58,12 @@ def run(options):
     for pool in pools.values(): pool.close()
     faster = t[0] / t[2]
     limit = "met" if view <= 0.005 else "**missed**"
-    return f"""Games are generated; commands are random ones that change something. Times of resets, steps and pictures are processor
-time; steps include the picture.
+    return f"""Games are generated; commands are random ones that change something. Times of resets, steps and images are processor
+time; steps include the image.
 
 {table(["one environment", "reset", "step", "steps", "target"], rows)}
 
-A picture of 300×300 takes {milliseconds(view)} (target: at most 5 ms, {limit}). A process grows by {growth():.1f} MB in 200 episodes.
+An image of 300×300 takes {milliseconds(view)} (target: at most 5 ms, {limit}). A process grows by {growth():.1f} MB in 200 episodes.
 
 {table(["8 environments, steps with resets, wall time", "in process", "two workers", "ratio", "target"], [["6 places", rate(t[0]), rate(t[2]), ratio(faster), verdict(faster, 1.5)]])}
 """

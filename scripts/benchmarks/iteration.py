@@ -13,7 +13,7 @@ from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO
 from rl4vlm.tasks import Past, make_task
 from rl4vlm.tiny import build_tiny, frame_texts, sample_frames
-from rl4vlm.vector import TaskEnv
+from rl4vlm.env_pool import TaskEnv
 
 TITLE = "A whole iteration"
 
@@ -58,7 +58,7 @@ class PlainLoop:
     def read(self):
         "The state as the model's inputs."
         text = self.processor.apply_chat_template(self.task.prompt(self.frame, self.past), add_generation_prompt=True, tokenize=False)
-        return self.processor(text=[text], images=[np.array(i) for i in self.task.pictures(self.frame, self.past)], return_tensors="pt", return_mm_token_type_ids=True)
+        return self.processor(text=[text], images=[np.array(i) for i in self.task.prompt_images(self.frame, self.past)], return_tensors="pt", return_mm_token_type_ids=True)
 
     @torch.no_grad()
     def turn(self):

@@ -8,7 +8,7 @@ import numpy as np, torch
 from iteration import base_model
 from measure import median, table
 from rl4vlm.config import LoRAConfig
-from rl4vlm.fixed_shapes import FixedShapes
+from rl4vlm.static_cache import StaticCaches
 from rl4vlm.generate import cache_bytes, generate
 from rl4vlm.models import add_lora
 from rl4vlm.policy import Prompt, VLMPolicy
@@ -81,15 +81,15 @@ def decoding(policy, size, copy, repeats):
     "Rows of the table: tokens a second at each batch, beside what reading weights and cache allows."
     body, head = weights(policy)
     item, rows = policy.model.dtype.itemsize, []
-    for fixed, batch in itertools.product((None, FixedShapes(policy)), size["batches"]):
-        policy.fixed = fixed
+    for fixed, batch in itertools.product((None, StaticCaches(policy)), size["batches"]):
+        policy.static_cache = fixed
         prompts, seeds = prompts_of(policy, batch, size["prompt"]), list(range(batch))
         write = lambda n: seconds(lambda: generate(policy, prompts, n, seeds=seeds), policy.device, repeats)
         step = (write(size["answer"]) - write(1)) / (size["answer"] - 1)
         cache = cache_bytes(policy.config, batch * (size["prompt"] + size["answer"] // 2), item)
         most = copy / ((body + head) * item + cache)                       # steps a second
         rows.append([f"decode, {batch} rows" + ", compiled" * bool(fixed), f"{batch / step:,.0f} /s", f"{batch * most:,.0f} /s", f"{1 / step / most:.0%}", aim(size, 1 / step / most, 0.5), f"{peak(policy.device):.1f} GB"])
-    policy.fixed = None
+    policy.static_cache = None
     return rows
 
 

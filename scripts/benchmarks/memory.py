@@ -72,13 +72,13 @@ def run(options):
             body, whole = in_a_process(ONE_UPDATE, base, prompt, ANSWER, SEQUENCES, entropy)
             added = whole - body
             rows.append([f"{prompt} tokens{', with an entropy bonus' if entropy else ''}", f"{body:.0f} MB", f"{whole:.0f} MB", f"{added:.0f} MB", f"{added / SEQUENCES:.0f} MB", f"{LIMIT} MB {'met' if added / SEQUENCES < LIMIT else '**missed**'}"])
-        turns, pictures, objects, contents, one, kind, tokens, cache, limit = in_a_process(ROLLOUT, small)
+        turns, images, objects, contents, one, kind, tokens, cache, limit = in_a_process(ROLLOUT, small)
     logits = ANSWER * VOCABULARY * 4 / 2**20
     return "\n\n".join([
         f"An update on {SEQUENCES} sequences with answers of {ANSWER} tokens over a vocabulary of 151 936, in a process of its own: a tiny Qwen2.5-VL with a LoRA adapter, float32.\n"
         f"\"Body\" is the growth to the peak of forward and backward without the output layer: the activations. For comparison: the logits of one such answer take {logits:.0f} MB, and a\n"
         "log-softmax with its gradient three to four times that; of prompt and answer together with 1 536 tokens of prompt sixteen times that.",
         table(["prompt", "body", "with scores", "added by scores", "a sequence", "target, below"], rows),
-        f"A rollout of {turns} turns of NumberLine keeps {objects} pictures ({contents} different ones) as {kind}, {pictures / 2**20:.1f} MB, and {tokens / turns / 2**10:.1f} kB of token ids and log-probabilities a turn.\n"
-        f"Pixel values and image features are in a cache of at most {limit / 2**20:.0f} MB, here {cache / 2**20:.1f} MB, each different picture once. The bound of a rollout is therefore\n"
-        f"turns × (size of the pictures shown + 16 B a prompt and answer token) + {limit / 2**20:.0f} MB: here at most {(turns * (one + tokens / turns) + limit) / 2**20:.0f} MB."])
+        f"A rollout of {turns} turns of NumberLine keeps {objects} images ({contents} different ones) as {kind}, {images / 2**20:.1f} MB, and {tokens / turns / 2**10:.1f} kB of token ids and log-probabilities a turn.\n"
+        f"Pixel values and image features are in a cache of at most {limit / 2**20:.0f} MB, here {cache / 2**20:.1f} MB, each different image once. The bound of a rollout is therefore\n"
+        f"turns × (size of the images shown + 16 B a prompt and answer token) + {limit / 2**20:.0f} MB: here at most {(turns * (one + tokens / turns) + limit) / 2**20:.0f} MB."])

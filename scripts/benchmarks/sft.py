@@ -1,6 +1,6 @@
 """fine-tuning on rows of mixed lengths, with and without grouping
 
-One epoch of `train_sft` over rows of 20 to 400 tokens, half of them with a picture: batches by chance, by modality, by modality
+One epoch of `train_sft` over rows of 20 to 400 tokens, half of them with an image: batches by chance, by modality, by modality
 and length. And the loss after it, on other rows: grouping may change the order of the rows, not what is learned."""
 import tempfile, time
 from pathlib import Path
@@ -48,5 +48,5 @@ def run(options):
         found = {group: [epoch(base, rows, aside, group, options.device) for _ in range(max(1, min(options.repeats, 3)))] for group in names}
     best = {group: (min(s for s, _ in rounds), rounds[0][1]) for group, rounds in found.items()}
     lines = [[names[g], f"{len(rows) / s:.3g} /s", ratio(best[""][0] / s), verdict(best[""][0] / s, 1.3) if g == "length" else "", f"{loss:.3f}"] for g, (s, loss) in best.items()]
-    return (f"{len(rows)} rows of 20 to 400 words, half with a picture, batches of 8, a tiny Qwen2.5-VL, one thread{'; processor time' if options.device == 'cpu' else ''}.\n\n"
+    return (f"{len(rows)} rows of 20 to 400 words, half with an image, batches of 8, a tiny Qwen2.5-VL, one thread{'; processor time' if options.device == 'cpu' else ''}.\n\n"
             + table(["batches", "rows", "ratio", "target", "loss on other rows after the epoch"], lines))
