@@ -35,7 +35,7 @@ class Past:
     reward:float       # what came of it
 
 # %% ../nbs/12_tasks.ipynb #46dea307
-OLD_METHODS = dict(values="true_fields", images="prompt_images")   # until version 0.3
+OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
 
 class Task:
     "A gymnasium environment with the words around it; override what your game needs."

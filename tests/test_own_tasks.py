@@ -363,7 +363,5 @@ def test_a_policy_reads_both_images(blind_model, tmp_path):
 
 
 def test_a_method_by_its_old_name_works_and_is_told():
-    with pytest.warns(FutureWarning, match="the method values is called true_fields now"):
-        class Old(FrozenLake):
-            def true_fields(self, info): return dict(place="7")
-    assert Old.true_fields is Old.values
+    with pytest.warns(FutureWarning, match="the method values is called true_fields now"): Old = type("Old", (FrozenLake,), dict(values=lambda self, info: dict(place="7")))
+    assert Old().true_fields({}) == dict(place="7")
