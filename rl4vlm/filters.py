@@ -13,7 +13,7 @@ from .config import ScoreConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor
 from .images import as_image
-from .rollout import Question
+from .types import Prompt
 
 # %% ../nbs/41_filters.ipynb #a35cd9e4
 def turn_scores(
@@ -81,12 +81,12 @@ def _balanced(scores:list, kept:list, seed:int):
 def judge_question(
     row:dict,      # a turn, images decoded
     rubric:str,
-)->Question:
+)->Prompt:
     "What a judge is asked about a turn (by a `rubric`)."
     *before, last = json.loads(row["messages"])
     said = f"\n\nSomebody was given the task above and answered:\n{row['text']}\n\nRate this answer from 0 (worthless) to 10 (perfect). {rubric}\nReply in JSON: {{\"reason\": (one sentence), \"score\": (a number)}}"
     content = last["content"] if isinstance(last["content"], list) else [dict(type="text", text=last["content"])]
-    return Question(None, [*before, dict(last, content=[*content, dict(type="text", text=said)])], [as_image(i) for i in row["images"]], 0)
+    return Prompt([*before, dict(last, content=[*content, dict(type="text", text=said)])], [as_image(i) for i in row["images"]])
 
 def read_opinion(text:str)->float:
     "The number in a judge's reply, from 0 to 10; 0 where there is none (in a `text`)."

@@ -105,9 +105,9 @@ def sft_rows(config:SFTConfig, part:str="train"):
 
 def check_for_model(rows, config:SFTConfig, model:str):
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."
-    from rl4vlm.policy import PromptForm
+    from rl4vlm.policy import PromptEncoder
     from rl4vlm.sft import check_rows
-    if hasattr(rows, "outlines"): check_rows(rows, PromptForm.load(model, config.max_pixels), config.on_bad_row)
+    if hasattr(rows, "outlines"): check_rows(rows, PromptEncoder.load(model, config.max_pixels), config.on_bad_row)
 
 def task_captions(task)->list:
     "Images of a task with the words for them, each image once."
@@ -157,7 +157,7 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     policy = VLMPolicy.from_config(config, resolve_model(config.model, task, partial(screen.tell, name=BASE)))
     screen.say(f"a look at {config.panel} comes first, and after every {config.eval_every} updates\n{update_head()}")
     def show(row, ppo):
-        screen.tell(ppo.update, config.updates, **{"success": row.get("success"), "return": row.get("mean_return"), "length": row.get("mean_turns"), "failed": row.get("failed_parses"), "turns/s": ppo.timing.get("turns_per_s")})
+        screen.tell(ppo.step, config.updates, **{"success": row.get("success"), "return": row.get("mean_return"), "length": row.get("mean_turns"), "failed": row.get("failed_parses"), "turns/s": ppo.timing.get("turns_per_s")})
         if "val_success" in row: screen.say(update_line(row))
     return train_ppo(task, policy, config, [show, *callbacks], config.out)
 

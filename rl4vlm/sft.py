@@ -20,7 +20,7 @@ from .core import InvariantError, JsonLines, UsageError, read_json, replace_fold
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
 from .images import RowError, as_image
 from .models import check_weights
-from .policy import PromptForm, VLMPolicy
+from .policy import PromptEncoder, VLMPolicy
 from .tracking import start_trackers
 
 # %% ../nbs/32_sft.ipynb #845c65b9
@@ -263,7 +263,7 @@ def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None
 # %% ../nbs/32_sft.ipynb #3ec5a3fc
 def check_rows(
     rows,                    # conversations of a file
-    form:PromptForm,         # of the model that will read them
+    form:PromptEncoder,         # of the model that will read them
     on_bad_row:str="stop",   # stop, or leave bad rows out and count them in `rows.bad`
 ):
     "Hold the rows of a file against a model; rows that the package made itself have no `outlines` and are left alone."

@@ -153,11 +153,11 @@ def sample_frames(
     plans = iter(Plan(episode_seed(0, -1, i), ("sample", i)) for i in range(episodes))
     player, found = Player(task, RandomActor(task), lambda i, k: next(plans, None), 8, keep=lambda images, plan: []), {}
     player.fill()
-    while player.seats and most > 0:
-        for seat in player.seats.values():
-            key = tuple(image_key(i) for i in seat.frame.images) or seat.frame.text
-            most -= 0 if key in found else sum(i.nbytes for i in seat.frame.images)
-            found.setdefault(key, seat.frame)
+    while player.running and most > 0:
+        for episode in player.running.values():
+            key = tuple(image_key(i) for i in episode.frame.images) or episode.frame.text
+            most -= 0 if key in found else sum(i.nbytes for i in episode.frame.images)
+            found.setdefault(key, episode.frame)
         player.step(); player.fill(); player.finished.clear()
     player.close()
     return list(found.values())

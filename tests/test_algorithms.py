@@ -136,7 +136,7 @@ def test_grpo_is_that_of_trl(tiny_text, tmp_path):
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
-    "A policy in float64 and two tracks that it played."
+    "A policy in float64 and two segments that it played."
     from rl4vlm.models import load_vlm
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.rollout import Plan, Player, PolicyActor
@@ -150,28 +150,28 @@ def played(tmp_path_factory):
     policy = VLMPolicy(*load_vlm(str(folder)))
     policy.eval(); policy.disable_dropout()
     player = Player(task, PolicyActor(policy, max_new_tokens=12), None, envs=2)
-    tracks = [e.turns[:2] for e in player.episodes([Plan(i, (0, i), str(i)) for i in range(2)])]
-    for track in tracks:
-        track[-1].truncated, track[-1].next_value = True, 0.3
-        for t in track: t.span = (2, 5) if len(t.text) > 5 else None      # some characters are the action
-    return policy, tracks
+    segments = [e.turns[:2] for e in player.episodes([Plan(i, (0, i), str(i)) for i in range(2)])]
+    for segment in segments:
+        segment[-1].truncated, segment[-1].next_value = True, 0.3
+        for t in segment: t.span = (2, 5) if len(t.text) > 5 else None      # some characters are the action
+    return policy, segments
 
 
 def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
     "λ-weighted turn ratio, float64, along random directions in the space of all parameters."
-    from rl4vlm.judge import prepare
+    from rl4vlm.batch import make_batch
     from rl4vlm.logprobs import TokenScores
-    policy, tracks = played
-    turns, _ = prepare(policy, tracks, PPOConfig(thought_weight=0.3, ratio="turn"))
-    assert ((turns.weights > 0) & (turns.weights < 1)).any() and (turns.weights == 1).any()
+    policy, segments = played
+    batch, _ = make_batch(policy, segments, PPOConfig(thought_weight=0.3, ratio="turn"))
+    assert ((batch.weights > 0) & (batch.weights < 1)).any() and (batch.weights == 1).any()
     policy.double()
     try:
         policy._features.clear(); policy._features.used = 0
         def loss():
-            states, ids, mask = policy.response_states(turns.prompts, turns.responses)
+            states, ids, mask = policy.response_states(batch.prompts, batch.responses)
             logits = policy.base.get_output_embeddings()(states[mask])
             logp = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, TokenScores.apply(logits, ids[mask], policy.forbidden, False)[1])
-            return ppo_loss(logp, turns.old_logprobs.double() + 0.01, turns.weights.double(), turns.advantages.double(), 0.2, "turn")[0]
+            return ppo_loss(logp, batch.old_logprobs.double() + 0.01, batch.weights.double(), batch.advantages.double(), 0.2, "turn")[0]
         parameters = [p for n, p in policy.model.named_parameters() if "visual" not in n]
         gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
         for seed in range(3):
@@ -192,16 +192,16 @@ def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
 def test_order_and_padding_change_nothing(played):
     "The loss of a minibatch does not depend on the order of its turns, nor on how long the longest answer or prompt is."
     from rl4vlm.ppo import PPO
-    policy, tracks = played
+    policy, segments = played
     learner = PPO("NumberLine", policy, PPOConfig(max_kl=0, entropy_coef=0.01))
-    from rl4vlm.judge import prepare
-    turns, _ = prepare(policy, tracks, learner.config)
-    totals = lambda rows: dict(token=float(turns.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(turns.responses[i]) for i in rows)))
-    rows = np.arange(len(turns))
-    loss = lambda rows: learner.losses(turns, rows, totals(rows), False)[0].item()
+    from rl4vlm.batch import make_batch
+    batch, _ = make_batch(policy, segments, learner.config)
+    totals = lambda rows: dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(batch.responses[i]) for i in rows)))
+    rows = np.arange(len(batch))
+    loss = lambda rows: learner.loss(batch, rows, totals(rows), False)[0].item()
     assert loss(rows) == pytest.approx(loss(rows[::-1].copy()), abs=1e-5)
     with torch.no_grad():
-        alone = [policy.score([turns.prompts[i]], [turns.responses[i]]).logprobs[0] for i in rows]
-        long = policy.score([*turns.prompts, turns.prompts[0]], [*turns.responses, np.resize(turns.responses[0], 40)]).logprobs
+        alone = [policy.score([batch.prompts[i]], [batch.responses[i]]).logprobs[0] for i in rows]
+        long = policy.score([*batch.prompts, batch.prompts[0]], [*batch.responses, np.resize(batch.responses[0], 40)]).logprobs
     for i, one in enumerate(alone): assert (long[i, :len(one)] - one).abs().max() < 1e-4
     learner.player.close()

@@ -224,7 +224,7 @@ def test_rollout_is_full_and_nothing_flows_over_a_loss():
         before, after = grid[1][i], grid[2][i]
         assert after.index == 0 and after.seed > before.seed and before.done
         if not before.terminated:
-            assert before.truncated and before.final is None
+            assert before.truncated and before.next_prompt is None
             assert before.next_value == seen[2][i].seed        # the value of the question whose answer was lost
             assert before.episode not in {e.id for e in finished}
     for row, following in zip(grid, grid[1:]):

@@ -4,9 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from rl4vlm.core import UsageError
-from rl4vlm.rollout import Actor, Answer, OracleActor, PolicyActor, RandomActor, play
-from rl4vlm.tasks import Past, Task, list_tasks, make_task, register_task
+from rl4vlm.rollout import Actor, OracleActor, PolicyActor, RandomActor, play
+from rl4vlm.tasks import Task, list_tasks, make_task, register_task
 from rl4vlm.env_pool import TaskEnv
+from rl4vlm.types import EncodedPrompt, PastTurn, Response
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")   # pygame needs no screen to draw
 
@@ -292,7 +293,7 @@ def test_a_broken_package_is_named(monkeypatch, installed, value, source, says):
 class Watcher(Actor):
     "Keeps its questions and says its lines in turn, over and over."
     def __init__(self, *lines): self.lines, self.asked = lines, []
-    def act(self, questions): self.asked += questions; return [Answer(self.lines[(len(self.asked) - 1) % len(self.lines)])]   # one environment at a time
+    def act(self, questions): self.asked += questions; return [Response(self.lines[(len(self.asked) - 1) % len(self.lines)])]   # one environment at a time
 
 
 def test_the_past_is_shown_in_order():
@@ -321,7 +322,7 @@ def test_the_past_does_not_change_what_was_seen():
 def test_tasks_with_their_own_prompts_show_the_past_too(name):
     task = make_task(name, history=2, history_images=True)
     plain, frame = make_task(name), TaskEnv(task).reset(0)
-    past = [Past(frame, "", action, 0.0) for action in frame.actions[:2]]
+    past = [PastTurn(frame, "", action, 0.0) for action in frame.actions[:2]]
     parts = task.prompt(frame, past)[0]["content"]
     assert sum(p["type"] == "image" for p in parts) == len(task.prompt_images(frame, past)) == 3
     assert parts[-1]["text"] == words(plain, frame) and f"-> {past[1].action}" in parts[-3]["text"] + parts[-4].get("text", "")
@@ -336,7 +337,7 @@ def test_an_invalid_answer_is_part_of_the_past():
 def test_without_images_the_past_is_told():
     task = Named(env_kwargs=dict(render_mode=None), history=1, history_images=True)
     frame = TaskEnv(task).reset(0)
-    assert "Before: place 0 -> down" in words(task, frame, [Past(frame, "", "down", 0.0)]) and task.prompt_images(frame, [Past(frame, "", "down", 0.0)]) == []
+    assert "Before: place 0 -> down" in words(task, frame, [PastTurn(frame, "", "down", 0.0)]) and task.prompt_images(frame, [PastTurn(frame, "", "down", 0.0)]) == []
 
 
 def test_a_policy_reads_both_images(blind_model, tmp_path):
@@ -353,8 +354,8 @@ def test_a_policy_reads_both_images(blind_model, tmp_path):
     places = [int((t.prompt_ids == policy.config.image_token_id).sum()) for t in (first, second)]
     assert places[1] == 2 * places[0] > 0
     with torch.no_grad():   # training scores exactly what was sampled
-        scores = policy([policy.recall(t.prompt_ids, t.images) for t in (first, second)], [t.response_ids for t in (first, second)])
-        other = policy([policy.recall(second.prompt_ids, second.images[::-1])], [second.response_ids])
+        scores = policy([t.prompt.tokens for t in (first, second)], [t.response_ids for t in (first, second)])
+        other = policy([policy.encode(second.messages, second.images[::-1])], [second.response_ids])
     for row, turn in zip(scores.logprobs, (first, second)): np.testing.assert_allclose(row[:len(turn.logprobs)].numpy(), turn.logprobs, atol=1e-4)
     assert abs(other.logprobs[0].numpy()[:len(second.logprobs)] - second.logprobs).max() > 1e-4   # and their order matters
     EpisodeStore(tmp_path).write([episode])

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from rl4vlm.core import UsageError, write_json
-from rl4vlm.store import Episode, EpisodeStore, Turn
+from rl4vlm.store import EpisodeStore
+from rl4vlm.types import Episode, turn_of
 from rl4vlm.figures import episode_strip, learning_curves, write_gif
 from rl4vlm.report import write_report
 
@@ -36,7 +37,7 @@ def make_episode(seed, actor, success, turns=3, texts=None, first=0, images=imag
     for i in range(turns):
         text = (texts or ['{"thoughts": "look", "action": "+"}'] * turns)[i]
         at = text.find('"action"')
-        made.append(Turn([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])], [images(first + i)], text, action="+" if at > 0 else None,
+        made.append(turn_of([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])], [images(first + i)], text, action="+" if at > 0 else None,
                          cause=None if at > 0 else "no_json", span=(at, len(text)) if at > 0 else None, played="+" if at > 0 else "-", reward=float(success and i == turns - 1),
                          terminated=i == turns - 1, state=f"state {first + i}", episode=f"0-{seed}", index=i, seed=seed, value=0.25, logprobs=np.log([0.9, 0.5, 1.0])))
     return Episode(task, seed, made, success=success, actor=actor)
@@ -206,7 +207,7 @@ def test_strip_and_film(tmp_path):
     assert np.asarray(strip.crop((0, 102, 100, strip.height))).min() < 100       # there is a caption
     film = Image.open(write_gif(episode, tmp_path/"film.gif"))
     assert film.n_frames == 3
-    bare = Episode("T", 0, [Turn([], [], "x", action="go", played="go")])
+    bare = Episode("T", 0, [turn_of(text="x", action="go", played="go")])
     assert episode_strip(bare).width == 180
 
 
@@ -438,7 +439,7 @@ def with_tokens(episode, cut):
     "The same episode with tokens: `cut` gives their texts."
     for t in episode.turns:
         pieces = cut(t.text)
-        t.token_ends, t.logprobs = np.cumsum([len(p) for p in pieces]).tolist(), np.log(np.linspace(0.05, 1, len(pieces)))
+        t.token_ends, t.response.logprobs = np.cumsum([len(p) for p in pieces]).tolist(), np.log(np.linspace(0.05, 1, len(pieces)))
     return episode
 
 

@@ -31,14 +31,15 @@ def collected(folder):
 
 def many_turns(folder, count=50_000, shard=1000):
     "A store of so many turns; each has an image of its own."
-    from rl4vlm.store import Episode, EpisodeStore, Turn
+    from rl4vlm.store import EpisodeStore
+    from rl4vlm.types import Episode, turn_of
     random, store = np.random.default_rng(0), EpisodeStore(folder)
     message = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which number is larger? " * 8)])]
     for start in range(0, count, shard):
         episodes = []
         for e in range(start, start + shard, 5):
             images = [np.kron(random.integers(0, 255, (25, 25, 3), dtype=np.uint8), np.ones((12, 12, 1), np.uint8)) for _ in range(5)]
-            episodes.append(Episode("NumberLine", e, [Turn(message, [p], '{"thoughts": "one is larger", "action": "+"}', action="+", played="+", episode=str(e), index=i) for i, p in enumerate(images)]))
+            episodes.append(Episode("NumberLine", e, [turn_of(message, [p], '{"thoughts": "one is larger", "action": "+"}', action="+", played="+", episode=str(e), index=i) for i, p in enumerate(images)]))
         store.write(episodes)
     return store.folder
 

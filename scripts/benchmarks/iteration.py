@@ -11,7 +11,8 @@ from measure import clock_of, ratio, rounds, table, verdict
 from rl4vlm.config import PPOConfig
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO
-from rl4vlm.tasks import Past, make_task
+from rl4vlm.tasks import make_task
+from rl4vlm.types import PastTurn
 from rl4vlm.tiny import build_tiny, frame_texts, sample_frames
 from rl4vlm.env_pool import TaskEnv
 
@@ -72,7 +73,7 @@ class PlainLoop:
         parsed = self.task.parse(self.policy.decode(out), self.frame.actions)
         before, reward, done = self.frame, 0.0, False
         if parsed.action: self.frame, reward, terminated, truncated = self.env.step(parsed.action); done = terminated or truncated
-        self.past.append(Past(before, self.policy.decode(out), parsed.action, reward)); self.count += 1
+        self.past.append(PastTurn(before, self.policy.decode(out), parsed.action, reward)); self.count += 1
         if done or self.count >= self.task.max_turns: self.begin(); done = True
         return dict(inputs=inputs, buffer=buffer, prompt=prompt, length=len(out), logp=logp, value=value.item(), reward=reward, done=done)
 

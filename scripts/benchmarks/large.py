@@ -11,7 +11,8 @@ from rl4vlm.config import LoRAConfig
 from rl4vlm.static_cache import StaticCaches
 from rl4vlm.generate import cache_bytes, generate
 from rl4vlm.models import add_lora
-from rl4vlm.policy import Prompt, VLMPolicy
+from rl4vlm.policy import VLMPolicy
+from rl4vlm.types import EncodedPrompt
 
 TITLE = "A large model beside the limits"
 LARGE = dict(text=dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, vocab_size=151_936, max_position_embeddings=32768,
@@ -39,7 +40,7 @@ def make_policy(size, device):
 def prompts_of(policy, count, length):
     "Different prompts of random tokens."
     random = np.random.default_rng(0)
-    return [Prompt(ids, np.tile(np.arange(length), (3, 1)), [], ()) for ids in random.integers(10, 200, (count, length))]
+    return [EncodedPrompt(ids, np.tile(np.arange(length), (3, 1)), [], ()) for ids in random.integers(10, 200, (count, length))]
 
 
 def seconds(call, device, repeats):

@@ -15,13 +15,14 @@ ONE_UPDATE = """
 import gc, json, re, sys
 import numpy as np, torch
 from rl4vlm.config import LoRAConfig
-from rl4vlm.policy import Prompt, VLMPolicy
+from rl4vlm.policy import VLMPolicy
+from rl4vlm.types import EncodedPrompt
 base, prompt, answer, sequences, entropy = sys.argv[1], *map(int, sys.argv[2:])
 torch.set_num_threads(1)
 policy = VLMPolicy.load(base, device="cpu", lora=LoRAConfig(r=8))
 random = np.random.default_rng(0)
 axes = 3 if hasattr(policy.base.model, "get_rope_index") else 1
-prompts = [Prompt(ids, np.tile(np.arange(prompt), (axes, 1)), [], ()) for ids in random.integers(10, 200, (sequences, prompt))]
+prompts = [EncodedPrompt(ids, np.tile(np.arange(prompt), (axes, 1)), [], ()) for ids in random.integers(10, 200, (sequences, prompt))]
 answers = list(random.integers(10, 200, (sequences, answer)))
 def memory(what): return int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**10
 def peak(call):
@@ -44,7 +45,7 @@ from rl4vlm.ppo import PPO
 import torch
 torch.set_num_threads(1)
 ppo = PPO("NumberLine", VLMPolicy.load(sys.argv[1], device="cpu"), PPOConfig(envs=32, steps=8, max_new_tokens=16))
-turns = [t for track in ppo.collect()[0] for t in track]
+turns = [t for segment in ppo.play() for t in segment]
 shown = [i for t in turns for i in t.images]
 different = {id(i): i for i in shown}
 by_content = {i.tobytes() for i in shown}

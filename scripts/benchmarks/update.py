@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from iteration import PlainLoop, base_model, our_ppo
 from measure import clock_of, ratio, rounds, table
-from rl4vlm.judge import prepare
 from rl4vlm.policy import VLMPolicy
 
 TITLE = "Update"
@@ -17,14 +16,14 @@ def updates(base, new_tokens, turns, plain_turns):
     ours, plain = our_ppo(base, new_tokens, turns), PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"), new_tokens, plain_turns)
     played = plain.rollout()
     def learner(ppo):
-        ppo.update = 1
-        batch = prepare(ppo.policy, ppo.collect()[0], ppo.config)[0]
+        ppo.step = 1
+        batch = ppo.compute_advantages(ppo.play())[0]
         ppo.player.close()
         start = copy.deepcopy(ppo.policy.state_dict())
         def again():
             "From the same weights each time: learning checks that the batch is of the policy it starts from."
             ppo.policy.load_state_dict(start)
-            return clock_of(lambda: ppo.learn(batch)) / turns
+            return clock_of(lambda: ppo.update(batch)) / turns
         return again
     ones = our_ppo(base, new_tokens, turns, microbatches=turns)
     far = our_ppo(base, new_tokens, turns, entropy_coef=0.01)

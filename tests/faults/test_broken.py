@@ -63,15 +63,15 @@ def learner(blind_model, tmp_path):
 
 def poison(learner, what):
     "Put one NaN into a rollout."
-    collect = learner.collect
+    played = learner.play
     def poisoned():
-        tracks, episodes = collect()
-        turn = tracks[0][0]
+        segments = played()
+        turn = segments[0][0]
         if what == "reward": turn.reward = float("nan")
-        if what == "log_probs": turn.logprobs = turn.logprobs * float("nan")
-        if what == "value": turn.value = float("nan")
-        return tracks, episodes
-    learner.collect = poisoned
+        if what == "log_probs": turn.response.logprobs = turn.logprobs * float("nan")
+        if what == "value": turn.response.value = float("nan")
+        return segments
+    learner.play = poisoned
 
 
 @pytest.mark.parametrize("what,named", [("reward", "rewards has 1 values that are not finite"), ("log_probs", "log_probs has"), ("value", "advantages has")])
@@ -98,12 +98,12 @@ def test_nan_in_a_gradient_stops_before_the_step(learner):
 def test_no_memory_in_an_update(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-    learner.losses = hungry
+    learner.loss = hungry
     with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --microbatches \(now 1\)"): learner.run_update()
 
 
 def test_no_memory_in_a_rollout(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-    learner.policy.read = hungry
+    learner.policy.prefill = hungry
     with pytest.raises(RL4VLMError, match=r"out of memory in the rollout of update 1: lower --envs \(now 4\)"): learner.run_update()

@@ -20,15 +20,15 @@ def test_no_bare_nan(tmp_path, value):
 
 
 def test_no_nan_in_a_checkpoint_trackers_and_columns(tmp_path):
-    from rl4vlm.store import Episode, EpisodeStore
-    from rl4vlm.rollout import Turn
+    from rl4vlm.store import EpisodeStore
+    from rl4vlm.types import Episode, turn_of
     from rl4vlm.tracking import start_trackers
     save_checkpoint(tmp_path/"c", 1, lambda f: None, dict(best=dict(score=[float("nan"), np.float32(1)])))
     strict((tmp_path/"c/step_1/state.json").read_text())
     with start_trackers([], tmp_path) as trackers: trackers.log(dict(step=1, loss=float("nan")), dict(step=1, s=float("inf")))
     for name in ("metrics", "timing"): strict((tmp_path/f"{name}.jsonl").read_text())
     store = EpisodeStore(tmp_path/"episodes")
-    store.write([Episode("NumberLine", 1, [Turn([], [], "text")], columns=dict(x=np.float32("nan"), y=np.int64(1)))])
+    store.write([Episode("NumberLine", 1, [turn_of(text="text")], columns=dict(x=np.float32("nan"), y=np.int64(1)))])
     import pyarrow.parquet as pq
     assert strict(pq.read_table(store.shards[0])["columns"][0].as_py()) == dict(x=None, y=1)
 

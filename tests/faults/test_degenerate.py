@@ -2,8 +2,8 @@
 import numpy as np, pytest, torch
 from rl4vlm.advantages import gigpo, grpo, rloo
 from rl4vlm.config import PPOConfig
-from rl4vlm.store import Turn
-from rl4vlm.judge import flatten, judge_tokens, judge_turns, normalised, prepare
+from rl4vlm.types import flatten, turn_of
+from rl4vlm.batch import make_batch, normalised, token_gae, turn_gae
 from rl4vlm.ppo import PPO, RunningDeviation
 
 GAMMA, LAM = 0.9, 0.8
@@ -14,7 +14,7 @@ def ragged(rng, empty=False):
     def turn(last):
         kind = rng.choice(["terminated", "truncated", ""], p=[0.2, 0.15, 0.65])
         n = int(rng.integers(0 if empty else 1, 7))
-        return Turn([], [], "", reward=float(rng.normal()), value=float(np.float32(rng.normal())), terminated=kind == "terminated", truncated=kind == "truncated",
+        return turn_of(reward=float(rng.normal()), value=float(np.float32(rng.normal())), terminated=kind == "terminated", truncated=kind == "truncated",
                     next_value=float(np.float32(rng.normal())) if kind == "truncated" or last and not kind else None, response_ids=np.arange(n), token_values=rng.normal(size=n).astype(np.float32))
     return [[turn(t == n - 1) for t in range(n)] for n in rng.integers(1, 6, size=rng.integers(1, 6))]
 
@@ -43,28 +43,27 @@ def by_hand(track, tokens):
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("tokens", [False, True])
-def test_ragged_tracks_against_a_loop(seed, tokens):
-    "The next step of a track is not the next row of the grid: most advantages of tracks with fewer tokens than the longest were wrong."
-    tracks = ragged(np.random.default_rng(seed), empty=seed % 2 == 1)
-    turns, places = flatten(tracks)
+def test_ragged_segments_against_a_loop(seed, tokens):
+    "The next step of a segment is not the next row of the grid: most advantages of segments with fewer tokens than the longest were wrong."
+    segments = ragged(np.random.default_rng(seed), empty=seed % 2 == 1)
+    turns, layout = flatten(segments)
     if tokens:
         rewards = [np.eye(max(len(t.response_ids), 1), dtype=np.float32)[-1] * t.reward for t in turns]
-        advantages, returns, values = judge_tokens(turns, places, rewards, GAMMA, LAM)
+        found = token_gae(turns, layout, rewards, GAMMA, LAM)
         counts = [len(t.response_ids) for t in turns]
     else:
-        advantages, returns, values = judge_turns(turns, places, torch.tensor([t.reward for t in turns]), GAMMA, LAM)
+        found = turn_gae(turns, layout, torch.tensor([t.reward for t in turns]), GAMMA, LAM)
         counts = [1] * len(turns)
-    found, wanted = {}, {}
-    for part, track in zip(advantages.split(counts), places.track.tolist()): found.setdefault(track, []).extend(part.tolist())
-    for n, track in enumerate(tracks): wanted[n] = by_hand(track, tokens)
-    for n in wanted: assert np.allclose(found.get(n, []), wanted[n], atol=1e-5), f"track {n}"
-    assert torch.allclose(returns, advantages + values)
+    ours = {}
+    for part, n in zip(found.advantages.split(counts), layout.segment.tolist()): ours.setdefault(n, []).extend(part.tolist())
+    for n, segment in enumerate(segments): assert np.allclose(ours.get(n, []), by_hand(segment, tokens), atol=1e-5), f"segment {n}"
+    assert torch.allclose(found.returns, found.advantages + found.values)
 
 
 def test_a_cut_whose_value_nobody_asked_for_is_refused():
     from rl4vlm.core import InvariantError
-    turns, places = flatten([[Turn([], [], "", reward=1.0, value=0.5)]])
-    with pytest.raises(InvariantError, match="was cut off and nobody has asked"): judge_turns(turns, places, torch.tensor([1.0]), GAMMA, LAM)
+    turns, layout = flatten([[turn_of(reward=1.0, value=0.5)]])
+    with pytest.raises(InvariantError, match="was cut off and nobody has asked"): turn_gae(turns, layout, torch.tensor([1.0]), GAMMA, LAM)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -94,12 +93,12 @@ def test_the_scale_of_constant_returns():
 
 def constant(ppo, reward):
     "Every turn is a whole episode with this reward."
-    collect = ppo.collect
-    def collected():
-        tracks, episodes = collect()
-        for turn in (t for track in tracks for t in track): turn.reward, turn.terminated, turn.truncated, turn.value = reward, True, False, 0.0
-        return [[t] for track in tracks for t in track[:1]], episodes
-    ppo.collect = collected
+    played = ppo.play
+    def changed():
+        segments = played()
+        for turn in (t for s in segments for t in s): turn.reward, turn.terminated, turn.truncated, turn.response.value = reward, True, False, 0.0
+        return [s[:1] for s in segments]
+    ppo.play = changed
 
 
 @pytest.mark.parametrize("options", [dict(advantage="gae"), dict(advantage="reinforce"), dict(advantage="rloo", group_size=4), dict(advantage="grpo", group_size=2), dict(advantage="gigpo", group_size=4), dict(advantage="rloo", group_size=4, normalize="yes"),
@@ -137,13 +136,13 @@ def test_answers_without_tokens(blind_model, advantage):
     from rl4vlm.policy import VLMPolicy
     for empty in (2, 8):
         ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(advantage=advantage, envs=4, steps=2, minibatch=4, max_new_tokens=4, value_warmup=0))
-        collect = ppo.collect
-        def collected():
-            tracks, episodes = collect()
-            for turn in [t for track in tracks for t in track][:empty]:
-                turn.response_ids, turn.logprobs, turn.token_values = turn.response_ids[:0], turn.logprobs[:0], turn.token_values[:0] if turn.token_values is not None else None
-            return tracks, episodes
-        ppo.collect = collected
+        played = ppo.play
+        def emptied():
+            segments = played()
+            for r in [t.response for s in segments for t in s][:empty]:
+                r.ids, r.logprobs, r.token_values = r.ids[:0], r.logprobs[:0], r.token_values[:0] if r.token_values is not None else None
+            return segments
+        ppo.play = emptied
         try: row, _ = ppo.run_update()
         finally: ppo.player.close()
         assert all(np.isfinite(v) for v in row.values() if isinstance(v, float)) and all(p.isfinite().all() for p in ppo.policy.parameters())

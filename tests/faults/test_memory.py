@@ -3,7 +3,8 @@ import contextlib, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np, pytest
 from rl4vlm.core import UsageError
-from rl4vlm.store import Album, Episode, EpisodeStore, Kept, Turn
+from rl4vlm.store import Album, EpisodeStore, Kept
+from rl4vlm.types import Episode, turn_of
 
 
 @pytest.mark.parametrize("what, most", [("collect", 250), ("eval", 250), ("tiny", 350)])
@@ -16,7 +17,7 @@ def test_frames_are_not_held(what, most, tmp_path):
 
 def episode(number, turns=3, side=30):
     rng = np.random.default_rng(number)
-    made = [Turn([dict(role="user", content=[dict(type="image")])], [rng.integers(0, 256, (side, side, 3), np.uint8)], f"answer {i}", action="+", reward=1.0, episode=f"0-{number}", index=i, seed=number) for i in range(turns)]
+    made = [turn_of([dict(role="user", content=[dict(type="image")])], [rng.integers(0, 256, (side, side, 3), np.uint8)], f"answer {i}", action="+", reward=1.0, episode=f"0-{number}", index=i, seed=number) for i in range(turns)]
     return Episode("NumberLine", number, made, success=True, actor="a")
 
 
@@ -76,7 +77,7 @@ def test_a_store_is_the_same_with_and_without_an_album(tmp_path):
 def test_words_that_no_encoding_holds(tmp_path):
     e = episode(0)
     e.turns[-1].action = "half \ud83d"
-    e.turns[0].text, e.turns[0].messages = "half \ud83d", [dict(role="user", content="\udc00")]
+    e.turns[0].response.text, e.turns[0].prompt.messages = "half \ud83d", [dict(role="user", content="\udc00")]
     EpisodeStore(tmp_path).write([e])
     assert EpisodeStore(tmp_path).read()["text"][0] == "half \ufffd" and EpisodeStore(tmp_path).episodes()[0].turns[-1].action == "half \ufffd"
 

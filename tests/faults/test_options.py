@@ -17,8 +17,8 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 
 # every option has a reader
-READERS = dict(PPOConfig=("ppo", "judge"), JudgeConfig=("ppo", "judge"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
-               ScoreConfig=("scores", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "scores"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
+READERS = dict(PPOConfig=("ppo", "batch"), JudgeConfig=("ppo", "batch"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
+               ScoreConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
 SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
 

@@ -102,8 +102,8 @@ def model(request, tmp_path_factory):
 
 def test_lengths_are_known_without_weights(model):
     from rl4vlm.models import load_vlm
-    from rl4vlm.policy import PromptForm, VLMPolicy
-    policy, form = VLMPolicy(*load_vlm(str(model[1]), device="cpu")), PromptForm.load(model[1])
+    from rl4vlm.policy import PromptEncoder, VLMPolicy
+    policy, form = VLMPolicy(*load_vlm(str(model[1]), device="cpu")), PromptEncoder.load(model[1])
     rng = np.random.default_rng(0)
     for sizes in ([], [(20, 30)], [(300, 300), (90, 200)], [(64, 640)]):
         messages = [dict(role="user", content=[*[dict(type="image")] * len(sizes), dict(type="text", text="Which one?")]), dict(role="assistant", content=GOOD)]
@@ -112,7 +112,7 @@ def test_lengths_are_known_without_weights(model):
 
 
 def test_what_a_model_cannot_read_is_said_by_row(model, written):
-    from rl4vlm.policy import PromptForm
+    from rl4vlm.policy import PromptEncoder
     from rl4vlm.preprocess import Conversations, preprocess
     from rl4vlm.sft import check_rows
     from rl4vlm.config import PreprocessConfig
@@ -123,7 +123,7 @@ def test_what_a_model_cannot_read_is_said_by_row(model, written):
     rows = json.loads(path.read_text()) + [dict(image="thin.png", conversations=said("<image>\nWhich?"))] * (family != "llava_next")   # which reads any shape
     path.write_text(json.dumps(rows))
     preprocess(PreprocessConfig(data=str(path), out=str(path.parent/"run"), validation_share=0))
-    form = PromptForm.load(folder)
+    form = PromptEncoder.load(folder)
     for data in (JsonConversations(path), Conversations(path.parent/"run/data/train.parquet")):
         with pytest.raises(UsageError, match=f"row 1 of {data.path.name}: a text holds"): check_rows(data, form)
         check_rows(data, form, "skip")

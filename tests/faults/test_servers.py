@@ -16,9 +16,9 @@ def ask(server, n=1, log=None, **options):
     "The answers to `n` questions, and who was asked."
     from rl4vlm.config import AskConfig
     from rl4vlm.labellers import Remembering, ServerActor
-    from rl4vlm.rollout import Question
+    from rl4vlm.types import Prompt
     actor = ServerActor("m", server.url, AskConfig(**dict(dict(retries=3, timeout=30, concurrency=1), **options)), log.spent if log else None)
-    questions = [Question(None, [dict(role="user", content=f"Question {i}?")], [], i) for i in range(n)]
+    questions = [Prompt([dict(role="user", content=f"Question {i}?")], [], i) for i in range(n)]
     return [a.text for a in (Remembering(actor, log, "m", False) if log else actor).act(questions)], actor
 
 
@@ -89,13 +89,13 @@ def test_a_log_that_somebody_else_wrote_in(tmp_path):
     "Every paid answer that can be read is kept: also one with a line separator, one after a damaged line, and the last one without its newline."
     from rl4vlm.labellers import AnswerLog
     log = AnswerLog(tmp_path/"a.jsonl")
-    from rl4vlm.rollout import Answer
-    for i in range(10): log.keep(f"k{i}", Answer(f"a\u2028b {i} \ud83d"), 1, 10)
+    from rl4vlm.types import Response
+    for i in range(10): log.keep(f"k{i}", Response(f"a\u2028b {i} \ud83d"), 1, 10)
     lines = log.file.path.read_bytes().split(b"\n")
     log.file.path.write_bytes(b"\n".join([*lines[:3], b'{"key": "x"}', b"[" * 50_000, b"\xff", b'{"key": 3, "text": null, "cut": 0, "record": 1, "requests": "x", "tokens": 1}', *lines[3:10]]))
     again = AnswerLog(log.file.path)
     assert len(again.answers) == 10 and again.spent == dict(requests=10, tokens=100) and again.answers["k9"].text == "a\u2028b 9 \ufffd"
-    again.keep("k10", Answer("new")); assert len(AnswerLog(log.file.path).answers) == 11
+    again.keep("k10", Response("new")); assert len(AnswerLog(log.file.path).answers) == 11
 
 
 def test_a_question_may_hold_anything():
