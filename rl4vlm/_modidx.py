@@ -1467,4 +1467,5 @@ d = { 'settings': { 'branch': 'main',
                               'rl4vlm.types.TurnBatch.rows': ('types.html#turnbatch.rows', 'rl4vlm/types.py'),
                               'rl4vlm.types.TurnBatch.tokens': ('types.html#turnbatch.tokens', 'rl4vlm/types.py'),
                               'rl4vlm.types.flatten': ('types.html#flatten', 'rl4vlm/types.py'),
+                              'rl4vlm.types.renamed': ('types.html#renamed', 'rl4vlm/types.py'),
                               'rl4vlm.types.turn_of': ('types.html#turn_of', 'rl4vlm/types.py')}}}

@@ -275,5 +275,8 @@ class Labelled(Actor):
     def __init__(self, player:Actor, labeller:Actor):
         self.player, self.labeller = player, labeller
         self.name, self.needs_oracle = f"{player.name}, labelled by {labeller.name}", player.needs_oracle or labeller.needs_oracle
+
     def act(self, questions:list)->list:
-        return [replace(kept, acted=played) for played, kept in zip(self.player.act(questions), self.labeller.act(questions))]
+        "The labeller's answers, each with the one that is played; the prompts keep what the labeller has read."
+        played = self.player.act([replace(q) for q in questions])
+        return [replace(kept, acted=p) for p, kept in zip(played, self.labeller.act(questions))]

@@ -17,7 +17,7 @@ from .core import InvariantError, RL4VLMError, UsageError, stream_seed
 from .images import image_key
 from .env_pool import EnvPool
 from .tasks import Task, make_task
-from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
+from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, renamed, turn_of
 
 # %% ../nbs/23_rollout.ipynb #10c7aa2b
 class Actor:
@@ -38,6 +38,8 @@ class Actor:
         return [None] * len(prompts)
 
     def annotate(self, turns:list): "Add to turns what only those need that are kept."
+
+__getattr__ = renamed(__name__, Answer=Response)
 
 # %% ../nbs/23_rollout.ipynb #1b0f14e1
 class RandomActor(Actor):
@@ -114,9 +116,8 @@ class PolicyActor(Actor):
             if t.response_ids is not None: t.token_ends = self.policy.token_ends(t.response_ids)
 
     def _encoded(self, prompts:list)->list: # of `EncodedPrompt`
-        "Each prompt as the policy reads it; done once for each."
-        for p in prompts:
-            if p.tokens is None: p.tokens = self.policy.encode(p.messages, p.images)
+        "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."
+        for p in prompts: p.tokens = self.policy.encode(p.messages, p.images)
         return [p.tokens for p in prompts]
 
 # %% ../nbs/23_rollout.ipynb #cfb873e0

@@ -12,7 +12,10 @@ import numpy as np
 from .core import UsageError, did_you_mean, without_secrets
 from .images import RowError, as_image
 from .parsing import Parsed, parse_action
-from .types import Frame, PastTurn
+from .types import Frame, PastTurn, renamed
+
+# %% ../nbs/12_tasks.ipynb #c0d1e2f6
+__getattr__ = renamed(__name__, Past=PastTurn)
 
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
