@@ -48,7 +48,8 @@ def ppo_loss(
     losses = clipped(decision, advantages, clip)
     if correction is not None: losses = losses * correction
     outside = (decision.exp() - 1).abs() > clip
-    stats = dict(clip_fraction=weighted_mean(outside, share).item(), kl=weighted_mean(kl_estimate(log_ratio), weights).item())
+    kl = weighted_mean(kl_estimate(log_ratio), weights)
+    stats = dict(clip_fraction=weighted_mean(outside, share).item(), kl=kl.item())
     return weighted_mean(losses, share, total), stats
 
 def _decisions(log_ratio:Tensor, weights:Tensor, advantages:Tensor, ratio:str)->tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +104,8 @@ def check_same_policy(
     differ = f"recorded and recomputed log-probabilities differ by {gap:.2g}"
     if not full_precision and gap > 0.02: warnings.warn(f"{differ} on average; half precision explains about 0.01")
     if gap > limit:
-        raise InvariantError(f"{differ} on the first minibatch (limit {limit:g}): the policy is not scored as it sampled")
+        raise InvariantError(f"{differ} on the first minibatch (limit {limit:g}): "
+                             "the policy is not scored as it sampled")
     return gap.item()
 
 # %% ../nbs/35_losses.ipynb #8aebd823
