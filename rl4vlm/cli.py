@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
-from .core import RL4VLMError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, others_run, printable, read_text, renamed, tell, without_secrets
+from .core import RL4VLMError, SignsOfLife, UsageError, flatten_dict, did_you_mean, doing, printable, read_text, tell, without_secrets
+from .run_folder import claim_run_folder, others_run, renamed
 
 # %% ../nbs/56_cli.ipynb #64a390a5
 def _claim(config):
@@ -229,7 +230,7 @@ def _check_texts(value, name:str=""):
 # %% ../nbs/56_cli.ipynb #c3b67e1b
 def _renamed(config, arguments:list)->list:
     "Read options by the names that they had before, also in YAML files, and say so."
-    known, found = set(_flat(asdict(config()) if config not in (MergeConfig, AlfworldConfig) else {})), set()
+    known, found = set(flatten_dict(asdict(config()) if config not in (MergeConfig, AlfworldConfig) else {})), set()
     def today(key):
         [new] = renamed({key: None}, known)
         if new != key: found.add(f"{key} is called {new} now")

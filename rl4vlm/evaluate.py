@@ -15,7 +15,8 @@ import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable, read_json, write_atomic, write_json
+from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable
+from .files import read_json, write_atomic, write_json
 from .store import Album, EpisodeStore
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play

@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .config import LoRAConfig
-from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra, read_json
+from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra
+from .files import read_json
 
 # %% ../nbs/20_models.ipynb #69f1ec5c
 def pick_device(device:str="auto")->torch.device:

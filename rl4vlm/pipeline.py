@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 import hashlib, json, resource, shutil, sys, time
 from .config import CollectConfig, PipelineConfig, PPOConfig, SFTConfig
-from .checkpoint import damaged_file
-from .core import MAY_DIFFER, RENAMED, DamagedError, SignsOfLife, UsageError, _flat, claim_run_folder, did_you_mean, doing, from_json, lock_run_folder, printable, read_json, tell, without_secrets, write_atomic, write_json
+from .run_folder import damaged_file
+from .core import DamagedError, SignsOfLife, UsageError, flatten_dict, did_you_mean, doing, from_json, printable, tell, without_secrets
+from .files import read_json, write_atomic, write_json
+from .run_folder import MAY_DIFFER, RENAMED, claim_run_folder, lock_run_folder
 from .tasks import Task, make_task
 
 # %% ../nbs/54_pipeline.ipynb #8140bf2c
@@ -260,7 +262,7 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
     options = stage.options(c)
     options = options if isinstance(options, dict) else asdict(options)
     first_name = {now: before for before, now in RENAMED.items()}   # as the key was made before
-    matters = {first_name.get(k, k): v for k, v in _flat(options).items() if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
+    matters = {first_name.get(k, k): v for k, v in flatten_dict(options).items() if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
     return hashlib.blake2b(json.dumps([matters, [fingerprint(p) for p in stage.reads(c)]], sort_keys=True).encode(), digest_size=8).hexdigest()
 
 # %% ../nbs/54_pipeline.ipynb #8e1f5a19

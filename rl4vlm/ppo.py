@@ -19,9 +19,10 @@ from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
-from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
+from .run_folder import StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
-from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
+from .core import InvariantError, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
+from .files import JsonLines, replace_folder
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .evaluate import panel_seeds, summarise
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss

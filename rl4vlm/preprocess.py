@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from .config import PreprocessConfig, ScoreConfig
 from .conversations import JsonConversations, check_row, is_validation, told_bad, write_conversations
-from .core import UsageError, from_json, scratch, write_json
+from .core import UsageError, from_json
+from .files import scratch, write_json
 from .store import EpisodeStore
 from .images import RowError, need, open_image, image_bytes, image_size
 from .labellers import AnswerLog

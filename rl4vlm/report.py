@@ -14,7 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets, write_atomic
+from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets
+from .files import write_atomic
 from .images import open_image
 from .runs import EXPECTED, TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
 

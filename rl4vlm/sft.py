@@ -14,9 +14,10 @@ import json, math, os, shutil, warnings
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .checkpoint import StopSignal, last_trainer_checkpoint, leave
+from .run_folder import StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
-from .core import InvariantError, JsonLines, UsageError, read_json, replace_folder, write_atomic, write_into, write_json
+from .core import InvariantError, UsageError
+from .files import JsonLines, read_json, replace_folder, write_atomic, write_into, write_json
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
 from .images import RowError, as_image
 from .models import check_weights

@@ -10,7 +10,8 @@ import io, json, os, re
 from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np
-from .core import UsageError, scratch, to_json, well_formed
+from .core import UsageError, to_json, well_formed
+from .files import scratch
 from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
 from .types import RESPONSE_FIELDS, Episode, Turn, turn_of
 

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
-from .core import JsonLines, UsageError, did_you_mean, plain_json, read_json, without_secrets, write_json
+from .core import UsageError, did_you_mean, plain_json, without_secrets
+from .files import JsonLines, read_json, write_json
 from .distributed import skip_shm_build
 
 # %% ../nbs/31_tracking.ipynb #211bb0d5

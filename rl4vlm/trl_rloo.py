@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
-from .checkpoint import last_trainer_checkpoint, leave
+from .run_folder import last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, install_extra, replace_folder, seed_everything
+from .core import UsageError, episode_seed, install_extra, seed_everything
+from .files import JsonLines, replace_folder
 from .distributed import adamw_for, trainer_arguments
 from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
