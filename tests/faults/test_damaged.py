@@ -40,7 +40,7 @@ def test_a_bad_line_in_the_middle_is_named_and_the_rest_is_read(tmp_path):
     with pytest.warns(UserWarning, match="metrics.jsonl: line [23] cannot"): assert [r["step"] for r in log.read()] == [1, 3]
     log.append(dict(step=4))
     with pytest.warns(UserWarning, match="line 5"): assert [r["step"] for r in log.read()] == [1, 3, 4]
-    with pytest.warns(UserWarning): log.truncate(3)
+    with pytest.warns(UserWarning): log.cut_after(3)
     assert [r["step"] for r in log.read()] == [1, 3]
 
 
