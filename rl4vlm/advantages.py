@@ -19,7 +19,7 @@ def gae(
     ends:Tensor,         # (T, N) bool: the episode stops here, by termination or truncation
     gamma,               # discount after each step: a number, or (T, N)
     lam:float,           # λ: 0 trusts the critic, 1 trusts the returns
-)->tuple: # advantages (T, N), returns (T, N) = advantages + values
+)->tuple[Tensor, Tensor]: # advantages (T, N), returns (T, N) = advantages + values
     "Generalised advantage estimates; nothing flows across the end of an episode."
     advantages, following = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     gamma = torch.as_tensor(gamma, dtype=rewards.dtype).expand_as(rewards)
@@ -48,7 +48,7 @@ def group_mean(
     _, which = groups.unique(return_inverse=True)
     return (torch.bincount(which, x.double()) / torch.bincount(which))[which].to(x.dtype)
 
-def group_range(x:Tensor, groups:Tensor)->tuple: # (E,) largest difference in each one's group, (E,) largest size
+def group_range(x:Tensor, groups:Tensor)->tuple[Tensor, Tensor]: # (E,) largest difference in each one's group, (E,) largest size
     "How far the members of each one's group lie apart in `x` (E,), and how large they are (by `groups` (E,))."
     names, which = groups.unique(return_inverse=True)
     extreme = lambda y, how: y.new_zeros(len(names)).scatter_reduce(0, which, y, how, include_self=False)[which]
@@ -82,7 +82,7 @@ def standardise(
     groups:Tensor,      # (E,) int64
     eps:float=1e-4,     # keeps a group without variance at 0
 )->Tensor: # (E,) 0 for one alone in its group
-    "Distance to the group's mean in units of the group's (sample) deviation."
+    "Distance to the group's mean in units of the group's (sample) standard deviation."
     centred, n = x - group_mean(x, groups), group_size(groups)
     deviation = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
     return (centred / (deviation + eps)).masked_fill(equal_in_group(x, groups), 0)

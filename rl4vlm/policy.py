@@ -54,12 +54,15 @@ class PromptEncoder:
     @cached_property
     def special(self)->re.Pattern:
         "Finds the special tokens of the tokenizer in a text: typed there, they would be read as what they stand for."
-        tokens = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special} | {*self.tokenizer.all_special_tokens, self.processor.image_token}
+        tokens = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
+        tokens |= {*self.tokenizer.all_special_tokens, self.processor.image_token}
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
     def check_text(self, text:str):
         "Raise `UsageError` if a special token is typed in the `text`."
-        if found := self.special.search(text): raise UsageError(f"a text holds {found[0]!r}, a special token of this model, which would not be read as text")
+        if found := self.special.search(text):
+            raise UsageError(f"a text holds {found[0]!r}, a special token of this model, "
+                             "which would not be read as text")
 
 # %% ../nbs/21_policy.ipynb #8de7f06f
 class VLMPolicy(nn.Module, PromptEncoder):
@@ -77,10 +80,11 @@ class VLMPolicy(nn.Module, PromptEncoder):
         self.static_cache = None    # or a `StaticCaches`
         width = self.config.get_text_config().hidden_size
         self.value_head = nn.Sequential(nn.Linear(width, value_hidden), nn.ReLU(), nn.Linear(value_hidden, 1))
-        nn.init.zeros_(self.value_head[-1].weight); nn.init.zeros_(self.value_head[-1].bias)
+        for p in self.value_head[-1].parameters(): nn.init.zeros_(p)
         self.register_buffer("value_scale", torch.ones(()))
         self.register_buffer("allowed", _allowed_tokens(model, self.tokenizer), persistent=False)
-        self.value_head.to(self.device); self.value_scale, self.allowed = self.value_scale.to(self.device), self.allowed.to(self.device)
+        self.value_head.to(self.device)
+        self.value_scale, self.allowed = self.value_scale.to(self.device), self.allowed.to(self.device)
         self.forbidden = Forbidden(self.allowed)
         self._texts, self._pixels, self._features = _Cache(4096), _Cache(cache_bytes), _Cache(cache_bytes)
 
@@ -100,7 +104,9 @@ class VLMPolicy(nn.Module, PromptEncoder):
     @property
     def base(self): return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
     @property
-    def axes(self)->int: return 3 if hasattr(self.base.model, "get_rope_index") else 1   # of positions: time, height, width
+    def axes(self)->int:
+        "Of rotary positions: time, height and width, or one."
+        return 3 if hasattr(self.base.model, "get_rope_index") else 1
 
 # %% ../nbs/21_policy.ipynb #bf2a34e4
 def _end_ids(model, tokenizer)->list:
@@ -109,21 +115,77 @@ def _end_ids(model, tokenizer)->list:
     listed = listed if isinstance(listed, (list, tuple)) else [] if listed is None else [listed]
     return sorted({int(i) for i in [*listed, tokenizer.eos_token_id]})
 
-def _allowed_tokens(model, tokenizer)->torch.Tensor:
-    "(V,) bool: the tokens that may be sampled: ordinary ones and the end token."
+def _allowed_tokens(model, tokenizer)->torch.Tensor: # (V,) bool
+    "The tokens that may be sampled: ordinary ones and the end token."
     weight = model.get_output_embeddings().weight
     rows = getattr(weight, "ds_shape", weight.shape)[0]   # ZeRO-3 leaves an empty slice where the weight was
     allowed = torch.zeros(rows, dtype=torch.bool)
     allowed[:min(len(tokenizer), rows)] = True    # rows beyond the tokenizer have no text
     special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids)
-    special |= {getattr(model.config, k) for k in ("image_token_id", "video_token_id", "image_token_index") if getattr(model.config, k, None) is not None}
+    named = (getattr(model.config, k, None) for k in ("image_token_id", "video_token_id", "image_token_index"))
+    special |= {i for i in named if i is not None}
     allowed[[i for i in special if i < rows]] = False
     allowed[tokenizer.eos_token_id] = True
     return allowed
 
 # %% ../nbs/21_policy.ipynb #efc7dc1a
-LAYOUT = dict(input_data_format="channels_last")   # said to the processor, which would guess it from the sizes: an image of height 1, 3 or 4 would be read as channels first
+@patch
+def _chat_text(self:PromptEncoder, messages:list)->str:
+    "What the chat template makes of messages; every content as a list of parts, which all templates understand."
+    from jinja2 import TemplateError
+    as_parts = lambda content: [dict(type="text", text=content)] if isinstance(content, str) else content
+    messages = [{**m, "content": as_parts(m["content"])} for m in messages]
+    for part in (p for m in messages for p in m["content"] if p["type"] == "text"): self.check_text(part["text"])
+    try: return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as e:
+        roles = ", ".join(m["role"] for m in messages)
+        raise UsageError(f"the model's chat template refuses messages of roles {roles}: {e}")
 
+@patch
+def _once(self:PromptEncoder, text:str)->dict:
+    "An option for the tokenizer, so that a sequence does not begin twice."
+    begun = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)
+    return dict(add_special_tokens=False) if begun else {}
+
+# %% ../nbs/21_policy.ipynb #f2c0d003
+# said to the processor, which would guess from the sizes and read an image of height 1, 3 or 4 as channels first
+LAYOUT = dict(input_data_format="channels_last")
+
+@patch
+def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple[np.ndarray, np.ndarray]:
+    "Token ids (P,) and positions (A, P) of a prompt."
+    text, shapes = self._chat_text(messages), [i.shape for i in images]
+    pixels = [np.array(i) for i in images] or None
+    try: inputs = self.processor(text=[text], images=pixels, return_tensors="pt", **LAYOUT, **self._once(text))
+    except ValueError as e: raise _refused(shapes, e)
+    ids = inputs["input_ids"]                                                                      # (1, P)
+    self.check_length(ids.shape[1], int((ids == self.config.image_token_id).sum()), shapes)
+    return ids[0].numpy().astype(np.int64), self._positions(ids, inputs.get("image_grid_thw"))
+
+@patch
+def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray: # (A, P)
+    "Rotary positions; A = 3 for models with multimodal positions."
+    if self.axes == 1: return np.arange(ids.shape[1])[None]
+    if grids is None: return np.tile(np.arange(ids.shape[1]), (3, 1))
+    kinds = (ids == self.config.image_token_id).int()    # 1 where an image is
+    return self.base.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0].numpy()
+
+@patch
+def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list=(), answer:int=0):
+    "Raise `UsageError` if a prompt and its answer are longer than the model can read."
+    most = self.config.get_text_config().max_position_embeddings
+    if tokens + answer <= most: return
+    images = f", {of_images} of them for {len(shapes)} image(s) of {_sizes(shapes)} pixels" if len(shapes) else ""
+    response = f" and an answer of {answer}" if answer else ""
+    raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, which reads {most}: "
+                     "lower --max_pixels, --task_options.history or --max_new_tokens, or shorten the prompt")
+
+def _sizes(shapes:list)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
+
+def _refused(shapes:list, error:Exception)->UsageError:
+    return UsageError(f"the processor refuses images of {_sizes(shapes)} pixels ({str(error).splitlines()[0][:120]})")
+
+# %% ../nbs/21_policy.ipynb #f2c0d006
 @patch
 def encode(self:VLMPolicy,
     messages:list,     # chat messages, images as `{"type": "image"}`
@@ -132,54 +194,11 @@ def encode(self:VLMPolicy,
     "Messages and images as token ids and positions."
     text, images = json.dumps(messages), [as_image(i) for i in images]
     wanted = text.count('"type": "image"')
-    if wanted != len(images): raise UsageError(f"the messages have {wanted} image places but {len(images)} images were given")
-    sizes = tuple(i.shape for i in images)
-    ids, positions = self._texts.get_or((text, sizes), lambda: self._encode_text(messages, images))
-    return EncodedPrompt(ids, positions, list(images), tuple(image_key(i) for i in images))
-
-def _sizes(shapes:list)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
-def _refused(shapes:list, error:Exception)->UsageError: return UsageError(f"the processor refuses images of {_sizes(shapes)} pixels ({str(error).splitlines()[0][:120]})")
-
-@patch
-def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple:
-    "Token ids (P,) and positions (A, P) of a prompt."
-    text = self._chat_text(messages)
-    try: inputs = self.processor(text=[text], images=[np.array(i) for i in images] or None, return_tensors="pt", **LAYOUT, **self._once(text))
-    except ValueError as e: raise _refused([i.shape for i in images], e)
-    ids = inputs["input_ids"]
-    self.check_length(ids.shape[1], int((ids == self.config.image_token_id).sum()), [i.shape for i in images])
-    return ids[0].numpy().astype(np.int64), self._positions(ids, inputs.get("image_grid_thw"))
-
-@patch
-def _once(self:PromptEncoder, text:str)->dict:
-    "Not two beginnings of a sequence."
-    return dict(add_special_tokens=False) if self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token) else {}
-
-@patch
-def _chat_text(self:PromptEncoder, messages:list)->str:
-    "What the chat template makes of messages; every content as a list of parts, which all templates understand."
-    from jinja2 import TemplateError
-    parts = [m if not isinstance(m["content"], str) else {**m, "content": [dict(type="text", text=m["content"])]} for m in messages]
-    for part in (p for m in parts for p in m["content"] if p["type"] == "text"): self.check_text(part["text"])
-    try: return self.processor.apply_chat_template(parts, add_generation_prompt=True, tokenize=False)
-    except TemplateError as e: raise UsageError(f"the model's chat template refuses messages of roles {', '.join(m['role'] for m in messages)}: {e}")
-
-@patch
-def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list=(), answer:int=0):
-    "Raise `UsageError` if a prompt and its answer are longer than the model can read."
-    most = self.config.get_text_config().max_position_embeddings
-    if tokens + answer <= most: return
-    images = f", {of_images} of them for {len(shapes)} image(s) of {_sizes(shapes)} pixels" if len(shapes) else ""
-    raise UsageError(f"a prompt of {tokens} tokens{images}{f' and an answer of {answer}' if answer else ''} is too long for this model, which reads {most}: "
-                     "lower --max_pixels, --task_options.history or --max_new_tokens, or shorten the prompt")
-
-@patch
-def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray:
-    "Rotary positions (A, P); A = 3 for models with multimodal positions."
-    if self.axes == 1: return np.arange(ids.shape[1])[None]
-    if grids is None: return np.tile(np.arange(ids.shape[1]), (3, 1))
-    kinds = (ids == self.config.image_token_id).int()    # 1 where an image is
-    return self.base.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0].numpy()
+    if wanted != len(images):
+        raise UsageError(f"the messages have {wanted} image places but {len(images)} images were given")
+    words = text, tuple(i.shape for i in images)
+    ids, positions = self._texts.get_or(words, lambda: self._encode_text(messages, images))
+    return EncodedPrompt(ids, positions, images, tuple(image_key(i) for i in images))
 
 # %% ../nbs/21_policy.ipynb #750308d3
 @patch
@@ -188,9 +207,10 @@ def image_tokens(self:PromptEncoder, size:tuple)->int:
     known = self.__dict__.setdefault("_image_tokens", {})
     if size not in known:
         blank, token = np.zeros((*size, 3), np.uint8), self.processor.image_token
-        try: ids = self.processor(text=[token], images=[blank], add_special_tokens=False, return_tensors="pt", **LAYOUT)["input_ids"]
+        options = dict(add_special_tokens=False, return_tensors="pt", **LAYOUT)
+        try: read = self.processor(text=[token], images=[blank], **options)
         except ValueError as e: raise _refused([size], e)
-        known[size] = int((ids == self.config.image_token_id).sum())
+        known[size] = int((read["input_ids"] == self.config.image_token_id).sum())
     return known[size]
 
 @patch
@@ -203,7 +223,8 @@ def check_conversation(self:PromptEncoder,
     self.check_text(answer["content"])
     text, of_images = self._chat_text(prompt), sum(map(self.image_tokens, sizes))
     tokens = len(self.tokenizer(text, **self._once(text)).input_ids) + of_images - len(sizes)
-    self.check_length(tokens, of_images, sizes, len(self.tokenizer(answer["content"], add_special_tokens=False).input_ids) + 1)
+    response = self.tokenizer(answer["content"], add_special_tokens=False).input_ids
+    self.check_length(tokens, of_images, sizes, len(response) + 1)
     return tokens
 
 # %% ../nbs/21_policy.ipynb #9776e4d5
@@ -217,7 +238,8 @@ def pixels(self:VLMPolicy, image:np.ndarray, key:bytes)->dict: # tensors, named 
     "The image as the model reads it: Qwen's patches and their grid, or LLaVA's tiles and the image's size."
     def make():
         out = dict(self.processor.image_processor(images=[np.array(image)], return_tensors="pt", **LAYOUT))
-        return out | dict(pixel_values=out["pixel_values"][0]) if out["pixel_values"].ndim == 5 else out   # tiles of one image
+        if out["pixel_values"].ndim == 5: out["pixel_values"] = out["pixel_values"][0]   # tiles of one image
+        return out
     return self._pixels.get_or(key, make, size=lambda v: v["pixel_values"].nbytes)
 
 @patch
@@ -225,23 +247,30 @@ def knows(self:VLMPolicy, prompts:list)->bool:
     "Whether no image of `prompts` has to be read by the vision tower before its features can be used."
     return self.vision_learns() or all(k in self._features for p in prompts for k in p.keys)
 
+# %% ../nbs/21_policy.ipynb #f2c0d008
 @patch
-def image_features(self:VLMPolicy, prompts:list)->list:
-    "Features of all images of `prompts`, in order, each (tokens, L, H): L = 1, and more where deeper layers get features too."
+def image_features(self:VLMPolicy, prompts:list)->list: # of (tokens, L, H)
+    "Features of all images of `prompts`, in order; L = 1, and more where deeper layers get features too."
     images = [(k, i) for p in prompts for k, i in zip(p.keys, p.images)]
     if not images: return []   # at each step of sampling; what follows walks through all parameters
     learns = self.vision_learns()
-    cache = {} if learns else self._features
-    new = [(k, i) for k, i in OrderedDict(images).items() if k not in cache]
-    found = {k: cache[k] for k, _ in images if k in cache}
-    if new:
-        read = [self.pixels(i, k) for k, i in new]
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            out = self.base.model.get_image_features(**{n: torch.cat([r[n] for r in read]).to(self.device) for n in read[0]}, return_dict=True)
-            layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]                 # each a tensor per image
-            out = [torch.stack(f, 1) for f in zip(*layers)]
-        for (k, _), f in zip(new, out): found[k] = f; not learns and self._features.get_or(k, lambda: f, size=lambda v: v.nbytes)
+    known = {} if learns else self._features
+    found = {k: known[k] for k, _ in images if k in known}
+    if new := {k: i for k, i in images if k not in found}: found.update(self._see(new, learns))
     return [found[k] for k, _ in images]
+
+@patch
+def _see(self:VLMPolicy, images:dict, learns:bool)->dict: # {key: (tokens, L, H)}
+    "Features of images that the vision tower has not seen yet; remembered, unless it `learns`."
+    read = [self.pixels(i, k) for k, i in images.items()]
+    inputs = {n: torch.cat([r[n] for r in read]).to(self.device) for n in read[0]}
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        out = self.base.model.get_image_features(**inputs, return_dict=True)
+        layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]    # each a tensor per image
+        features = dict(zip(images, (torch.stack(f, 1) for f in zip(*layers))))
+    if not learns:
+        for k, f in features.items(): self._features.get_or(k, lambda: f, size=lambda v: v.nbytes)
+    return features
 
 # %% ../nbs/21_policy.ipynb #0c4ab692
 @patch
@@ -250,9 +279,13 @@ def batch(self:VLMPolicy,
 )->dict: # input_ids (B, P), attention_mask (B, P), position_ids (A, B, P)
     "Prompts as tensors, padded on the left."
     P, A = max(len(p) for p in prompts), prompts[0].positions.shape[0]
-    ids, mask, positions = np.full((len(prompts), P), self.tokenizer.pad_token_id or 0), np.zeros((len(prompts), P), np.int64), np.zeros((A, len(prompts), P), np.int64)
-    for i, p in enumerate(prompts): ids[i, P - len(p):], mask[i, P - len(p):], positions[:, i, P - len(p):] = p.ids, 1, p.positions
-    return {k: torch.from_numpy(v).to(self.device) for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()}
+    ids, mask = np.full((len(prompts), P), self.tokenizer.pad_token_id or 0), np.zeros((len(prompts), P), np.int64)
+    positions = np.zeros((A, len(prompts), P), np.int64)
+    for i, p in enumerate(prompts):
+        at = slice(P - len(p), P)
+        ids[i, at], mask[i, at], positions[:, i, at] = p.ids, 1, p.positions
+    batch = dict(input_ids=ids, attention_mask=mask, position_ids=positions)
+    return {k: torch.from_numpy(v).to(self.device) for k, v in batch.items()}
 
 @patch
 def hidden(self:VLMPolicy,
@@ -262,14 +295,16 @@ def hidden(self:VLMPolicy,
 ): # the model's output; `last_hidden_state` is (B, T, H)
     "Run the model without its output layer."
     features = self.image_features(prompts)
-    places = int((batch["input_ids"] == self.config.image_token_id).sum())
-    if places != sum(len(f) for f in features):
-        raise InvariantError(f"{places} image tokens in the batch but {sum(len(f) for f in features)} image features: the prompt or the images were changed")
+    tokens, given = int((batch["input_ids"] == self.config.image_token_id).sum()), sum(map(len, features))
+    if tokens != given:
+        raise InvariantError(f"{tokens} image tokens in the batch but {given} image features: "
+                             "the prompt or the images were changed")
     if features:
-        layers = [tuple(f[:, i] for f in features) for i in range(features[0].shape[1])]
-        kwargs["mm_encoder_outputs"] = {"image": SimpleNamespace(pooler_output=layers[0], deepstack_features=layers[1:])}
+        first, *deeper = [tuple(f[:, i] for f in features) for i in range(features[0].shape[1])]
+        kwargs["mm_encoder_outputs"] = {"image": SimpleNamespace(pooler_output=first, deepstack_features=deeper)}
     positions = batch["position_ids"] if batch["position_ids"].shape[0] > 1 else batch["position_ids"][0]
-    mask = batch["attention_mask"] if not bool(batch["attention_mask"].all()) else None   # without padding the kernel needs none
+    mask = batch["attention_mask"]
+    if bool(mask.all()): mask = None     # without padding the kernel needs none
     return self.base.model(input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, **kwargs)
 
 # %% ../nbs/21_policy.ipynb #0550a0ad
@@ -323,7 +358,8 @@ def log_softmax(self:VLMPolicy,
     temperature:torch.Tensor,   # broadcastable to (..., 1)
 )->torch.Tensor: # (..., V) float32; banned tokens have -inf
     "Log-probabilities of the next token, of the distribution that is sampled."
-    logits = self.base.get_output_embeddings()((hidden / temperature).to(hidden.dtype)).float()   # dividing H numbers instead of V
+    cooled = (hidden / temperature).to(hidden.dtype)                     # dividing H numbers instead of V
+    logits = self.base.get_output_embeddings()(cooled).float()           # (..., V)
     return self.forbidden.fill_(logits).log_softmax(-1)
 
 @patch
@@ -340,8 +376,9 @@ def add_temperature_head(self:VLMPolicy,
     temperature_range:float,   # c above 1
 ):
     "Let a head choose the temperature of each turn; it starts at no change."
-    self.temperature_head, self.temperature_range = nn.Linear(self.value_head[0].in_features, 1).to(self.device), temperature_range
-    nn.init.zeros_(self.temperature_head.weight); nn.init.zeros_(self.temperature_head.bias)
+    self.temperature_head = nn.Linear(self.value_head[0].in_features, 1).to(self.device)
+    self.temperature_range = temperature_range
+    for p in self.temperature_head.parameters(): nn.init.zeros_(p)
 
 @patch
 def temperatures(self:VLMPolicy,
@@ -358,8 +395,10 @@ def temperatures(self:VLMPolicy,
 def one_sequence_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:torch.Tensor)->torch.Tensor: # (B, R, H)
     "Hidden states at the places that predict `ids` (B, R), without a cache."
     batch, R = self.batch(prompts), ids.shape[1]
-    after = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)[:, None] + torch.arange(R - 1, device=self.device)   # (B, R - 1)
-    whole = dict(input_ids=torch.cat([batch["input_ids"], ids[:, :-1]], 1), attention_mask=torch.cat([batch["attention_mask"], mask[:, :-1].long()], 1),
+    first = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)       # (B,)
+    after = first[:, None] + torch.arange(R - 1, device=self.device)                              # (B, R - 1)
+    whole = dict(input_ids=torch.cat([batch["input_ids"], ids[:, :-1]], 1),
+                 attention_mask=torch.cat([batch["attention_mask"], mask[:, :-1].long()], 1),
                  position_ids=torch.cat([batch["position_ids"], after.expand(len(batch["position_ids"]), -1, -1)], 2))
     return self.hidden(whole, prompts, use_cache=False).last_hidden_state[:, -R:]
 
@@ -383,7 +422,7 @@ class Scores:
 def response_states(self:VLMPolicy,
     prompts:list,       # of `EncodedPrompt`
     responses:list,     # of (R,) token ids
-)->tuple: # states (B, R, H) from which each token is predicted, ids (B, R), mask (B, R) bool
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # states (B, R, H), ids (B, R), mask (B, R) bool
     "Hidden states at the places that predict the responses, padded on the right."
     R = max(1, *(len(r) for r in responses))
     self.check_length(max(len(p) for p in prompts), answer=R)
@@ -411,7 +450,8 @@ def score(self:VLMPolicy,
     "Log-probabilities of each response token, and the value of each prompt."
     states, ids, mask = self.response_states(prompts, responses)
     temperature = self.temperatures(states[:, 0], temperature)                                   # (B,)
-    cooled = (states[mask] / temperature[:, None].expand_as(mask)[mask][:, None]).to(states.dtype)   # (N, H), no padding
+    each = temperature[:, None].expand_as(mask)[mask][:, None]                                   # (N, 1), no padding
+    cooled = (states[mask] / each).to(states.dtype)                                              # (N, H)
     chosen, per_token = token_scores(self.base.get_output_embeddings(), cooled, ids[mask], self.forbidden, entropy)
     spread = lambda x: torch.zeros(mask.shape, device=x.device).masked_scatter(mask, x)
     values = spread(self.value(states[mask], detach_value)) if token_values else self.value(states[:, 0], detach_value)
@@ -426,11 +466,12 @@ def forward(self:VLMPolicy, *args, **kwargs)->Scores:
 @patch
 def decode(self:VLMPolicy, ids)->str:
     "The text of response tokens, end token left out."
-    return self.tokenizer.decode([int(i) for i in ids if i != self.end_id], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    ids = [int(i) for i in ids if i != self.end_id]
+    return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 @patch
 def answer_ids(self:VLMPolicy, text:str)->np.ndarray: # (R,)
-    "An answer as the tokens that the model should write, end token included; raises `UsageError` if it spells a special token."
+    "An answer as the tokens that the model should write, end token included; `UsageError` if it spells a special one."
     self.check_text(text)
     return np.array(self.tokenizer(text, add_special_tokens=False).input_ids + [self.end_id])
 
@@ -466,23 +507,26 @@ def token_weights(
     lambda_norm:str="sum",     # "sum", or "mean": λ is shared by the thought's tokens
 )->np.ndarray: # (R,) float32
     "Weight of each response token in the log-probability of the turn."
-    if not 0 <= thought_weight <= 1: raise UsageError(f"the thought weight λ must be between 0 and 1, got {thought_weight}")
+    if not 0 <= thought_weight <= 1:
+        raise UsageError(f"the thought weight λ must be between 0 and 1, got {thought_weight}")
     thought = thought_weight / max((~is_action).sum(), 1) if lambda_norm == "mean" else thought_weight
     return np.where(is_action, 1.0, thought).astype(np.float32)
 
-# %% ../nbs/21_policy.ipynb #91b2614b
+# %% ../nbs/21_policy.ipynb #f2c0d00a
 @patch
 def save(self:VLMPolicy, folder,
-    state_dict:dict=None,   # of the whole policy, where its own weights are only a slice (ZeRO-3)
+    state_dict:dict|None=None,   # of the whole policy, where its own weights are only a slice (ZeRO-3)
 ):
     "Write model or adapter, processor and heads as one checkpoint folder."
     from safetensors.torch import save_file
     folder, state = Path(folder), state_dict or self.state_dict()
     check_weights(state)
     folder.mkdir(parents=True, exist_ok=True)
-    self.model.save_pretrained(folder, **({"state_dict": {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}} if state_dict else {}))
+    of_model = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    self.model.save_pretrained(folder, **(dict(state_dict=of_model) if state_dict else {}))
     self.processor.save_pretrained(folder)
-    tensors = {k: v.contiguous() for k, v in state.items() if k.startswith(("value_head.", "temperature_head."))} | {"value_scale": self.value_scale}
+    tensors = {k: v.contiguous() for k, v in state.items() if k.startswith(("value_head.", "temperature_head."))}
+    tensors["value_scale"] = self.value_scale
     if self.temperature_head: tensors["temperature_range"] = torch.tensor(self.temperature_range)
     save_file(tensors, folder/"heads.safetensors")
 
@@ -495,10 +539,40 @@ def load(cls:VLMPolicy,
     "A policy from a checkpoint."
     from safetensors.torch import load_file
     policy, file = cls(*load_vlm(str(folder), **kwargs)), Path(folder)/"heads.safetensors"
-    if heads == "required" and not file.exists(): raise UsageError(f"{folder} has no heads.safetensors: it was saved without its value head")
+    if heads == "required" and not file.exists():
+        raise UsageError(f"{folder} has no heads.safetensors: it was saved without its value head")
     if file.exists(): policy.load_heads(load_file(file))
     return policy
 
+# %% ../nbs/21_policy.ipynb #f2c0d00b
+@patch
+def load_weights(self:VLMPolicy, folder):
+    "Replace the weights of this policy by those of a checkpoint of the same kind, written by `save`."
+    from safetensors.torch import load_file
+    folder = Path(folder)
+    fill_model(self.model, folder)
+    self.load_heads(load_file(folder/"heads.safetensors"))
+    self._features.clear()
+    self._features.used = 0
+
+@patch
+def load_heads(self:VLMPolicy, tensors:dict):
+    "Take the value head, and the temperature head if there is one, from saved tensors."
+    saved, ours = tensors.get("value_head.0.weight"), self.value_head[0].weight
+    if saved is not None and saved.shape != ours.shape:
+        raise UsageError(f"the saved value head is for {tuple(saved.shape)}, this model wants {tuple(ours.shape)}")
+    known = {f"value_head.{k}" for k in self.value_head.state_dict()} | {"value_scale"}
+    if any(k.startswith("temperature_") for k in tensors):
+        known |= {"temperature_range", "temperature_head.weight", "temperature_head.bias"}
+    need_all("heads.safetensors", known - {*tensors}, {*tensors} - known)
+    part = lambda head: {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+    self.value_head.load_state_dict(part("value_head."))
+    self.value_scale.copy_(tensors["value_scale"])
+    if "temperature_range" not in tensors: return
+    if self.temperature_head is None: self.add_temperature_head(float(tensors["temperature_range"]))
+    self.temperature_head.load_state_dict(part("temperature_head."))
+
+# %% ../nbs/21_policy.ipynb #91b2614b
 @patch(cls_method=True)
 def from_config(cls:VLMPolicy,
     config,             # any configuration with a model: what it does not have stays as `load_vlm` has it
@@ -509,7 +583,9 @@ def from_config(cls:VLMPolicy,
     if checkpoint_kind(model) == "adapter" and "lora" in options: _check_adapter(model, config)
     seed_everything(config.seed)   # of a fresh adapter and fresh heads
     policy = VLMPolicy.load(model, **options)
-    if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()): raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; give --lora.r 16, or --quant none")
+    if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()):
+        raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; "
+                         "give --lora.r 16, or --quant none")
     return policy
 
 def _check_adapter(model:str, config):
@@ -518,9 +594,12 @@ def _check_adapter(model:str, config):
     asked = dict(r=lora.r, alpha=lora.alpha, dropout=lora.dropout) if lora.r else {}
     has = dict(r=saved["r"], alpha=saved["lora_alpha"], dropout=saved.get("lora_dropout", 0.0))
     differs = [f"lora.{k}={v} (it has {has[k]})" for k, v in asked.items() if v != has[k]]
-    if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts: differs.append(f"lora.parts={lora.parts} (it has {parts})")
+    if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts:
+        differs.append(f"lora.parts={lora.parts} (it has {parts})")
     if config.parts != "language": differs.append(f"parts={config.parts} (which says what learns without an adapter)")
-    if differs: raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")
+    if differs:
+        raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. "
+                         "Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")
 
 def _adapter_parts(saved:dict)->str:
     "The parts that a saved adapter is on; empty where its layers are not named."
@@ -528,26 +607,3 @@ def _adapter_parts(saved:dict)->str:
     if not isinstance(targets, list) or not any("." in t for t in targets): return ""
     found = {part_of(t) for t in targets}
     return "all" if "vision" in found else "language+merger" if "merger" in found else "language"
-
-@patch
-def load_weights(self:VLMPolicy, folder):
-    "Replace the weights of this policy by those of a checkpoint of the same kind, written by `save`."
-    from safetensors.torch import load_file
-    folder = Path(folder)
-    fill_model(self.model, folder)
-    self.load_heads(load_file(folder/"heads.safetensors"))
-    self._features.clear(); self._features.used = 0
-
-@patch
-def load_heads(self:VLMPolicy, tensors:dict):
-    "Take the value head, and the temperature head if there is one, from saved tensors."
-    first = tensors.get("value_head.0.weight", self.value_head[0].weight)
-    if first.shape != self.value_head[0].weight.shape: raise UsageError(f"the saved value head is for {tuple(first.shape)}, this model wants {tuple(self.value_head[0].weight.shape)}")
-    known = {f"value_head.{k}" for k in self.value_head.state_dict()} | {"value_scale"}
-    known |= {"temperature_range", "temperature_head.weight", "temperature_head.bias"} if "temperature_range" in tensors or any(k.startswith("temperature_head") for k in tensors) else set()
-    need_all("heads.safetensors", known - {*tensors}, {*tensors} - known)
-    self.value_head.load_state_dict({k.removeprefix("value_head."): v for k, v in tensors.items() if k.startswith("value_head.")})
-    self.value_scale.copy_(tensors["value_scale"])
-    if "temperature_range" in tensors:
-        if self.temperature_head is None: self.add_temperature_head(float(tensors["temperature_range"]))
-        self.temperature_head.load_state_dict({k.removeprefix("temperature_head."): v for k, v in tensors.items() if k.startswith("temperature_head.")})
