@@ -14,6 +14,7 @@ from .dataset_card import write_card
 from .store import Album, EpisodeStore
 from .labellers import AnswerLog, Labelled, make_actor
 from .rollout import Actor, has_oracle, play
+from .run_folder import RunFolder
 from .tasks import make_task
 
 # %% ../nbs/41_collect.ipynb #84a7a7b7
@@ -33,7 +34,7 @@ def collect(
     progress=None,         # called with (episodes finished, episodes in all, answers of models, ...)
 )->Path: # the folder of Parquet shards
     "Play episodes and keep them, a shard every `shard_episodes`; shards that are there already are left alone."
-    task, store, log = make_task(config.task, **config.task_options), EpisodeStore(Path(config.out)/"data"/"episodes"), AnswerLog(Path(config.out)/"data"/"answers.jsonl")
+    task, store, log = make_task(config.task, **config.task_options), EpisodeStore(RunFolder(config.out).collected), AnswerLog(RunFolder(config.out).answers)
     actor, seeds, tell = collector(config, task, log), [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)], _teller(progress, log, config.episodes)
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         part = seeds[start:start + config.shard_episodes]

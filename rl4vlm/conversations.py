@@ -221,7 +221,7 @@ def write_conversations(
 )->Path:
     "Write conversations as LLaVA JSON or as chat messages."
     import hashlib
-    from rl4vlm.core import write_atomic
+    from rl4vlm.files import write_atomic
     path, out = Path(path), []
     (path.parent/"images").mkdir(parents=True, exist_ok=True)
     following = rows[0] if len(rows) else None

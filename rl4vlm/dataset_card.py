@@ -10,7 +10,7 @@ import json, math
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from .core import write_atomic
+from .files import write_atomic
 from .store import EpisodeStore
 from .images import as_image
 

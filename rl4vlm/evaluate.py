@@ -15,7 +15,9 @@ import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable, read_json, write_atomic, write_json
+from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable
+from .files import read_json, write_atomic, write_json
+from .run_folder import RunFolder
 from .store import Album, EpisodeStore
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
@@ -212,7 +214,7 @@ def _baseline(task, who:str, config, store:EpisodeStore, shard:str, progress)->l
 def evaluate_all(
     config:EvalConfig,
     models:dict,           # row name -> checkpoint folder
-    screen=None,           # something with the methods `tell` and `say` of `rl4vlm.pipeline.Screen`
+    screen=None,           # something with the methods `tell` and `say` of `rl4vlm.progress.Screen`
 )->list: # rows of the table
     "Play the panel with the baselines and each model; write results as JSON, Markdown and CSV, and the episodes."
     job = _Job(config, models, screen)
@@ -232,19 +234,19 @@ def evaluate_all(
 class _Job:
     "An evaluation under way: rows, comparisons, notes and times so far."
     def __init__(self, config:EvalConfig, models:dict, screen=None):
-        self.config, self.models, self.screen, self.out = config, models, screen, Path(config.out)
-        self.sampled, self.greedy = EpisodeStore(self.out/"episodes"), EpisodeStore(self.out/"greedy")
+        self.config, self.models, self.screen, self.run = config, models, screen, RunFolder(config.out)
+        self.sampled, self.greedy = EpisodeStore(self.run.episodes), EpisodeStore(self.run.greedy)
         self.several, self.rows, self.comparisons, self.notes, self.loaded, self.played = len(config.tasks) > 0, [], [], [], (None, None), {}
-        self.times = {tuple(k.split("\t")): v for k, v in (read_json(self.out/"eval_timing.json", {}) if config.resume else {}).items()}
+        self.times = {tuple(k.split("\t")): v for k, v in (read_json(self.run.eval_timing, {}) if config.resume else {}).items()}
         self._same_models()
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
-        state, now = self.out/"models.json", {name: _fingerprint(folder) for name, folder in self.models.items()}
+        state, now = self.run.models, {name: _fingerprint(folder) for name, folder in self.models.items()}
         before = read_json(state, {}) if self.config.resume else {}
         if self.config.resume and (before or state.exists()):
             changed = [n for n in now if n in before and before[n] != now[n]]
-            if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.out} was begun with; use --overwrite or another --out")
+            if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.run.path} was begun with; use --overwrite or another --out")
         else:
             for store in (self.sampled, self.greedy):
                 for path in store.shards:
@@ -320,15 +322,17 @@ def write(self:_Job):
     "Everything known so far."
     c = self.config
     tasks = dict.fromkeys(r["task"] for r in self.rows)
-    write_json(self.out/"results.json", dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature, version=__version__,
+    write_json(self.run.results, dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature, version=__version__,
                rows=self.rows, comparisons=self.comparisons, notes=self.notes))
-    write_json(self.out/"eval_timing.json", {"\t".join(k): v for k, v in self.times.items()})
-    if self.rows: write_atomic(self.out/"results.md", results_markdown(self.out)); write_atomic(self.out/"results.csv", as_csv(self.rows))
+    write_json(self.run.eval_timing, {"\t".join(k): v for k, v in self.times.items()})
+    if not self.rows: return
+    write_atomic(self.run.results_md, results_markdown(self.run.path))
+    write_atomic(self.run.results_csv, as_csv(self.rows))
 
 # %% ../nbs/25_evaluate.ipynb #90fdfd92
 def results_markdown(out)->str:
     "The tables and notes of the folder `out` with results, in Markdown."
-    results, times = read_json(Path(out)/"results.json"), read_json(Path(out)/"eval_timing.json")
+    results, times = read_json(RunFolder(out).results), read_json(RunFolder(out).eval_timing)
     parts = [f"{results['panel']} (version {results['panel_version']}), temperature {results['temperature']:g}", as_markdown(results["rows"], {tuple(k.split("\t")): v for k, v in times.items()})]
     if results["comparisons"]: parts.append(comparison_as_markdown(results["comparisons"]))
     if results["notes"]: parts.append("\n".join(f"- {note}" for note in results["notes"]))
@@ -338,7 +342,7 @@ def trained_on(model)->str:
     "The task of the run that the checkpoint `model` lies in, or an empty string."
     import yaml
     for folder in [Path(model), *Path(model).resolve().parents[:4]]:
-        try: return str((yaml.safe_load((folder/"config.yaml").read_text()) or {}).get("task", ""))
+        try: return str((yaml.safe_load(RunFolder(folder).config.read_text()) or {}).get("task", ""))
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError): continue
     return ""
 

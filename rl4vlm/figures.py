@@ -10,7 +10,8 @@ import io
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
-from .core import UsageError, write_atomic
+from .core import UsageError
+from .files import write_atomic
 from .runs import known_number
 
 # %% ../nbs/51_figures.ipynb #5e63349a

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
 from .config import AskConfig, actor_parts
-from .core import JsonLines, RL4VLMError, UsageError, from_json, install_extra, well_formed
+from .core import RL4VLMError, UsageError, from_json, install_extra, well_formed
+from .files import JsonLines
 from .images import as_image
 from .rollout import Actor, OracleActor, PolicyActor, RandomActor, has_oracle
 from .types import Response

@@ -10,7 +10,8 @@ import os, shutil
 import numpy as np
 from pathlib import Path
 import torch
-from .core import UsageError, read_json, replace_folder
+from .core import UsageError
+from .files import read_json, replace_folder
 from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype
 
 # %% ../nbs/21_merge.ipynb #d0c130be

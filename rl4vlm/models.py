@@ -15,7 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .config import LoRAConfig
-from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra, read_json
+from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra
+from .files import read_json
+from .run_folder import RunFolder
 
 # %% ../nbs/20_models.ipynb #69f1ec5c
 def pick_device(device:str="auto")->torch.device:
@@ -38,11 +40,12 @@ def checkpoint_kind(name:str)->str:
         return "adapter"
     if folder.is_dir():
         if not (folder/"config.json").exists():
-            inside = next((f"; the checkpoint of this run is {folder/part}" for part in ("ppo/best", "sft", "rloo") if any((folder/part).glob("*config.json"))), "")
-            raise UsageError(f"{folder} is not a checkpoint: it has no config.json and no adapter_config.json{inside}")
+            inside = RunFolder(folder).newest_model()
+            hint = f"; the checkpoint of this run is {inside}" if inside else ""
+            raise UsageError(f"{folder} is not a checkpoint: it has no config.json and no adapter_config.json{hint}")
         if not any(folder.glob("*.safetensors")): raise UsageError(f"{folder} is incomplete: it has no *.safetensors weights")
         return "model"
-    among_runs = "/" in name and any(folder.parent.glob("*/config.yaml"))   # so it is no name on the hub
+    among_runs = "/" in name and any(RunFolder(other).config.exists() for other in folder.parent.glob("*"))   # so it is no name on the hub
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or among_runs:
         near = did_you_mean(name, [str(p) for p in folder.parent.iterdir()]) if among_runs else ""
         raise UsageError(f"model folder {folder} does not exist or is not a folder{near and ';' + near}")

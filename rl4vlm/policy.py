@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
-from .core import InvariantError, UsageError, read_json, seed_everything
+from .core import InvariantError, UsageError, seed_everything
+from .files import read_json
 from .logprobs import Forbidden, token_scores
 from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of
 from .images import as_image, image_key

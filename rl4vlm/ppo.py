@@ -19,14 +19,16 @@ from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
-from .checkpoint import StopSignal, leave, load_newest, save_checkpoint
+from .run_folder import RunFolder, StopSignal, leave, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
-from .core import InvariantError, JsonLines, RL4VLMError, UsageError, episode_seed, replace_folder, seed_everything, stream_seed
+from .core import InvariantError, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
+from .files import replace_folder
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .evaluate import panel_seeds, summarise
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss
 from .policy import Scores, VLMPolicy
-from .rollout import Plan, Player, PolicyActor, play
+from .rollout import Plan, Player, PolicyActor
+from .rollout import play as play_episodes
 from .store import EpisodeStore
 from .tasks import make_task
 from .tracking import start_trackers
@@ -67,7 +69,7 @@ class PPO:
     "A task, a policy and everything that changes while it learns."
     def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None):
         self.task, self.policy, self.config, self.ranks = make_task(task), policy, config, ranks or Ranks()
-        self.folder, share = Path(folder) if folder else None, share_of(config, self.ranks.world)
+        self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
         self.critic, self.envs, self.minibatch = config.advantage in CRITIC, share["envs"], share["minibatch"]
         self.actor = PolicyActor(policy, config.max_new_tokens, config.temperature, batch_size=self.envs, token_values=config.advantage == "gae-token")
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
@@ -366,8 +368,8 @@ def kept_if_broken(self:PPO, batch:TurnBatch):
     "Write the batch down if an invariant breaks, and say where."
     try: yield
     except InvariantError as e:
-        if self.folder is None: raise
-        path = save_batch(batch, self.folder/"ppo"/f"broken_batch_{self.ranks.index}.safetensors")
+        if self.run is None: raise
+        path = save_batch(batch, self.run.ppo/f"broken_batch_{self.ranks.index}.safetensors")
         raise InvariantError(f"{e}; the batch is in {path}") from e
 
 @patch
@@ -387,7 +389,7 @@ def warn_once(self:PPO):
     if self.ranks.main and not self.warned:
         only = ", and only the value head learns" if self.critic else ""
         warnings.warn(f"no turn of update {self.step} did better than another (the advantages are all equal), so the policy stays as it is{only}; "
-                      "later updates say so by equal_advantages in metrics.jsonl")
+                      "later updates say so by equal_advantages in their metrics")
     self.warned = True
 
 # %% ../nbs/36_ppo.ipynb #42326f89
@@ -399,23 +401,23 @@ def validate(self:PPO)->dict:
         score = [row["success"], row["mean_return"]]
         if self.best is None or score >= self.best["score"]:
             self.best = dict(score=score, update=self.step)
-            if self.folder and self.ranks.main: replace_folder(self.folder/"ppo"/"best", self.policy.save)
+            if self.run and self.ranks.main: replace_folder(self.run.best, self.policy.save)
     return dict(val_success=row["success"], val_return=row["mean_return"])
 
 @patch
 def play_panel(self:PPO)->list: # of `Episode`, in the panel's order
     "The episodes of the validation panel, shared out among the ranks."
     share = (self.ranks.index, self.ranks.world)
-    episodes = play(self.task, self.actor, panel_seeds(self.config.panel), self.envs, workers=self.config.workers, keep_images=0, share=share)
+    episodes = play_episodes(self.task, self.actor, panel_seeds(self.config.panel), self.envs, workers=self.config.workers, keep_images=0, share=share)
     for turn in (t for e in episodes for t in e.turns): turn.prompt = Prompt([], [])   # light enough to be sent to the other ranks
     return sorted((e for part in self.ranks.gather(episodes) for e in part), key=lambda e: int(e.id.split("-")[-1]))
 
 @patch
 def keep_episodes(self:PPO):
     "Keep the episodes that ended in this update, with values and advantages, to be looked at in the report."
-    if not self.folder or not self.last_episodes or not self.ranks.main: return
+    if not self.run or not self.last_episodes or not self.ranks.main: return
     self.actor.annotate([t for e in self.last_episodes for t in e.turns])
-    EpisodeStore(self.folder/"episodes").write([replace(e, actor=f"training, update {self.step}") for e in self.last_episodes], "training")
+    EpisodeStore(self.run.episodes).write([replace(e, actor=f"training, update {self.step}") for e in self.last_episodes], "training")
 
 # %% ../nbs/36_ppo.ipynb #d5750aec
 @patch
@@ -426,15 +428,15 @@ def save(self:PPO):
             if self.ranks.main: self.policy.save(folder)
         self.learner.save(folder)
     state = dict(players=self.ranks.gather(self.player.state()), returns=self.returns.state(), best=self.best)
-    save_checkpoint(self.folder/"ppo"/"checkpoints", self.step, write, state, main=self.ranks.main, wait=self.ranks.wait)
+    save_checkpoint(self.run.checkpoints, self.step, write, state, main=self.ranks.main, wait=self.ranks.wait)
 
 @patch
 def resume(self:PPO)->bool:
     "Go back to the newest checkpoint that can be read; False if there is none."
-    found = load_newest(self.folder/"ppo"/"checkpoints", self._load)
+    found = load_newest(self.run.checkpoints, self._load)
     if self.ranks.main:
-        for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(self.folder/name).truncate(self.step if found else -1)
-        (self.folder/"requeue").unlink(missing_ok=True)
+        self.run.rewind(self.step if found else -1)
+        self.run.requeue.unlink(missing_ok=True)
     self.ranks.wait()
     return bool(found)
 
@@ -464,7 +466,7 @@ def train_ppo(
     seed_everything(config.seed)
     ppo = PPO(task, policy, config, folder, ranks)
     resumed = bool(folder and config.resume and ppo.resume())
-    with _Log(ppo, callbacks, resumed) as log, StopSignal() as stop:
+    with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
         if not resumed: log(dict(step=0, **ppo.validate()))
         while ppo.step < config.updates:
             row, timing = ppo.run_update()
@@ -474,15 +476,15 @@ def train_ppo(
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
             if folder and (asked or ppo.due(config.save_every)): ppo.save()
-            if asked and ppo.step < config.updates: leave(asked, ppo.folder)
-    return dict(best=ppo.best, rows=log.rows, folder=str(ppo.folder/"ppo"/"best") if folder else None)
+            if asked and ppo.step < config.updates: leave(asked, folder)
+    return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
 
 class _Log:
     "Where each row goes: the trackers, the callbacks, and the list that `train_ppo` returns."
-    def __init__(self, ppo:PPO, callbacks:list, resumed:bool):
+    def __init__(self, ppo:PPO, callbacks:list, folder, resumed:bool):
         self.ppo, self.callbacks = ppo, callbacks
-        self.rows = JsonLines(ppo.folder/"metrics.jsonl").read() if resumed else []
-        self.trackers = start_trackers(ppo.config.trackers, ppo.folder, config=asdict(ppo.config), resumed=ppo.step if resumed else None)
+        self.rows = ppo.run.metrics.read() if resumed else []
+        self.trackers = start_trackers(ppo.config.trackers, folder, config=asdict(ppo.config), resumed=ppo.step if resumed else None)
 
     def __call__(self, row:dict, timing:dict|None=None):
         self.rows.append(row)
@@ -499,4 +501,4 @@ class _Log:
 @patch
 def asked_to_stop(self:PPO, stop:StopSignal)->str:
     "The signal by which any rank was asked to stop; empty if none was, or where there is no folder to go on from."
-    return next((asked for asked in self.ranks.gather(stop.asked) if asked and self.folder), "")
+    return next((asked for asked in self.ranks.gather(stop.asked) if asked and self.run), "")

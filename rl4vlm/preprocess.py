@@ -6,13 +6,15 @@
 __all__ = ['conversation', 'preprocess', 'told', 'is_json', 'Conversations', 'check_task']
 
 # %% ../nbs/43_preprocess.ipynb #c73c703e
-import json, os
+import json
 from collections import Counter
 from pathlib import Path
 import numpy as np
 from .config import PreprocessConfig, ScoreConfig
 from .conversations import JsonConversations, check_row, is_validation, told_bad, write_conversations
-from .core import UsageError, from_json, scratch, write_json
+from .core import UsageError, from_json
+from .files import scratch, write_file, write_json
+from .run_folder import RunFolder
 from .store import EpisodeStore
 from .images import RowError, need, open_image, image_bytes, image_size
 from .labellers import AnswerLog
@@ -34,7 +36,7 @@ def preprocess(config:PreprocessConfig)->dict: # what was kept and dropped
     if config.validation_share and not parts["validation"]: counts["note"] = f"no validation rows: none of {len({source['episodes'][i] for i in source['kept']})} episodes fell into a share of {config.validation_share:g}; collect more, or raise --validation_share"
     if config.export:
         for name in parts: write_conversations(Conversations(out/f"{name}.parquet"), out/config.export/f"{name}.json", config.export)
-    write_json(out/"counts.json", counts)
+    write_json(RunFolder(config.out).counts, counts)
     return counts
 
 def told(counts:dict, most:int=10)->str:
@@ -55,8 +57,8 @@ COLUMNS = ["messages", "images", "text", "episode", "task"]
 def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."
     rows = EpisodeStore(config.data).read()
-    kept, dropped = choose(rows, config.score, AnswerLog(Path(config.out)/"data"/"opinions.jsonl") if config.score.judge else None, config.seed)
-    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:], write=lambda indices, path: _replace(path, lambda file: _write_turns(rows, indices, file)))
+    kept, dropped = choose(rows, config.score, AnswerLog(RunFolder(config.out).opinions) if config.score.judge else None, config.seed)
+    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:], write=lambda indices, path: write_file(path, lambda file: _write_turns(rows, indices, str(file))))
 
 def _schema(): # of the files that are written
     from datasets import Features, Image, List, Value
@@ -71,12 +73,7 @@ def _write_turns(rows, indices:list, file:str, chunk:int=64):
             part = indices[start:start + chunk]
             writer.write_table(stored[part].select(schema.names).cast(schema) if part else schema.empty_table())
 
-def _replace(path:Path, write):
-    "Write a file, whole or not at all."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    write(str(temporary))
-    os.replace(temporary, path)
+
 
 # %% ../nbs/43_preprocess.ipynb #537a155d
 def _json_rows(config:PreprocessConfig)->dict:
@@ -89,7 +86,7 @@ def _json_rows(config:PreprocessConfig)->dict:
         key = json.dumps([row["messages"], [str(p) for p in row["paths"]]])
         if config.score.distinct and key in seen: dropped["duplicate"] += 1
         else: kept.append(i); seen.add(key)
-    return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows], write=lambda indices, path: _replace(path, lambda file: _write_rows(data, indices, file)))
+    return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows], write=lambda indices, path: write_file(path, lambda file: _write_rows(data, indices, str(file))))
 
 def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
     "Write conversations of a JSON file as Parquet."

@@ -14,9 +14,11 @@ from itertools import zip_longest
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets, write_atomic
+from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets
+from .files import write_atomic
+from .run_folder import RUN_SIGNS, RunFolder
 from .images import open_image
-from .runs import EXPECTED, TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
+from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
 
 # %% ../nbs/51_report.ipynb #866b765e
 def in_turns(
@@ -253,9 +255,10 @@ def write_report(
 )->Path:
     "Write one self-contained page about one or several runs."
     page = make_page(runs, limit_mb)
-    out = Path(out) if out else Path(runs if isinstance(runs, (str, Path)) else runs[0])/"report.html"
-    write_atomic(out/"report.html" if out.is_dir() else out, page)
-    return out/"report.html" if out.is_dir() else out
+    first = runs if isinstance(runs, (str, Path)) else runs[0]
+    out = RunFolder(first).report if not out else RunFolder(out).report if Path(out).is_dir() else Path(out)
+    write_atomic(out, page)
+    return out
 
 # %% ../nbs/51_report.ipynb #532a6f57
 def _usable_comparison(c:dict)->dict:
@@ -303,7 +306,7 @@ def serve_report(runs, port:int=8642):
 # %% ../nbs/51_report.ipynb #cd76b4b0
 def _state(runs)->list:
     "Names, times and sizes of the files that a report is made of."
-    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in EXPECTED for p in sorted(Path(run).glob(pattern))]
+    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in RUN_SIGNS for p in sorted(Path(run).glob(pattern))]
     return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
 
 # %% ../nbs/51_report.ipynb #1259a834

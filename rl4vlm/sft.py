@@ -14,9 +14,10 @@ import json, math, os, shutil, warnings
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .checkpoint import StopSignal, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, leave
 from .config import SFTConfig
-from .core import InvariantError, JsonLines, UsageError, read_json, replace_folder, write_atomic, write_into, write_json
+from .core import InvariantError, UsageError
+from .files import read_json, replace_folder, write_atomic, write_into, write_json
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
 from .images import RowError, as_image
 from .models import check_weights
@@ -252,7 +253,7 @@ def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None
     "Write README.md beside a fine-tuned checkpoint (into `folder`: `rows` learned from, the `result`, the `best` checkpoint)."
     saved = read_json(Path(folder)/"adapter_config.json", {})   # what was trained, whatever the options say
     adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r else "the one it started from") if saved else f"none; {config.parts} learned"
-    logged = [r["loss"] for r in JsonLines(Path(folder)/"metrics.jsonl").read() if "loss" in r]
+    logged = [r["loss"] for r in RunFolder(folder).metrics.read() if "loss" in r]
     numbers = {"start": config.model, "task": config.task, "data": config.data or ("captions of the task's images" if config.captions else "–"), "rows": len(rows), "steps": result["steps"],
                "rows in a step": config.batch_size * config.accumulate, "learning rate": config.lr, "adapter": adapter,
                "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–", **({f"best by {config.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")} if best else {})}
@@ -282,7 +283,7 @@ def train_sft(
     rows,                   # sequence of conversations: dicts of messages and images
     policy:VLMPolicy,       # changed in place
     config:SFTConfig,
-    folder,                 # gets metrics.jsonl, checkpoints and, at its top, the final policy
+    folder,                 # gets its metrics, checkpoints and, at its top, the final policy
     callbacks:list=(),      # transformers' `TrainerCallback`s
     progress=None,          # called with (step, steps, loss=...)
     shuffle:bool=True,      # False takes the rows in their order
@@ -299,11 +300,11 @@ def train_sft(
     validation, _ = learnable(validation, policy, config.on_bad_row)
     if config.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --best")
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
-    run = Path(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
-    if run: (run/"requeue").unlink(missing_ok=True)
+    run = RunFolder(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
+    if run: run.requeue.unlink(missing_ok=True)
     if config.activation_checkpointing: policy.checkpoint_activations()
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
-    if main: JsonLines(folder/"metrics.jsonl").truncate(-1 if done is None else done)
+    if main: RunFolder(folder).rewind(-1 if done is None else done)
     kept = folder/"best"/"best.json"
     if main and kept.exists() and (done is None or read_json(kept, dict(step=done + 1))["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
@@ -313,7 +314,7 @@ def train_sft(
         keeper = KeepBest(policy, folder, measure, config.eval_every, -1 if config.best == "loss" else 1, trackers) if measure else None
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), *([stop] if run else []), *callbacks, *([keeper] if keeper else [])], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
-    if run and stop.asked: leave(stop.asked, run)
+    if run and stop.asked: leave(stop.asked, run.path)
     for p in heads: p.requires_grad_(True)
     result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder), **({"best": keeper.best} if keeper else {}), **({"left_out": left_out} if left_out else {}))
     if keeper: policy.load_weights(folder/"best")

@@ -10,7 +10,8 @@ import io, json, os, re
 from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np
-from .core import UsageError, scratch, to_json, well_formed
+from .core import UsageError, to_json, well_formed
+from .files import move_into_place, scratch
 from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
 from .types import RESPONSE_FIELDS, Episode, Turn, turn_of
 
@@ -145,7 +146,7 @@ class _Writer:
         final = [f.with_suffix(".parquet") for f in self.files]
         for old in [final[0], *self.folder.glob("*.parquet")]:
             if _PART.search(old.stem) and _PART.sub("", old.stem) == self.name or len(final) > 1 and old == final[0]: old.unlink(missing_ok=True)
-        for temporary, path in reversed([*zip(self.files, final)]): os.replace(temporary, path)
+        for temporary, path in reversed([*zip(self.files, final)]): move_into_place(temporary, path)
         return final[0]
 
     def give_up(self):

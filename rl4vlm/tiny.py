@@ -228,7 +228,7 @@ def tiny_vlm(
 
 def _whole(folder:Path)->bool:
     "Whether a model is there and can be read; a damaged one is named."
-    from rl4vlm.checkpoint import damaged_file
+    from rl4vlm.run_folder import damaged_file
     if not (folder/"config.json").exists(): return False
     if bad := damaged_file(folder): warnings.warn(f"the tiny model in the cache is damaged ({bad}) and is made again")
     return not bad
@@ -237,7 +237,7 @@ def _whole(folder:Path)->bool:
 def _make(folder:Path, family:str, texts:list, rows:list, progress):
     "Build, teach, and move into place when complete; of several processes one builds and the others wait."
     import fcntl
-    from rl4vlm.core import replace_folder, write_json
+    from rl4vlm.files import replace_folder, write_json
     from rl4vlm.policy import VLMPolicy
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

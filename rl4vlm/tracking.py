@@ -14,12 +14,14 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
-from .core import JsonLines, UsageError, did_you_mean, plain_json, read_json, without_secrets, write_json
+from .core import UsageError, did_you_mean, flatten_dict, plain_json, without_secrets
+from .files import JsonLines, read_json, write_json
+from .run_folder import RunFolder
 from .distributed import skip_shm_build
 
 # %% ../nbs/31_tracking.ipynb #211bb0d5
 class JSONLTracker(GeneralTracker):
-    "Writes each row as it is to `metrics.jsonl`, and wall times to `timing.jsonl`."
+    "Writes each row as it is to the run's metrics, and wall times to its timing."
     name, requires_logging_directory = "jsonl", True
 
     def __init__(self,
@@ -27,7 +29,7 @@ class JSONLTracker(GeneralTracker):
         logging_dir,    # folder of the two files
     ):
         super().__init__()
-        self.metrics, self.timing = (JsonLines(Path(logging_dir)/f"{name}.jsonl") for name in ("metrics", "timing"))
+        self.metrics, self.timing = RunFolder(logging_dir).metrics, RunFolder(logging_dir).timing
 
     @property
     def tracker(self)->JsonLines:
@@ -45,23 +47,16 @@ def flat_numbers(
     prefix:str="",     # put before each name
 )->dict: # name -> number
     "The numbers of a row under flat names; what is not finite is none."
-    flat = {}
-    for name, value in row.items():
-        if isinstance(value, dict): flat.update(flat_numbers(value, f"{prefix}{name}/"))
-        elif isinstance(value := plain_json(value), (int, float)): flat[prefix + name] = value + 0   # True becomes 1
-    return flat
+    flat = {name: plain_json(value) for name, value in flatten_dict(row, "/", prefix).items()}
+    return {name: value + 0 for name, value in flat.items() if isinstance(value, (int, float))}   # True becomes 1
 
 # %% ../nbs/31_tracking.ipynb #a010449a
 def plain_config(
     config:dict,       # of options, may be nested
-    prefix:str="",     # put before each name
 )->dict: # dotted name -> bool, int, float or str
     "Options under dotted names, values of secrets replaced."
-    flat = {}
-    for name, value in without_secrets(config).items():
-        if isinstance(value, dict): flat.update(plain_config(value, f"{prefix}{name}."))
-        else: flat[prefix + name] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat
+    flat = flatten_dict(without_secrets(config))
+    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flat.items()}
 
 # %% ../nbs/31_tracking.ipynb #a838c2de
 PATIENCE = dict(init_timeout=30, finish_timeout=120, finish_timeout_raises=True)   # seconds
@@ -136,7 +131,7 @@ class Trackers:
         "Training does not end because a tracker fails; it is said once."
         try: write()
         except Exception as e:
-            if tracker.name not in self.warned: warnings.warn(f"tracker {tracker.name} failed, training goes on; metrics.jsonl is complete ({type(e).__name__}: {e})")
+            if tracker.name not in self.warned: warnings.warn(f"tracker {tracker.name} failed, training goes on; the metrics in the run folder are complete ({type(e).__name__}: {e})")
             self.warned.add(tracker.name)
 
     def __enter__(self): return self

@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
-from .checkpoint import last_trainer_checkpoint, leave
+from .run_folder import RunFolder, last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import JsonLines, UsageError, episode_seed, install_extra, replace_folder, seed_everything
+from .core import UsageError, episode_seed, install_extra, seed_everything
+from .files import replace_folder
 from .distributed import adamw_for, trainer_arguments
 from .models import fill_model, load_vlm, pick_device, pick_dtype
 from .policy import VLMPolicy
@@ -143,32 +144,32 @@ def train_trl(
         return _train(config, progress)
 
 def _train(config:TRLConfig, progress)->dict:
-    task, out = Task.from_config(config), Path(config.out)
+    task, out, run = Task.from_config(config), Path(config.out), RunFolder(config.out)
     check_trl(task)
     from trl import RLOOTrainer
     class GuardedRLOO(Guarded, RLOOTrainer):
         "TRL's trainer with float32 steps and finite numbers."
         def _load_from_checkpoint(self, resume_from_checkpoint, model=None): fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
-    arguments = rloo_arguments(config, out/"trl")   # before the model: it tells transformers if DeepSpeed will share the weights out
+    arguments = rloo_arguments(config, run.trl)   # before the model: it tells transformers if DeepSpeed will share the weights out
     policy = VLMPolicy.from_config(config, _start(task, config, progress))
     model, processor = policy.model, policy.processor
     adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
-    last, done = last_trainer_checkpoint(out/"trl", before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
-    (out/"requeue").unlink(missing_ok=True)
+    last, done = last_trainer_checkpoint(run.trl, before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
+    run.requeue.unlink(missing_ok=True)
     if main := not int(os.environ.get("RANK", "0")):
-        for name in ("metrics.jsonl", "timing.jsonl"): JsonLines(out/name).truncate(-1 if done is None else done)
+        run.rewind(-1 if done is None else done)
     with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
         trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
-        if last: log.rows = JsonLines(out/"metrics.jsonl").read()
+        if last: log.rows = run.metrics.read()
         trainer.train(resume_from_checkpoint=last and str(last))
     if stop.asked: leave(stop.asked, out)
-    replace_folder(out/"rloo", lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None), main, trainer.accelerator.wait_for_everyone)
-    return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(out/"rloo"))
+    replace_folder(run.rloo, lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None), main, trainer.accelerator.wait_for_everyone)
+    return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(run.rloo))
 
 def _start(task:Task, config:TRLConfig, progress)->str:
     "The checkpoint to start from; a tiny model is taught the form of the answer."

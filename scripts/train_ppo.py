@@ -12,7 +12,7 @@ Every field of `PPOConfig` is an option, and `--help` explains each.
 from dataclasses import asdict
 from jsonargparse import auto_cli
 from rl4vlm.config import PPOConfig
-from rl4vlm.core import claim_run_folder
+from rl4vlm.run_folder import claim_run_folder
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import train_ppo
 from rl4vlm.tasks import Task

@@ -2,7 +2,8 @@
 import csv, io, json, shutil
 import pytest
 from rl4vlm.config import EvalConfig
-from rl4vlm.core import UsageError, read_json
+from rl4vlm.core import UsageError
+from rl4vlm.files import read_json
 from rl4vlm.evaluate import as_csv, as_markdown, evaluate_all
 
 SHORT = ["--panel", "val-50", "--max_new_tokens", 6]

@@ -94,3 +94,12 @@ def test_code_is_shown_at_work_when_it_is_introduced(name):
     "No three exported cells in a row without an output or a test."
     runs = silent_runs(ROOT/"nbs"/f"{name}.ipynb")
     assert not runs, f"{name}.ipynb: exported cells that follow each other without an output or a test: {runs}; show each step when it is introduced"
+
+
+def test_the_run_folder_has_one_owner():
+    "What lies in a run is named in one room, and files get their names in another."
+    code = {p.stem: p.read_text() for p in (ROOT/"rl4vlm").rglob("*.py") if p.stem != "_modidx"}
+    strings = {m: {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)} for m, text in code.items()}
+    for name in ("metrics.jsonl", "timing.jsonl", "results.json", "config.yaml", "stages.json", "models.json", "requeue"):
+        assert [m for m in strings if name in strings[m]] == ["run_folder"], f"{name} is named in {[m for m in strings if name in strings[m]]}"
+    assert [m for m, text in code.items() if re.search(r"os\.(replace|rename)\(", text)] == ["files"]

@@ -18,7 +18,8 @@ def config(tmp_path_factory, blind_model):
 
 def run(config, **options):
     "Names of the stages that were done."
-    from rl4vlm.pipeline import Screen, run_pipeline
+    from rl4vlm.pipeline import run_pipeline
+    from rl4vlm.progress import Screen
     class Names(Screen):
         names = []
         def stage(self, name, title): self.names = [*self.names, name]; super().stage(name, title)

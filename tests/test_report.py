@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from rl4vlm.core import UsageError, write_json
+from rl4vlm.core import UsageError
+from rl4vlm.files import write_json
 from rl4vlm.store import EpisodeStore
 from rl4vlm.types import Episode, turn_of
 from rl4vlm.figures import episode_strip, learning_curves, write_gif

@@ -17,7 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
-from ..core import RL4VLMError, UsageError, did_you_mean, install_extra, stream_seed, write_json
+from ..core import RL4VLMError, UsageError, did_you_mean, install_extra, stream_seed
+from ..files import write_json
 
 # %% ../../nbs/17_alfworld_games.ipynb #464de709
 def require_alfworld():

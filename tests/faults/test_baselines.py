@@ -56,7 +56,7 @@ def test_never_more_environments_than_asked_for(alive, tmp_path, blind_model):
 
 def test_the_list_of_tasks_makes_none_and_a_look_at_one_closes_it(alive, capsys):
     from rl4vlm.config import TasksConfig
-    from rl4vlm.pipeline import describe_tasks
+    from rl4vlm.task_list import describe_tasks
     describe_tasks(TasksConfig())
     assert alive["most"] == 0
     describe_tasks(TasksConfig(task="NumberLine", episodes=20))

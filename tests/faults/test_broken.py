@@ -9,7 +9,7 @@ OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 4 --s
 def test_a_full_disk_while_logging(tmp_path):
     "/dev/full is a disk that is always full."
     from rl4vlm.cli import disk_trouble
-    from rl4vlm.core import JsonLines
+    from rl4vlm.files import JsonLines
     with pytest.raises(OSError) as error: JsonLines("/dev/full").append(dict(step=1))
     assert "the disk is full" in disk_trouble(error.value)
 

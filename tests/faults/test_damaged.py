@@ -3,8 +3,9 @@ import json, os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
-from rl4vlm.checkpoint import last_trainer_checkpoint, list_checkpoints, load_newest, save_checkpoint
-from rl4vlm.core import DamagedError, JsonLines, read_json, write_into, write_json
+from rl4vlm.run_folder import last_trainer_checkpoint, list_checkpoints, load_newest, save_checkpoint
+from rl4vlm.core import DamagedError
+from rl4vlm.files import JsonLines, read_json, write_into, write_json
 
 
 def strict(text):
@@ -39,7 +40,7 @@ def test_a_bad_line_in_the_middle_is_named_and_the_rest_is_read(tmp_path):
     with pytest.warns(UserWarning, match="metrics.jsonl: line [23] cannot"): assert [r["step"] for r in log.read()] == [1, 3]
     log.append(dict(step=4))
     with pytest.warns(UserWarning, match="line 5"): assert [r["step"] for r in log.read()] == [1, 3, 4]
-    with pytest.warns(UserWarning): log.truncate(3)
+    with pytest.warns(UserWarning): log.cut_after(3)
     assert [r["step"] for r in log.read()] == [1, 3]
 
 
@@ -69,7 +70,7 @@ FULL = """
 import resource, sys, torch, safetensors.torch
 from dataclasses import replace
 from pathlib import Path
-from rl4vlm.checkpoint import list_checkpoints, save_checkpoint
+from rl4vlm.run_folder import list_checkpoints, save_checkpoint
 from rl4vlm.cli import disk_trouble
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def write(f):

@@ -33,7 +33,7 @@ def test_silent_work_is_told():
 def test_the_list_of_tasks_is_right_about_what_it_knows():
     from rl4vlm.evaluate import evaluate, wilson
     from rl4vlm.labellers import make_actor
-    from rl4vlm.pipeline import known_rates
+    from rl4vlm.task_list import known_rates
     from rl4vlm.tasks import list_tasks, make_task
     from importlib.metadata import entry_points
     ours = [e.name for e in entry_points(group="rl4vlm.tasks") if e.value.startswith("rl4vlm.")]   # not what other tests have registered

@@ -3,7 +3,8 @@ import ast, contextlib, io, json, re, warnings
 from pathlib import Path
 import numpy as np, pytest, yaml
 from rl4vlm import cli
-from rl4vlm.core import NOT_RECORDED, UsageError, claim_run_folder, printable, without_secrets
+from rl4vlm.core import NOT_RECORDED, UsageError, printable, without_secrets
+from rl4vlm.run_folder import claim_run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = "a\x1b[31m\x1b]0;title\x07[bold]b[/bold] :smile: \u202ec\r\x08\x9bd\u2028"

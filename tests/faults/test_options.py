@@ -116,7 +116,7 @@ def test_old_names_are_read_with_a_note(tmp_path, capsys):
     assert (c.sft.accumulate, c.ppo.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
 
 def test_old_runs_resume(tmp_path):
-    from rl4vlm.core import claim_run_folder
+    from rl4vlm.run_folder import claim_run_folder
     for config, old in ((PPOConfig(out="x"), ("accumulate",)), (PipelineConfig(out="x"), ("ppo", "accumulate"))):
         saved, folder = asdict(config), tmp_path/type(config).__name__
         part = saved if len(old) == 1 else saved["ppo"]

@@ -10,7 +10,7 @@ SCRIPT = """
 import os, sys, time, signal; sys.path.insert(0, sys.argv[1])
 from forgetful import Starting
 from rl4vlm.env_pool import EnvPool
-from rl4vlm.checkpoint import StopSignal
+from rl4vlm.run_folder import StopSignal
 pool = EnvPool(Starting(notes=sys.argv[2]), 2, workers=int(sys.argv[3]))
 pool.reset({0: 1, 1: 2}); print("ready", flush=True)
 if sys.argv[4] == "normal": sys.exit()

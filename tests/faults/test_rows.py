@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from rl4vlm.conversations import JsonConversations
-from rl4vlm.core import JsonLines, UsageError, json_lines, read_json, well_formed, write_json
+from rl4vlm.core import UsageError, json_lines, well_formed
+from rl4vlm.files import JsonLines, read_json, write_json
 
 CASES = Path(__file__).parent/"cases"/"data"
 GOOD = '{"thoughts": "up", "action": "+"}'

@@ -3,12 +3,15 @@ import os, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import pytest
 import yaml
-from rl4vlm.core import UsageError, claim_run_folder, replace_folder
+from rl4vlm.core import UsageError
+from rl4vlm.files import replace_folder
+from rl4vlm.run_folder import claim_run_folder
 
 CONFIG = dict(task="NumberLine", seed=0, out="run")
 CLAIM = """
 import sys, time
-from rl4vlm.core import RL4VLMError, claim_run_folder
+from rl4vlm.core import RL4VLMError
+from rl4vlm.run_folder import claim_run_folder
 try: claim_run_folder(sys.argv[1], dict(task="NumberLine", seed=0, out="run"), **{name: True for name in sys.argv[2:]})
 except RL4VLMError as e: print(e); sys.exit(e.exit_code)
 open(sys.argv[1] + "/metrics.jsonl", "a").close(); print("ready", flush=True); time.sleep(1000)
@@ -88,7 +91,7 @@ def test_a_run_of_an_earlier_version_is_resumed_and_replaced(tmp_path):
 
 WRITER = """
 import sys
-from rl4vlm.core import replace_folder
+from rl4vlm.files import replace_folder
 import rl4vlm.core as core
 if sys.argv[2] == "slow": core._exchange = lambda a, b: False
 def write(folder):
@@ -104,6 +107,6 @@ def test_a_replaced_folder_is_whole_whenever_it_is_killed(tmp_path, way):
         writer.stdout.readline(); time.sleep(0.003 * moment)
         writer.kill(); writer.communicate()
         if way == "slow":
-            from rl4vlm.core import recover_folder
+            from rl4vlm.files import recover_folder
             recover_folder(tmp_path/"best")
         assert len({(tmp_path/"best"/name).read_text() for name in "abcdefgh"}) == 1
