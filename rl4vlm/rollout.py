@@ -93,7 +93,8 @@ class PolicyActor(Actor):
         top_p:float=1.0,           # draw from the fewest likeliest that together have this probability
     ):
         self.policy, self.greedy, self.batch_size = policy, greedy, batch_size
-        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values, top_k=top_k, top_p=top_p)
+        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values,
+                             top_k=top_k, top_p=top_p)
 
     def act(self, prompts:list)->list[Response]:
         "Sample a response to each prompt; the prompts keep the tokens that were read."
@@ -128,6 +129,9 @@ class Plan:
     key:tuple       # names this episode's randomness; the actor's seeds are functions of it
     group:str = ""  # episodes that are compared with each other
 
+    @property
+    def id(self)->str: return "-".join(map(str, self.key))
+
 @dataclass
 class _Running:
     "An episode that one environment is in the middle of."
@@ -155,7 +159,8 @@ class Player:
         keep=lambda images, plan: images,   # what a turn remembers of its images
     ):
         own = [m for m in ("prompt_images", "shown", "recent") if getattr(type(task), m) is not getattr(Task, m)]
-        self.looks_back = None if own else task.history if task.history_images else 0   # earlier turns whose images a prompt may show; None for any
+        # earlier turns whose images a prompt may show; None for any
+        self.looks_back = None if own else task.history if task.history_images else 0
         self.task, self.actor, self.next_plan, self.on_lost, self.keep = task, actor, next_plan, on_lost, keep
         self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.running, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
@@ -185,8 +190,8 @@ class Player:
     def next_prompt(self, episode:_Running)->Prompt:
         "What the actor is asked next."
         seed = stream_seed("draw", *episode.plan.key, len(episode.turns))
-        messages, images = self.task.prompt(episode.frame, episode.past), self.task.prompt_images(episode.frame, episode.past)
-        return Prompt(messages, images, seed, episode.frame)
+        messages = self.task.prompt(episode.frame, episode.past)
+        return Prompt(messages, self.task.prompt_images(episode.frame, episode.past), seed, episode.frame)
 
     def close(self): self.pool.close()
 
@@ -199,8 +204,9 @@ def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn
     parsed = parse(response)
     played = parsed.action if response.acted is None else parse(said).action
     if played is None and self.task.invalid == "random": played = _choose(frame.actions, prompt.seed)
-    return Turn(self._kept(prompt, plan), response, parsed.action, parsed.cause, parsed.span, played, state=frame.text, suggestion=frame.suggestion,
-                episode="-".join(map(str, plan.key)), index=len(episode.turns), seed=plan.seed, group=plan.group, anchor=self._anchor(episode))
+    return Turn(self._kept(prompt, plan), response, parsed.action, parsed.cause, parsed.span, played, state=frame.text,
+                suggestion=frame.suggestion, episode=plan.id, index=len(episode.turns), seed=plan.seed,
+                group=plan.group, anchor=self._anchor(episode))
 
 @patch
 def _kept(self:Player, prompt:Prompt, plan:Plan)->Prompt:
@@ -234,13 +240,16 @@ def step(self:Player)->dict[int, Turn]: # by environment index
     return turns
 
 # %% ../nbs/23_rollout.ipynb #f05e2b19
-RESERVED = ("name", "task", "success", "low", "high", "episodes", "mean_return", "return_low", "return_high", "mean_turns", "failed_parses",
-            "causes", "kinds", "kind", "response_tokens", "agreement", "step", "turns", "time")   # columns of the result table and the metrics
+# columns of the result table and the metrics
+RESERVED = ("name", "task", "success", "low", "high", "episodes", "mean_return", "return_low", "return_high",
+            "mean_turns", "failed_parses", "causes", "kinds", "kind", "response_tokens",
+            "agreement", "step", "turns", "time")
 
 def _plain_columns(task:Task, columns)->dict: # name -> number, word or None
     "What `columns` of a task returned, as plain values; `UsageError` where it cannot be a column."
     def refuse(what):
-        raise UsageError(f"columns() of task {task.name} must give a dict of names and numbers (or words), it gave {what}")
+        raise UsageError(f"columns() of task {task.name} must give a dict of names and numbers (or words), "
+                         f"it gave {what}")
     def plain(name, value):
         if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0: value = value.item()
         if value is None or isinstance(value, (bool, int, str)): return value
@@ -250,7 +259,8 @@ def _plain_columns(task:Task, columns)->dict: # name -> number, word or None
     if not isinstance(columns, dict): refuse(repr(columns))
     for name in columns:
         if not isinstance(name, str) or not name: refuse(repr(name))
-        if name in RESERVED or name.startswith(("greedy_", "cause_")): refuse(f"the name {name!r}, which the table uses itself")
+        if name in RESERVED or name.startswith(("greedy_", "cause_")):
+            refuse(f"the name {name!r}, which the table uses itself")
     return {name: plain(name, value) for name, value in columns.items()}
 
 # %% ../nbs/23_rollout.ipynb #2b791a17
@@ -276,7 +286,8 @@ def _take(self:Player, episode:_Running, turn:Turn, result:tuple):
     "What the environment gave: frame, reward, terminated, truncated."
     frame, turn.reward, turn.terminated, turn.truncated = result
     if not np.isfinite(turn.reward):
-        raise InvariantError(f"the reward of turn {turn.index} in the episode of seed {episode.plan.seed} is {turn.reward}, which is not finite: "
+        raise InvariantError(f"the reward of turn {turn.index} in the episode of seed {episode.plan.seed} "
+                             f"is {turn.reward}, which is not finite: "
                              f"task {self.task.name} must pay numbers (action {turn.played!r})")
     self._observe(episode, frame)
 
@@ -319,7 +330,8 @@ class _Again:
     def __call__(self, plan:Plan):
         self.tries[plan.key] += 1
         if self.tries[plan.key] > MAX_LOST:
-            raise RL4VLMError(f"the episode of seed {plan.seed} of task {self.task.name} was lost {self.tries[plan.key]} times with its worker process; "
+            raise RL4VLMError(f"the episode of seed {plan.seed} of task {self.task.name} was lost "
+                              f"{self.tries[plan.key]} times with its worker process; "
                               "play it alone with workers=0 to see why")
 
 def play(
@@ -390,7 +402,7 @@ def episodes(self:Player,
     self.next_plan, self.on_lost = kept
     for e in self.finished: e.turns[-1].next_prompt = None
     done = {e.id: e for e in self.finished}
-    return [done["-".join(map(str, p.key))] for p in plans]
+    return [done[p.id] for p in plans]
 
 # %% ../nbs/23_rollout.ipynb #a89c9e77
 KEPT = ("text", "action", "cause", "played", "reward", "terminated", "truncated", "index", "episode", "seed", "group")

@@ -13,16 +13,15 @@ from .policy import Decoding, VLMPolicy
 # %% ../nbs/22_static_cache.ipynb #a949230f
 TOKENS = 256   # lengths are multiples of this
 
-def padded_rows(
-    rows:int,
-)->int: # at least `rows`
-    "The number of rows a batch is rounded up to."
+def padded_rows(rows:int)->int:
+    "The number of rows that `rows` are rounded up to."
     return 1 << (rows - 1).bit_length()
 
 def padded_length(tokens:int)->int:
     "The length that `tokens` are rounded up to."
     return -(-tokens // TOKENS) * TOKENS
 
+# %% ../nbs/22_static_cache.ipynb #b7d0e002
 class Slot:
     "A cache of fixed shape, and the compiled step that writes one token into each of its rows."
     def __init__(self, policy:VLMPolicy, rows:int, tokens:int):
@@ -32,7 +31,9 @@ class Slot:
         self.mask = torch.ones(rows, tokens, dtype=torch.long, device=policy.device)   # 0 at padding
         language = policy.base.model.language_model
         def step(ids, positions):   # (rows, 1), (A, rows, 1) or (rows, 1)
-            return language(input_ids=ids, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache, use_cache=True).last_hidden_state[:, 0]
+            out = language(input_ids=ids, attention_mask=self.mask, position_ids=positions,
+                           past_key_values=self.cache, use_cache=True)
+            return out.last_hidden_state[:, 0]
         self.step = torch.compile(step, mode="reduce-overhead", dynamic=False)
 
     def fill(self, keys:list, values:list, mask:torch.Tensor):
@@ -40,19 +41,22 @@ class Slot:
         B, T = mask.shape
         self.mask.fill_(1)[:B, :T] = mask
         for layer, k, v in zip(self.cache.layers, keys, values, strict=True):
-            if not layer.is_initialized: layer.lazy_initialization(k.new_empty(self.rows, *k.shape[1:]), v.new_empty(self.rows, *v.shape[1:]))
+            if not layer.is_initialized:
+                layer.lazy_initialization(*(x.new_empty(self.rows, *x.shape[1:]) for x in (k, v)))
             layer.keys[:B, :, :T], layer.values[:B, :, :T] = k, v
             layer.cumulative_length.fill_(T)
 
 # %% ../nbs/22_static_cache.ipynb #9811e9f8
 class StaticDecoding(Decoding):
     "Where the model is, in the places of a `Slot`."
-    def __init__(self, shapes, decoding:Decoding):
-        self.shapes, self.policy, self.state, self.mask, self.position = shapes, decoding.policy, decoding.state, decoding.mask, decoding.position
+    def __init__(self, caches:"StaticCaches", decoding:Decoding):
+        self.caches, self.policy, self.state = caches, decoding.policy, decoding.state
+        self.mask, self.position = decoding.mask, decoding.position
         self._move([l.keys for l in decoding.cache.layers], [l.values for l in decoding.cache.layers])
 
     def _move(self, keys:list, values:list):
-        self.slot, self.place = self.shapes.slot(len(self.mask)), torch.arange(len(self.mask), device=self.policy.device)
+        self.slot = self.caches.slot(len(self.mask))
+        self.place = torch.arange(len(self.mask), device=self.policy.device)   # of each row in the slot
         self.slot.fill(keys, values, self.mask)
 
     @property
@@ -63,7 +67,8 @@ class StaticDecoding(Decoding):
         self.mask, self.position, self.place = self.mask[going], self.position[going], self.place[going]
         if 4 * len(self.place) > self.slot.rows: return
         T = self.mask.shape[1]
-        self._move([l.keys[self.place, :, :T] for l in self.cache.layers], [l.values[self.place, :, :T] for l in self.cache.layers])
+        cut = lambda x: x[self.place, :, :T]
+        self._move([cut(l.keys) for l in self.cache.layers], [cut(l.values) for l in self.cache.layers])
 
     def decode(self, ids:torch.Tensor, mask:torch.Tensor)->torch.Tensor: # (B, 1, H)
         "Hidden states at one more token of each row, `ids` and `mask` (B, 1)."
@@ -81,15 +86,19 @@ class StaticCaches:
     "The slots of a policy: `policy.static_cache = StaticCaches(policy)` samples with them from then on."
     def __init__(self, policy:VLMPolicy):
         text = policy.config.get_text_config()
-        if set(getattr(text, "layer_types", None) or ["full_attention"]) != {"full_attention"} or getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
-            raise UsageError("compile=true cannot be used with this model: some of its layers attend to a window of the last tokens only")
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+        if kinds != {"full_attention"} or window:
+            raise UsageError("compile=true cannot be used with this model: "
+                             "some of its layers attend to a window of the last tokens only")
         self.policy, self.longest, self.slots = policy, 0, {}
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)   # a recording for each slot
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 64)     # a recording for each slot
 
     def missing(self, rows:int, tokens:int)->int:
         "Tokens of caches that are still to be made for `rows` of `tokens`."
-        tokens = padded_length(tokens)
-        return 0 if tokens <= self.longest and padded_rows(rows) in self.slots else padded_rows(rows) * max(tokens, self.longest)
+        tokens, rows = padded_length(tokens), padded_rows(rows)
+        return 0 if tokens <= self.longest and rows in self.slots else rows * max(tokens, self.longest)
 
     def slot(self, rows:int)->Slot:
         "The slot for so many rows."
@@ -99,9 +108,9 @@ class StaticCaches:
 
     def take(self,
         decoding:Decoding,    # of the prompts
-        new_tokens:int,     # that will be written
+        new_tokens:int,       # that will be written
     )->StaticDecoding:
-        "Go on from `reading` with a static cache."
+        "Go on from `decoding` with a static cache."
         tokens = padded_length(decoding.mask.shape[1] + new_tokens)
         if tokens > self.longest: self.longest, self.slots = tokens, {}
         return StaticDecoding(self, decoding)
