@@ -1,11 +1,11 @@
 "Options: every one has a reader, what cannot be honoured is refused, and what is written in a header, README or page can be typed."
 import ast, dataclasses, json, math, re, shlex
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-import numpy as np, pytest, yaml
+import pytest, yaml
 import rl4vlm.config as config_module
 from rl4vlm.cli import COMMANDS, main, read_options
-from rl4vlm.config import CollectConfig, EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
+from rl4vlm.config import EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
 from rl4vlm.core import InvariantError, UsageError
 from rl4vlm.tasks import Task, make_task
 
@@ -17,7 +17,7 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 
 # every option has a reader
-READERS = dict(PPOConfig=("ppo", "batch"), JudgeConfig=("ppo", "batch"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
+READERS = dict(PPOConfig=("ppo", "batch", "advantages"), JudgeConfig=("ppo", "batch", "advantages"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
                ScoreConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
 SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
