@@ -295,7 +295,7 @@ def check_words(name, page):
 
 def glossary(page):
     "The rows of the glossary: {term: (symbol, meaning, where it is defined)}."
-    rows = [re.split(r"(?<!\\) \| ", line.strip("| \n")) for line in markdown_of(page).splitlines() if line.startswith("| ") and not line.startswith("| term |")]
+    rows = [[w.strip() for w in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in markdown_of(page).splitlines() if line.startswith("| ") and not line.startswith("| term |")]
     for row in rows: assert len(row) == 4, row
     return {term: tuple(rest) for term, *rest in rows}
 

@@ -172,8 +172,8 @@ def test_the_glossary_has_the_field_s_terms_and_says_where_they_are_defined():
     assert set(TERMS) <= set(docs.glossary(page)), set(TERMS) - set(docs.glossary(page))
     assert list(docs.check_glossary("glossary", page, NOTEBOOKS)) == []
     def problems(row): return list(docs.check_glossary("g", notebook(FIRST, "| term | symbol | meaning | defined in |\n|---|---|---|---|\n" + row), NOTEBOOKS))
-    assert problems("| turn | | One step. | `rl4vlm.types.Tern` |") and problems("| turn | | One step. | [x](nowhere.ipynb) |") and problems("| turn | |  | `rl4vlm.types.Turn` |") and problems("| turn | | One step. | there |")
-    assert not problems("| turn | | One step. | `rl4vlm.types.Turn`, [Types](04_types.ipynb) |")
+    assert problems("| turn |  | One step. | `rl4vlm.types.Tern` |") and problems("| turn |  | One step. | [x](nowhere.ipynb) |") and problems("| turn |  |  | `rl4vlm.types.Turn` |") and problems("| turn |  | One step. | there |")
+    assert not problems("| turn |  | One step. | `rl4vlm.types.Turn`, [Types](04_types.ipynb) |")
 
 
 @pytest.mark.parametrize("name", sorted(NOTEBOOKS), ids=str)
