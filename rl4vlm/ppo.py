@@ -467,7 +467,8 @@ def _load(self:PPO, folder, state)->bool:
     then, now = len(state["players"]), self.ranks.world
     if then != now:
         raise UsageError(f"{folder} was written by {then} processes and cannot be resumed by {now}: "
-                         f"each holds environments in the middle of an episode. Launch {then}, or begin a new run with --model {folder}")
+                         f"each holds environments in the middle of an episode. "
+                         f"Launch {then}, or begin a new run with --model {folder}")
     self.learner.load(folder, self.policy.load_weights)
     self.step, self.best, self.returns = state["step"], state["best"], RunningDeviation(**state["returns"])
     self.player.restore(state["players"][self.ranks.index])
