@@ -14,7 +14,7 @@ import json, math, os, shutil, warnings
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, exit_for_requeue
 from .config import SFTConfig
 from .core import InvariantError, UsageError
 from .files import read_json, replace_folder, write_atomic, write_into, write_json
@@ -371,7 +371,7 @@ def train_sft(
                              [_Log(trackers, progress), *([stop] if run else []), *callbacks,
                               *([keeper] if keeper else [])], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
-    if run and stop.asked: leave(stop.asked, run.path)
+    if run and stop.asked: exit_for_requeue(stop.asked, run.path)
     for p in heads: p.requires_grad_(True)
     result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder),
                   **({"best": keeper.best} if keeper else {}), **({"left_out": left_out} if left_out else {}))
