@@ -139,7 +139,7 @@ def test_front_page_says_what_is_true():
     assert "git clone " in readme and readme.index("git clone ") < readme.index("./scripts/quickstart")
     assert project["requires-python"] == ">=3.11,<3.13" and "Python 3.11 and 3.12" in readme and project["license"]["text"] in readme
     assert project["urls"]["Documentation"] in readme and project["urls"]["Repository"] in readme
-    assert readme.index("## Start here") < readme.index("| notebook | module |")
+    assert readme.index("## Start here") < readme.index("| notebooks | section | modules |")
 
 
 def test_colab_links_open_the_page_they_stand_on():
@@ -155,3 +155,15 @@ def test_nobody_is_sent_to_a_package_index_without_a_release():
     "Texts and messages install extras from the clone or the repository."
     for path in [*(ROOT/"rl4vlm").rglob("*.py"), *NBS.rglob("*.ipynb"), ROOT/"README.md", ROOT/"CHANGELOG.md"]:
         for found in re.findall(r"pip install [\\\"']*rl4vlm(?:\[[^\]]*\])?[^\n`]{0,20}", path.read_text()): assert "@ git+" in found, (path.name, found)
+
+
+def test_the_environment_of_the_front_page_works_and_its_numbers_are_recorded():
+    import json, re
+    from rl4vlm.rollout import OracleActor, play
+    from rl4vlm.tasks import make_task
+    text = (ROOT/"README.md").read_text()
+    exec(re.search(r"```python\n# my_tasks.py\n(.*?)```", text, re.S)[1], {"__name__": "front_page"})
+    task = make_task("FrozenLake")
+    assert all(e.success and len(e) == 6 for e in play(task, OracleActor(task), range(3)))
+    rows = {r["name"]: r for r in json.loads((NBS/"recordings"/"own_task"/"results.json").read_text())["rows"]}
+    for who in ("sft", "ppo"): assert f"{100 * rows[who]['success']:.1f} % after" in text
