@@ -15,7 +15,7 @@ import json, math, os, shutil, warnings
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, StopSignal, exit_for_requeue, last_trainer_checkpoint
 from .config import SFTConfig
 from .core import InvariantError, UsageError
 from .files import read_json, replace_folder, write_atomic, write_into, write_json
@@ -437,7 +437,7 @@ def train_sft(
         hooks = [_Log(trackers, progress), stop, *callbacks, keeper]
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [h for h in hooks if h], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
-    if run and stop.asked: leave(stop.asked, run.path)
+    if run and stop.asked: exit_for_requeue(stop.asked, run.path)
     result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder))
     if keeper: result["best"] = keeper.best
     if left_out: result["left_out"] = left_out

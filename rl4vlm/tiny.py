@@ -261,7 +261,7 @@ def tiny_vlm(
 
 def _whole(folder:Path)->bool:
     "Whether a model is there and can be read; a damaged one is named."
-    from rl4vlm.run_folder import damaged_file
+    from rl4vlm.files import damaged_file
     if not (folder/"config.json").exists(): return False
     if bad := damaged_file(folder): warnings.warn(f"the tiny model in the cache is damaged ({bad}) and is made again")
     return not bad

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
-from .run_folder import RunFolder, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, exit_for_requeue, last_trainer_checkpoint
 from .config import SFTConfig, TRLConfig
 from .core import UsageError, episode_seed, install_extra
 from .files import replace_folder
@@ -194,7 +194,7 @@ def _train(config:TRLConfig, progress)->dict:
         trainer.remove_callback(PrinterCallback)
         if last: log.rows = run.metrics.read()
         trainer.train(resume_from_checkpoint=last and str(last))
-    if stop.asked: leave(stop.asked, run.path)
+    if stop.asked: exit_for_requeue(stop.asked, run.path)
     _save(trainer, processor, run.rloo)
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(run.rloo))
 
