@@ -8,17 +8,17 @@ __all__ = ['PANEL_VERSION', 'PANELS', 'panel_seeds', 'wilson', 'bootstrap', 'pai
            'results_markdown', 'trained_on']
 
 # %% ../nbs/25_evaluate.ipynb #92a84274
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
-import hashlib, math, re, time
+import math, re, time, warnings
 import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
 from .core import RL4VLMError, UsageError, did_you_mean, printable
-from .files import read_json, write_atomic, write_json
+from .files import fingerprint, read_json, write_atomic, write_json
 from .run_folder import RunFolder
-from .store import Album, EpisodeStore
+from .store import Album, EpisodeStore, count_episodes
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
 from .tasks import list_tasks, make_task
@@ -103,16 +103,16 @@ def summarise(
     agreement:bool=False,   # say too how often the action was the oracle's, where it was asked
 )->dict: # fractions, reward units, turns
     "What is reported of a set of episodes."
-    n, turns = len(episodes), [t for e in episodes for t in e.turns]
-    wins, returns = sum(e.success for e in episodes), [e.total_reward for e in episodes]
-    (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(returns)
-    causes, tokens = Counter(t.cause for t in turns if t.cause), [len(t.logprobs) for t in turns if t.logprobs is not None]
-    row = dict(name=name, success=wins / n, low=low, high=high, episodes=n, **_averages(episodes), mean_return=float(np.mean(returns)),
-               return_low=return_low, return_high=return_high, mean_turns=len(turns) / n, failed_parses=sum(causes.values()) / len(turns),
-               causes={c: causes[c] for c in CAUSES if causes[c]})
+    counts = count_episodes(episodes)
+    n, wins, turns, causes = (counts[k] for k in ("episodes", "wins", "turns", "causes"))
+    (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(counts["returns"])
+    row = dict(name=name, success=wins / n, low=low, high=high, episodes=n, **_averages(episodes),
+               mean_return=float(np.mean(counts["returns"])), return_low=return_low, return_high=return_high,
+               mean_turns=turns / n, failed_parses=sum(causes.values()) / turns,
+               causes={c: causes[c] for c in CAUSES if c in causes})
+    tokens = [len(t.logprobs) for e in episodes for t in e.turns if t.logprobs is not None]
     if tokens: row["response_tokens"] = float(np.mean(tokens))
-    asked = [t.action == t.suggestion for t in turns if t.suggestion is not None] if agreement else []
-    if asked: row["agreement"] = float(np.mean(asked))
+    if agreement and counts["asked"]: row["agreement"] = counts["agreed"] / counts["asked"]
     kinds = _kinds(episodes)
     return dict(row, kinds={kind: summarise(part, kind, agreement) for kind, part in kinds.items()}) if len(kinds) > 1 else row
 
@@ -242,11 +242,17 @@ class _Job:
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
-        state, now = self.run.models, {name: _fingerprint(folder) for name, folder in self.models.items()}
+        state = self.run.models
+        now = {name: f"files {fingerprint(folder, times=True)}" if Path(folder).is_dir() else str(folder)
+               for name, folder in self.models.items()}
         before = read_json(state, {}) if self.config.resume else {}
         if self.config.resume and (before or state.exists()):
-            changed = [n for n in now if n in before and before[n] != now[n]]
-            if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.run.path} was begun with; use --overwrite or another --out")
+            unknown = {n for n, was in before.items() if re.fullmatch("[0-9a-f]{16}", str(was))}   # as version 0.1.0 wrote it
+            if unknown: warnings.warn(f"{state} is of version 0.1.0: whether the weights are still the same is not known")
+            changed = [n for n in now if n in before and n not in unknown and before[n] != now[n]]
+            if changed:
+                raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.run.path} was begun with; "
+                                 "use --overwrite or another --out")
         else:
             for store in (self.sampled, self.greedy):
                 for path in store.shards:
@@ -345,9 +351,3 @@ def trained_on(model)->str:
         try: return str((yaml.safe_load(RunFolder(folder).config.read_text()) or {}).get("task", ""))
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError): continue
     return ""
-
-# %% ../nbs/25_evaluate.ipynb #d72349ee
-def _fingerprint(folder)->str:
-    "Names, sizes and times of a checkpoint's files; of a name on the hub, the name."
-    files = sorted(p for p in Path(folder).glob("*") if p.is_file()) if Path(folder).is_dir() else []
-    return hashlib.blake2b(repr([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files] or str(folder)).encode(), digest_size=8).hexdigest()

@@ -7,7 +7,7 @@ __all__ = ['known_rates', 'describe_tasks']
 
 # %% ../nbs/53_task_list.ipynb #113d48e9
 import time
-from .core import UsageError, doing, from_json, tell
+from .core import UsageError, set_status, from_json, tell
 from .progress import Screen
 from .tasks import make_task
 
@@ -25,13 +25,13 @@ def describe_tasks(config)->list: # rows
     rows, images = [], {}
     if not config.episodes: tell(f"{'task':<18}success of random play and of the oracle; actions")
     for name in [config.task] if config.task else list_tasks():
-        doing(f"looking at {name}")
+        set_status(f"looking at {name}")
         try: rows.append(_described(name, config, images))
         except UsageError as e:
             if config.task: raise
             tell(f"{name:<18}not here: {e}")
     if config.out:
-        from rl4vlm.dataset_card import contact_sheet
+        from rl4vlm.store import contact_sheet
         contact_sheet(images, config.out)
     if not config.task and not config.episodes: tell("--task NAME shows one with its prompt; --episodes 200 plays it now")
     return rows
