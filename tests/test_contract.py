@@ -6,7 +6,7 @@ import pytest, torch
 from rl4vlm.contract import CLAUSES, QUICK, Subject, check_contract, examine, own_forward, rescored
 from rl4vlm.core import UsageError
 from rl4vlm.families import FAMILIES, build_family
-from rl4vlm.models import check_parts, limit_pixels, load_vlm, part_of
+from rl4vlm.models import check_parts, load_vlm, part_of
 from rl4vlm.policy import FAST, VLMPolicy
 
 QUICKLY = ("qwen3_vl", "gemma3", "smolvlm", "mllama")   # a fast one, and three that the fast path cannot read
