@@ -10,7 +10,7 @@ __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages'
 import json, re
 from pathlib import Path
 from .core import UsageError, from_json, json_lines, read_text, stream_seed, well_formed
-from .images import FORMATS, MAX_PIXELS, RowError, need, open_image
+from .images import RowError, need, open_image
 
 # %% ../nbs/42_conversations.ipynb #d7d8fb38
 ROLES = dict(human="user", user="user", gpt="assistant", assistant="assistant", system="system")

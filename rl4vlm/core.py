@@ -9,7 +9,7 @@ __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL
            'SignsOfLife', 'doing', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
-import difflib, hashlib, json, math, os, random, re, shutil, sys, threading, time, warnings
+import difflib, hashlib, json, math, os, random, re, sys, threading, time
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #bee32808

@@ -8,7 +8,7 @@ __all__ = ['STATES', 'MODULES', 'FEATURES', 'TOOLS', 'Finding', 'requirements', 
            'run_doctor']
 
 # %% ../nbs/55_doctor.ipynb #ffba7c63
-import importlib, importlib.metadata, os, platform, shutil, sys, tempfile, warnings
+import importlib, importlib.metadata, os, platform, shutil, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path

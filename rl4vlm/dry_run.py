@@ -8,7 +8,6 @@ __all__ = ['KNOWN', 'DEVICES', 'USED', 'LAYER_START', 'shapes_of', 'on_paper', '
 
 # %% ../nbs/52_dry_run.ipynb #78fc5b9f
 from contextlib import contextmanager
-from pathlib import Path
 import torch
 from .config import LoRAConfig
 from .core import UsageError

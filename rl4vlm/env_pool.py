@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 import cloudpickle, gymnasium, numpy as np
 from fastcore.basics import patch
 from .core import RL4VLMError, UsageError
-from .tasks import Task, make_task
+from .tasks import Task
 from .types import Frame
 
 # %% ../nbs/13_env_pool.ipynb #9cd8bfbb

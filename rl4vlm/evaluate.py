@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, TRAIN_SEED_START, UsageError, did_you_mean, printable
+from .core import RL4VLMError, UsageError, did_you_mean, printable
 from .files import read_json, write_atomic, write_json
 from .run_folder import RunFolder
 from .store import Album, EpisodeStore
@@ -312,9 +312,9 @@ def compare_models(self:_Job, task):
     "Two models on one task, where both have played."
     if len(self.models) != 2: return
     a, b = self.models
-    for play in ("sampled", "greedy"):
-        both = [self.played.get((task.name, name, play)) for name in (a, b)]
-        if all(both): self.comparisons.append(dict(task=task.name, a=a, b=b, play=play, **compare(*both)))
+    for kind in ("sampled", "greedy"):
+        both = [self.played.get((task.name, name, kind)) for name in (a, b)]
+        if all(both): self.comparisons.append(dict(task=task.name, a=a, b=b, play=kind, **compare(*both)))
     self.write()
 
 @patch

@@ -8,7 +8,6 @@ __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 # %% ../nbs/41_filters.ipynb #c1a17654
 import hashlib, json, re
 from collections import Counter, defaultdict
-import numpy as np
 from .config import ScoreConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor

@@ -6,7 +6,7 @@
 __all__ = ['merge_adapter']
 
 # %% ../nbs/21_merge.ipynb #736bd526
-import os, shutil
+import shutil
 import numpy as np
 from pathlib import Path
 import torch

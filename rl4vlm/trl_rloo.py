@@ -15,14 +15,14 @@ import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
 from .run_folder import RunFolder, last_trainer_checkpoint, leave
 from .config import SFTConfig, TRLConfig
-from .core import UsageError, episode_seed, install_extra, seed_everything
+from .core import UsageError, episode_seed, install_extra
 from .files import replace_folder
 from .distributed import adamw_for, trainer_arguments
-from .models import fill_model, load_vlm, pick_device, pick_dtype
+from .models import fill_model, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
 from .sft import Guarded, StopWhenAsked, train_sft
-from .tasks import Task, make_task
+from .tasks import Task
 from .tiny import resolve_model
 from .tracking import start_trackers
 from .env_pool import TaskEnv
@@ -30,7 +30,7 @@ from .env_pool import TaskEnv
 # %% ../nbs/37_trl_rloo.ipynb #6400d1bc
 def check_trl(task:Task):
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
-    try: import trl
+    try: import trl   # noqa: F401
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1: raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer an episode; train it with rl4vlm ppo --advantage rloo")
 

@@ -1,5 +1,5 @@
-"""Write README.md from nbs/index.ipynb; with --check, say whether it is up to date instead."""
-import json, re, sys
+"""Write README.md from nbs/index.ipynb, and the list of tests in CONTRIBUTING.md; with --check, say whether they are up to date instead."""
+import ast, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +23,16 @@ def render(notebook):
     return text.replace("](https://github.com/rl4vlm/rl4vlm/blob/main/", "](")
 
 
+def with_tests(contributing):
+    "The text of CONTRIBUTING.md with a table of the test files, each with its first line."
+    lines = [f"| [{p.name}](tests/{p.name}) | {ast.get_docstring(ast.parse(p.read_text())).splitlines()[0]} |" for p in sorted((ROOT/"tests").glob("test_*.py"))]
+    table = "\n".join(["| file | what it says |", "|---|---|", *lines])
+    return re.sub(r"(<!-- tests -->\n).*?(<!-- /tests -->)", lambda m: f"{m[1]}\n{table}\n\n{m[2]}", contributing, flags=re.S)
+
+
 if __name__ == "__main__":
-    text, readme = render(json.loads((ROOT/"nbs"/"index.ipynb").read_text())), ROOT/"README.md"
-    if "--check" in sys.argv:
-        if readme.read_text() != text: sys.exit("README.md is not what nbs/index.ipynb makes; run python scripts/readme.py")
-    else: readme.write_text(text)
+    readme, contributing = ROOT/"README.md", ROOT/"CONTRIBUTING.md"
+    made = {readme: render(json.loads((ROOT/"nbs"/"index.ipynb").read_text())), contributing: with_tests(contributing.read_text())}
+    for path, text in made.items():
+        if "--check" not in sys.argv: path.write_text(text)
+        elif path.read_text() != text: sys.exit(f"{path.name} is not what nbs/index.ipynb and tests/ make; run python scripts/readme.py")

@@ -1,6 +1,5 @@
 "ALFWorld: games that the engine and its own loader read, an oracle that wins them, a view, rewards, errors, leaks."
 import json, os, subprocess, sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 pytest.importorskip("alfworld", reason="needs the extra rl4vlm[alfworld]")
 from rl4vlm.core import RL4VLMError, UsageError
 from rl4vlm.envs import alfworld_games as games_module
-from rl4vlm.envs.alfworld import ALFWorldEnv, goal_rate, in_order, scene_of, useful
-from rl4vlm.envs.alfworld_games import PLACES, ROOMS, TYPES, Engine, Game, check_types, find_games, generate_games, make_game, read_game, write_game
+from rl4vlm.envs.alfworld import ALFWorldEnv, goal_rate, scene_of, useful
+from rl4vlm.envs.alfworld_games import PLACES, ROOMS, TYPES, Engine, Game, find_games, generate_games, make_game, read_game, write_game
 from rl4vlm.envs.alfworld_view import THINGS, Scene, Thing, draw_scene
 from rl4vlm.evaluate import evaluate, summarise
 from rl4vlm.rollout import OracleActor, RandomActor, play

@@ -1,5 +1,5 @@
 "AlfThor without its simulator: every preflight message, and the protocol with stand-ins."
-import os, socket, sys, threading, time
+import socket, time
 from pathlib import Path
 
 import numpy as np

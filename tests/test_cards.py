@@ -8,7 +8,6 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-import rl4vlm
 from rl4vlm.envs.arithmetic import FormulaError, completion, python_value, rational_value
 from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import BlackjackEnv, EZPointsEnv, NumberLineEnv, Points24Env, blackjack_values

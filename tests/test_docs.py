@@ -1,5 +1,5 @@
 "The page checker finds what it is there to find."
-import importlib.util, json
+import importlib.util
 from pathlib import Path
 import pytest, yaml
 

@@ -125,7 +125,6 @@ def test_saved_state_goes_on_in_workers():
 
 
 def test_worker_is_another_process_without_torch():
-    import torch
     pool = EnvPool(Backwards(), 2, workers=2)
     infos = [f.info for f in pool.reset({0: 1, 1: 2}).values()]
     pool.close()
@@ -208,7 +207,6 @@ def test_rollout_is_full_and_nothing_flows_over_a_loss():
     task, seen = Backwards(), []
     player = Player(task, Critic(task), lambda i, k: Plan(1000 * i + k, (i, k)), envs=4, workers=2)
     grid = player.rollout(2)
-    begun = list(player.begun)
     victim = player.pool.workers[1].process.pid
     act = player.actor.act
     def act_and_kill(questions):

@@ -424,7 +424,6 @@ def test_attention_that_is_not_there(folders, monkeypatch):
 # --- fewer bits ---
 
 def test_quantised_without_bitsandbytes(folders, monkeypatch):
-    from importlib import util
     import rl4vlm.models
     monkeypatch.setattr(rl4vlm.models, "find_spec", lambda name: None)
     refused(folders["qwen2_5_vl"], r"needs bitsandbytes, which is not installed: pip install .*\[quant\]", quant="4bit")

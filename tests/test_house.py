@@ -60,6 +60,16 @@ def test_readme_is_the_index():
     assert done.returncode == 0, done.stderr
 
 
+def test_lint():
+    "pyflakes finds nothing in the package, the tests and the scripts."
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "rl4vlm", "tests", "scripts"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_changes_have_a_place():
+    assert re.match(r"# Changelog\n\n## Unreleased\n", (ROOT/"CHANGELOG.md").read_text())
+
+
 def test_config_and_import_are_light():
     code = "import rl4vlm.cli, rl4vlm.config, sys; print([m for m in ('torch', 'transformers', 'datasets', 'jsonargparse') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

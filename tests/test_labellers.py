@@ -1,6 +1,5 @@
 "Labelling by a model behind a server: what goes wrong there, what it may cost, and that no answer is asked for twice."
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
+import json, signal, subprocess, sys, time
 import pytest
 from misbehaving import Misbehaving
 

@@ -92,7 +92,7 @@ def test_what_info_says_is_seen_is_what_minigrid_shows(env_id):
     ours, theirs = RGBMiniGrid(make(env_id), "partial", 4), make(env_id)
     (_, info), (obs, _) = ours.reset(seed=7), theirs.reset(seed=7)
     for action in busy_play(ours, 7, 150):
-        base, (codes, shown) = theirs.unwrapped, Grid.decode(obs["image"])
+        base, (_codes, shown) = theirs.unwrapped, Grid.decode(obs["image"])
         expected = set()
         for x in range(base.width):
             for y in range(base.height):
@@ -115,7 +115,7 @@ def test_free_cells_can_be_walked():
         _, info = env.reset(seed=seed)
         for turn, index in [(None, 0), (0, 1), (1, 2)]:
             _, info = env.reset(seed=seed)
-            free, x = info["free"][index], info["position"]
+            free, _x = info["free"][index], info["position"]
             if turn is not None: env.step(turn)
             walked = 0
             for _ in range(free + 1):

@@ -7,7 +7,7 @@ from rl4vlm.core import UsageError
 from rl4vlm.rollout import Actor, OracleActor, PolicyActor, RandomActor, play
 from rl4vlm.tasks import Task, list_tasks, make_task, register_task
 from rl4vlm.env_pool import TaskEnv
-from rl4vlm.types import EncodedPrompt, PastTurn, Response
+from rl4vlm.types import PastTurn, Response
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")   # pygame needs no screen to draw
 

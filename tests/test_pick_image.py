@@ -4,7 +4,6 @@ import gymnasium as gym, numpy as np, pytest, torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, strategies as st
 from PIL import Image
-import rl4vlm
 from rl4vlm.core import UsageError
 from rl4vlm.envs.pick_image import PickImageEnv
 from rl4vlm.store import EpisodeStore

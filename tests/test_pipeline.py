@@ -1,5 +1,5 @@
 "Which stages are done again, and which are not."
-import json, os, shutil
+import json, os
 from dataclasses import replace
 import pytest
 from rl4vlm.config import CollectConfig, EvalConfig, PipelineConfig, PPOConfig, SFTConfig

@@ -151,7 +151,7 @@ def test_memory_of_the_cache_of_the_real_model(real_model):
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     "A tiny checkpoint with the vocabulary and the image processor of the real one: far more rows than the tokenizer has entries."
-    from transformers import AutoProcessor, Qwen2VLImageProcessor
+    from transformers import Qwen2VLImageProcessor
     from rl4vlm.models import load_vlm
     from rl4vlm.tiny import build_tiny
     folder = build_tiny(tmp_path_factory.mktemp("wide"), texts=["Which number is larger? Answer in JSON."], width=64, layers=1)

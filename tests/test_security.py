@@ -1,5 +1,5 @@
 "SECURITY.md, checked: no code from models, data or checkpoints is run, and no environment variable or key is written."
-import ast, json, os, re
+import ast, json, re
 from pathlib import Path
 import pytest
 

@@ -1,5 +1,5 @@
 "RLOO by TRL: the stream of episodes, the reward, a short run as a user types it, and runs that learn."
-import json, os, subprocess, sys
+import json, os
 from pathlib import Path
 import numpy as np, pytest, yaml
 from rl4vlm.tasks import make_task

@@ -1,5 +1,5 @@
 "What flows from an environment to an update: a prompt is read once and by whom it is asked; names and checkpoints of version 0.1.0."
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from rl4vlm.batch import make_batch
 from rl4vlm.config import PPOConfig
 from rl4vlm.labellers import Labelled

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import redirect_stdout
 from functools import lru_cache
 import gymnasium as gym, numpy as np
-import minigrid   # registers its environments with gymnasium
+import minigrid   # noqa: F401  (registers its environments with gymnasium)
 from fastcore.basics import patch
 from minigrid.core.grid import Grid
 from minigrid.core.world_object import Wall

@@ -8,7 +8,6 @@ import numpy as np, torch
 from measure import ratio, table, verdict
 from rl4vlm.config import SFTConfig
 from rl4vlm.core import seed_everything
-from rl4vlm.files import JsonLines
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.sft import train_sft, validation_loss
 from rl4vlm.tiny import build_tiny

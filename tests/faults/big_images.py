@@ -27,7 +27,6 @@ def peak()->float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1
 
 if __name__ == "__main__":
     what, episodes, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    import datasets, pyarrow, torch
     from rl4vlm.collect import collect
     from rl4vlm.config import CollectConfig
     from rl4vlm.store import EpisodeStore

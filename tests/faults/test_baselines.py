@@ -1,6 +1,6 @@
 "Baselines: never a number of yesterday's code, never more environments than asked for."
-import gymnasium, numpy as np, pytest
-from rl4vlm import evaluate, vector
+import pytest
+from rl4vlm import env_pool
 from rl4vlm.config import CollectConfig, EvalConfig
 from rl4vlm.evaluate import evaluate_all
 
@@ -39,10 +39,10 @@ def test_an_edit_in_a_module_that_the_task_imports_changes_the_number(tmp_path, 
 def alive(monkeypatch):
     "The largest number of environments that were open at the same time."
     count = dict(now=0, most=0)
-    make, close = vector.TaskEnv.__init__, vector.TaskEnv.close
+    make, close = env_pool.TaskEnv.__init__, env_pool.TaskEnv.close
     def opened(self, *args, **options): make(self, *args, **options); count["now"] += 1; count["most"] = max(count["most"], count["now"])
     def closed(self): close(self); count["now"] -= 1
-    monkeypatch.setattr(vector.TaskEnv, "__init__", opened); monkeypatch.setattr(vector.TaskEnv, "close", closed)
+    monkeypatch.setattr(env_pool.TaskEnv, "__init__", opened); monkeypatch.setattr(env_pool.TaskEnv, "close", closed)
     return count
 
 

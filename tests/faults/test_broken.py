@@ -1,5 +1,5 @@
 "Disks, checkpoints, numbers and memory that fail."
-import os, shutil, subprocess, sys
+import subprocess
 from pathlib import Path
 import pytest, torch
 

@@ -1,7 +1,6 @@
 "Wrong commands, made by the dozen: each ends with one line and exit code 1 or 2, no traceback, and leaves nothing behind."
-import contextlib, io, os, sys
+import contextlib, io, sys
 from dataclasses import fields
-from pathlib import Path
 import pytest
 from rl4vlm import cli
 

@@ -1,13 +1,11 @@
 "The first line comes at once, and no work is silent."
-import io, json, os, subprocess, sys, time
+import io, os, subprocess, sys, time
 import pytest
 from rl4vlm.core import SignsOfLife, doing
 
 
 def first_line(*arguments, cwd):
     "Seconds of processor time until a command prints its first line: beside other work the clock says little."
-    import resource
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = "import os, sys, time, rl4vlm.cli as c; w = sys.stdout.write\n" \
            "def write(text):\n    if text.strip(): os.write(1, f'{time.process_time()} {text}'.encode()); os._exit(0)\n    return len(text)\n" \
            "sys.stdout.write = write\nc.main(sys.argv[1:])"
@@ -34,7 +32,7 @@ def test_the_list_of_tasks_is_right_about_what_it_knows():
     from rl4vlm.evaluate import evaluate, wilson
     from rl4vlm.labellers import make_actor
     from rl4vlm.task_list import known_rates
-    from rl4vlm.tasks import list_tasks, make_task
+    from rl4vlm.tasks import make_task
     from importlib.metadata import entry_points
     ours = [e.name for e in entry_points(group="rl4vlm.tasks") if e.value.startswith("rl4vlm.")]   # not what other tests have registered
     known = {name: known_rates(make_task(name), {}) for name in ours}

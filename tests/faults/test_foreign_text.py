@@ -3,7 +3,7 @@ import ast, contextlib, io, json, re, warnings
 from pathlib import Path
 import numpy as np, pytest, yaml
 from rl4vlm import cli
-from rl4vlm.core import NOT_RECORDED, UsageError, printable, without_secrets
+from rl4vlm.core import NOT_RECORDED, UsageError, printable
 from rl4vlm.run_folder import claim_run_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -106,7 +106,7 @@ def test_low_images_are_not_read_as_channels_first(family, tmp_path_factory):
 
 @pytest.mark.parametrize("render, wanted", [(lambda: GREY / 255, np.dstack([GREY] * 3)), (lambda: GREY[..., None], np.dstack([GREY] * 3)), (lambda: Image.fromarray(BOARD).convert("RGBA"), BOARD), (lambda: BOARD[:4], BOARD[:4])])
 def test_what_a_task_shows(render, wanted):
-    from rl4vlm.tasks import Task, make_task
+    from rl4vlm.tasks import make_task
     class Shown(type(make_task("NumberLine"))):
         def image(self, observation, info, env): return render()
     task = Shown(); env = task.make_env()

@@ -49,7 +49,7 @@ def whole(blind_model, tmp_path_factory):
 def killed_and_resumed(blind_model, whole, folder, processes, moment):
     "Kill at a moment (0 is the first line of metrics, 1 the end), resume, compare."
     run, seconds, first = whole(processes)
-    again, begun = folder/"again", time.time()
+    again, _begun = folder/"again", time.time()
     process = start(command(blind_model, again, processes))
     while process.poll() is None and not (again/"metrics.jsonl").exists(): time.sleep(0.02)
     time.sleep(moment * (seconds - first))

@@ -90,7 +90,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
 @pytest.mark.parametrize("image, says", [(dict(bytes=None, path="SECRET"), "only named"), (dict(bytes=None, path="https://example.org/a.png"), "only named"), (dict(bytes=EPS, path="a.eps"), "no image of a known kind"), (dict(bytes=b"", path="SECRET"), "no image")])
 def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     "Neither to a judge nor into new data, by any reader of a store."
-    import pyarrow.parquet as pq, socket
+    import pyarrow.parquet as pq
     from PIL import Image
     from rl4vlm.config import PreprocessConfig, ScoreConfig
     from rl4vlm.dataset_card import write_card

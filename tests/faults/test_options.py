@@ -1,11 +1,11 @@
 "Options: every one has a reader, what cannot be honoured is refused, and what is written in a header, README or page can be typed."
 import ast, dataclasses, json, math, re, shlex
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-import numpy as np, pytest, yaml
+import pytest, yaml
 import rl4vlm.config as config_module
 from rl4vlm.cli import COMMANDS, main, read_options
-from rl4vlm.config import CollectConfig, EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
+from rl4vlm.config import EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
 from rl4vlm.core import InvariantError, UsageError
 from rl4vlm.tasks import Task, make_task
 

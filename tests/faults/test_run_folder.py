@@ -1,10 +1,8 @@
 "A run folder belongs to one process, and only what a run made is ever deleted."
-import os, signal, subprocess, sys, time, warnings
-from pathlib import Path
+import signal, subprocess, sys, time
 import pytest
 import yaml
 from rl4vlm.core import UsageError
-from rl4vlm.files import replace_folder
 from rl4vlm.run_folder import claim_run_folder
 
 CONFIG = dict(task="NumberLine", seed=0, out="run")

@@ -1,5 +1,5 @@
 "Servers with odd manners: what they say is understood, and one question that is refused does not end a run."
-import json, re, time
+import json, re
 import pytest
 import odd_server as odd
 from odd_server import Server, body
