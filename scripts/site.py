@@ -8,11 +8,11 @@ This does what `nbdev_docs` does, with three differences. nbdev runs every cell 
 signatures; here only its import statements are run, so an import may stand where it is used. README.md is left to
 scripts/readme.py. And a name in backticks becomes a link only where it can mean one thing (see `means`).
 """
-import ast, base64, hashlib, html, json, os, re, shutil, subprocess, sys
+import ast, base64, hashlib, html, inspect, json, os, re, shutil, subprocess, sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import nbdev.doclinks, nbdev.processors, nbdev.quarto, nbdev.serve
+import fastcore.docments, nbdev.doclinks, nbdev.processors, nbdev.quarto, nbdev.serve
 from nbdev.config import get_config
 
 SHOWN = {"export", "exports", "exporti", "exec_doc"}
@@ -27,6 +27,12 @@ class run_what_docs_need(nbdev.processors.exec_show_docs):
             if imports and getattr(self.nb, "has_docs_", False) and cell.directives_.get("eval:", [""])[0] != "false": self.k.run_cell("\n".join(map(ast.unparse, imports)))
         else: super().__call__(cell)
         if getattr(getattr(self, "k", None), "exc", None): raise RuntimeError(f"a cell that the pages need fails:\n{cell.source}") from self.k.exc
+
+
+def signature(symbol, eval_str=True, **options):
+    "A signature; types that only type checkers import, or that are defined further down, stay words."
+    try: return inspect.signature(symbol, eval_str=eval_str, **options)
+    except NameError: return inspect.signature(symbol, **options)
 
 
 def homes(names):
@@ -53,6 +59,7 @@ def link_names(lookup, line):
 def process():
     "Notebooks with front matter, signatures and doclinks, in _proc/."
     nbdev.processors.exec_show_docs = run_what_docs_need
+    fastcore.docments.signature = signature
     nbdev.doclinks.NbdevLookup.link_line = link_names
     nbdev.quarto.refresh_quarto_yml()
     nbdev.doclinks._build_modidx()

@@ -154,3 +154,8 @@ def test_workflows_run_here_as_far_as_they_can():
     publish = docs_flow["jobs"]["publish"]
     assert "github.repository == 'rl4vlm/rl4vlm'" in publish["if"] and publish["permissions"] == {"pages": "write", "id-token": "write"}
     with pytest.raises(SystemExit, match="not known"): flows.filled("${{ secrets.X }}", {})
+
+
+def test_types_that_only_type_checkers_import_are_shown_as_words():
+    def later(x: "Nowhere" = 1): pass                      # noqa: F821
+    assert str(docs.script("site").signature(later)) == "(x: 'Nowhere' = 1)"

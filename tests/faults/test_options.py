@@ -17,7 +17,7 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 
 # every option has a reader
-READERS = dict(PPOConfig=("ppo", "batch"), JudgeConfig=("ppo", "batch"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
+READERS = dict(PPOConfig=("ppo", "batch", "advantages"), JudgeConfig=("ppo", "batch", "advantages"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
                ScoreConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
 SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
