@@ -39,7 +39,7 @@ def collect(
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         part = seeds[start:start + config.shard_episodes]
         if store.whole(f"{number:05d}"): continue
-        with Album(store.folder) as album: store.write(play(task, actor, part, config.envs, config.seed, lambda done, n: tell(start + done), workers=config.workers, album=album), f"{number:05d}")
+        with Album(store.folder) as album: store.write(play(task, actor, part, config.rollout.envs, config.seed, lambda done, n: tell(start + done), workers=config.rollout.workers, album=album), f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder
 

@@ -165,7 +165,7 @@ def told_bad(
 )->list: # of dicts: row, kind, why
     "Bad rows as they are reported; the first one is raised where they are not to be skipped."
     for number, e in bad.items():
-        if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {path.name}: {e}; --on_bad_row skip leaves such rows out and counts them")
+        if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and counts them")
     return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
 
 class JsonConversations:

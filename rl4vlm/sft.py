@@ -51,7 +51,7 @@ def learnable(rows, policy:VLMPolicy, on_bad_row:str="stop")->tuple: # the rows 
         except UsageError as e: bad[number] = str(e)
     if bad and (on_bad_row == "stop" or len(bad) == len(rows)):
         [(number, why), *_] = bad.items()
-        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --on_bad_row skip leaves them out and counts them)")
+        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves them out and counts them)")
     for number, why in list(bad.items())[:10]: warnings.warn(f"row {number} is left out: {why}")
     return ([r for n, r in enumerate(rows) if n not in bad] if bad else rows), sorted(bad)
 
@@ -154,11 +154,11 @@ class _Steps(Trainer):
 class VLMTrainer(Guarded, _Steps):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
-        self.groups = GroupedSampler(*row_costs(rows, policy), config.batch_size * config.accumulate, config.seed, config.group) if config.group else None
+        self.groups = GroupedSampler(*row_costs(rows, policy), config.optim.batch_size * config.optim.accumulate, config.seed, config.rows.group) if config.rows.group else None
         arguments = trainer_arguments(TrainingArguments, policy.device.type == "cpu",
-            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=share_of(config, launched())["batch_size"], gradient_accumulation_steps=config.accumulate,
-            learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine", weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(min(10, config.steps), config.save_every), save_steps=config.save_every, save_total_limit=2, report_to="none",
+            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=share_of(config, launched())["batch_size"], gradient_accumulation_steps=config.optim.accumulate,
+            learning_rate=config.optim.lr, warmup_steps=config.optim.warmup, lr_scheduler_type="cosine", weight_decay=config.optim.weight_decay,
+            max_grad_norm=config.optim.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(min(10, config.steps), config.run.save_every), save_steps=config.run.save_every, save_total_limit=2, report_to="none",
             disable_tqdm=True, logging_nan_inf_filter=False, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
             ddp_find_unused_parameters=True if launched() > 1 else None)
         super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
@@ -252,11 +252,11 @@ class StopWhenAsked(TrainerCallback):
 def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None):
     "Write README.md beside a fine-tuned checkpoint (into `folder`: `rows` learned from, the `result`, the `best` checkpoint)."
     saved = read_json(Path(folder)/"adapter_config.json", {})   # what was trained, whatever the options say
-    adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r else "the one it started from") if saved else f"none; {config.parts} learned"
+    adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r else "the one it started from") if saved else f"none; {config.trainable} learned"
     logged = [r["loss"] for r in RunFolder(folder).metrics.read() if "loss" in r]
     numbers = {"start": config.model, "task": config.task, "data": config.data or ("captions of the task's images" if config.captions else "–"), "rows": len(rows), "steps": result["steps"],
-               "rows in a step": config.batch_size * config.accumulate, "learning rate": config.lr, "adapter": adapter,
-               "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–", **({f"best by {config.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")} if best else {})}
+               "rows in a step": config.optim.batch_size * config.optim.accumulate, "learning rate": config.optim.lr, "adapter": adapter,
+               "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–", **({f"best by {config.run.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")} if best else {})}
     kind = "An adapter" if saved else "A model"
     write_atomic(Path(folder)/"README.md", f"---\n{'base_model: ' + config.model + chr(10) if '/' in config.model and not os.path.isabs(config.model) else ''}tags: [rl4vlm, {config.task}]\n---\n# {kind} fine-tuned for {config.task}\n\n"
                  "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in numbers.items()) + f"\n\n`rl4vlm eval --task {config.task} --model FOLDER` measures it, `rl4vlm ppo --task {config.task} --model FOLDER` goes on from it.\n")
@@ -291,27 +291,27 @@ def train_sft(
     success=None,           # function of the policy -> success in [0, 1], for `best=success`
 )->dict: # loss at the end, steps taken, folder of the policy, what is known of the best checkpoint
     "Fine-tune a policy on conversations."
-    for part in (rows, validation): check_rows(part, policy, config.on_bad_row)
+    for part in (rows, validation): check_rows(part, policy, config.rows.on_bad_row)
     if not len(rows): raise UsageError("there are no conversations to learn from")
-    if config.best == "loss" and not len(validation): raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger --validation_share or more episodes")
-    if config.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
+    if config.run.best == "loss" and not len(validation): raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger --validation_share or more episodes")
+    if config.run.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
     share_of(config, launched()); adamw_for(policy.model.parameters())   # refused before anything is written
-    rows, left_out = learnable(rows, policy, config.on_bad_row)
-    validation, _ = learnable(validation, policy, config.on_bad_row)
-    if config.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --best")
+    rows, left_out = learnable(rows, policy, config.rows.on_bad_row)
+    validation, _ = learnable(validation, policy, config.rows.on_bad_row)
+    if config.run.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --run.best")
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
     run = RunFolder(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
     if run: run.requeue.unlink(missing_ok=True)
-    if config.activation_checkpointing: policy.checkpoint_activations()
+    if config.optim.activation_checkpointing: policy.checkpoint_activations()
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
     if main: RunFolder(folder).rewind(-1 if done is None else done)
     kept = folder/"best"/"best.json"
     if main and kept.exists() and (done is None or read_json(kept, dict(step=done + 1))["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     for p in heads: p.requires_grad_(False)   # imitation does not judge
-    with start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:
-        measure = {"loss": lambda p: dict(val_loss=validation_loss(p, validation, config.batch_size)), "success": lambda p: dict(val_success=success(p))}.get(config.best)
-        keeper = KeepBest(policy, folder, measure, config.eval_every, -1 if config.best == "loss" else 1, trackers) if measure else None
+    with start_trackers(config.run.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:
+        measure = {"loss": lambda p: dict(val_loss=validation_loss(p, validation, config.optim.batch_size)), "success": lambda p: dict(val_success=success(p))}.get(config.run.best)
+        keeper = KeepBest(policy, folder, measure, config.run.eval_every, -1 if config.run.best == "loss" else 1, trackers) if measure else None
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), *([stop] if run else []), *callbacks, *([keeper] if keeper else [])], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
     if run and stop.asked: leave(stop.asked, run.path)

@@ -18,7 +18,7 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 # every option has a reader
 READERS = dict(PPOConfig=("ppo", "batch", "advantages"), JudgeConfig=("ppo", "batch", "advantages"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
-               ScoreConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
+               FilterConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
 SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
 
@@ -57,8 +57,8 @@ def test_no_option_is_nan_or_infinite(config, value):
 def test_seeds_that_some_library_refuses(config, seed):
     with pytest.raises(UsageError, match="seed=.*between 0 and 4294967295"): make(config, seed=seed)
 
-@pytest.mark.parametrize("words", ["ppo --seed -1", "sft --seed 99999999999", "eval --seed -5", "pipeline --seed -1", "quickstart --seed -1", "collect --seed -1", "tasks --seed -1", "trl-rloo --seed -1", "ppo --lr .nan", "ppo --clip nan", "eval --temperature .inf",
-                                   "pipeline --ppo.lr .inf", "collect --ask.timeout inf", "ppo --task_options.max_turns 0", "eval --task_options.history -1", "collect --task_options.max_turns .inf", "ppo --task_options.max_turns 2.5", "pipeline --task_options.max_turns 0"])
+@pytest.mark.parametrize("words", ["ppo --seed -1", "sft --seed 99999999999", "eval --seed -5", "pipeline --seed -1", "quickstart --seed -1", "collect --seed -1", "tasks --seed -1", "trl-rloo --seed -1", "ppo --optim.lr .nan", "ppo --loss.clip nan", "eval --sampling.temperature .inf",
+                                   "pipeline --ppo.optim.lr .inf", "collect --ask.timeout inf", "ppo --task_options.max_turns 0", "eval --task_options.history -1", "collect --task_options.max_turns .inf", "ppo --task_options.max_turns 2.5", "pipeline --task_options.max_turns 0"])
 def test_one_line_and_no_folder(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*words.split(), *(["--data", "x"] if words.startswith("sft") else []), *(["--out", "run"] if not words.startswith("tasks") else [])]) == 2
@@ -87,7 +87,8 @@ def test_an_adapter_is_not_what_was_asked_for(adapter, config, options, says):
 
 def test_a_policy_has_what_its_configuration_says(adapter, blind_model):
     from rl4vlm.policy import VLMPolicy
-    policy = VLMPolicy.from_config(PPOConfig(model=str(blind_model), lora=LoRAConfig(r=2, alpha=6), dtype="bfloat16", max_pixels=60 * 60, attention="eager"))
+    policy = VLMPolicy.from_config(PPOConfig(model=str(blind_model), lora=LoRAConfig(r=2, alpha=6),
+                                             loading=dict(dtype="bfloat16", max_pixels=60 * 60, attention="eager")))
     images = policy.processor.image_processor
     assert policy.base.dtype.__str__() == "torch.bfloat16" and policy.model.peft_config["default"].lora_alpha == 6 and images.size["longest_edge"] == 3600 and policy.base.config._attn_implementation == "eager"
     assert VLMPolicy.from_config(PPOConfig(model=adapter, lora=LoRAConfig(r=4, alpha=8))).model.peft_config["default"].r == 4
@@ -97,7 +98,7 @@ def test_a_policy_has_what_its_configuration_says(adapter, blind_model):
 
 def test_options_that_are_about_something_else():
     with pytest.raises(UsageError, match="lora.alpha=64 without lora.r"): LoRAConfig(alpha=64)
-    with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(parts="all", lora=LoRAConfig(r=4))
+    with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(trainable="all", lora=LoRAConfig(r=4))
 
 @pytest.mark.parametrize("script, config", [("train_ppo.py", PPOConfig), ("train_sft.py", SFTConfig)])
 def test_scripts_take_the_public_way(script, config):
@@ -107,13 +108,13 @@ def test_scripts_take_the_public_way(script, config):
 
 # old names
 def test_old_names_are_read_with_a_note(tmp_path, capsys):
-    assert read_options("ppo", ["--accumulate", "4"]).microbatches == 4 and "note: accumulate is called microbatches now" in capsys.readouterr().err
-    assert read_options("trl-rloo", ["--accumulate=4"]).microbatches == 4
-    assert read_options("sft", ["--accumulate", "4"]).accumulate == 4
+    assert read_options("ppo", ["--optim.microbatches", "4"]).optim.microbatches == 4 and "note: accumulate is called microbatches now" in capsys.readouterr().err
+    assert read_options("trl-rloo", ["--optim.microbatches=4"]).optim.microbatches == 4
+    assert read_options("sft", ["--optim.accumulate", "4"]).optim.accumulate == 4
     capsys.readouterr()
     (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n")
     c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml")])
-    assert (c.sft.accumulate, c.ppo.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
+    assert (c.sft.optim.accumulate, c.ppo.optim.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
 
 def test_old_runs_resume(tmp_path):
     from rl4vlm.run_folder import claim_run_folder
