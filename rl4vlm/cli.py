@@ -15,8 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
-from .config_parts import MOVED, is_part, option_paths, today, today_tree
-from .core import RL4VLMError, SignsOfLife, UsageError, did_you_mean, doing, printable, read_text, tell, without_secrets
+from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
@@ -59,7 +58,7 @@ def cmd_preprocess(config:PreprocessConfig):
     "Turn stored turns, LLaVA JSON or chat messages into conversations for fine-tuning."
     tell(f"preprocess  {config.data}")
     from rl4vlm.preprocess import preprocess, told
-    doing("reading and writing conversations")
+    set_status("reading and writing conversations")
     tell(told(preprocess(config)))
 
 # %% ../nbs/56_cli.ipynb #ee78d2b6
@@ -69,7 +68,7 @@ def cmd_sft(config:SFTConfig):
     from rl4vlm.progress import Screen
     with Screen() as screen:
         screen.stage("sft", f"{config.model} on {'captions of ' + config.task if config.captions else config.data or 'no data'}")
-        doing("reading data")
+        set_status("reading data")
         rows = sft_rows(config)
         if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")
@@ -141,8 +140,8 @@ def cmd_report(config:ReportConfig):
     "Write a page about one or several runs, or serve it while they go on."
     tell(f"report  {', '.join(config.runs)}")
     from rl4vlm.report import serve_report, write_report
-    doing("reading runs")
-    if config.serve: SignsOfLife.quiet = True; serve_report(config.runs, config.port)
+    set_status("reading runs")
+    if config.serve: Heartbeat.quiet = True; serve_report(config.runs, config.port)
     else: tell(write_report(config.runs, config.out or None))
 
 def cmd_tasks(config:TasksConfig):
@@ -155,14 +154,14 @@ def cmd_merge(config:MergeConfig):
     "Merge an adapter into its base and write a plain checkpoint folder."
     tell(f"merge  {config.model}")
     from rl4vlm.merge import merge_adapter
-    doing("merging")
+    set_status("merging")
     tell(merge_adapter(config.model, config.out, config.dtype))
 
 def cmd_alfworld(config:AlfworldConfig):
     "Make a folder of ALFWorld games: alfworld generate OUT."
     tell(f"alfworld  {config.n} games")
     from rl4vlm.envs.alfworld_games import generate_games
-    doing("making games")
+    set_status("making games")
     games = generate_games(config.out, config.n, config.types, config.seed, config.places)
     tell(f"{len(games)} games under {config.out}; play them with --task ALFWorld --task_options.games {config.out}")
 
@@ -170,7 +169,7 @@ def cmd_doctor(config:DoctorConfig):
     "Say what works on this machine, what is missing, and how to get it."
     tell("doctor  every package is imported and a tiny model answers, which takes some seconds")
     from rl4vlm.doctor import run_doctor
-    doing("importing packages")
+    set_status("importing packages")
     return run_doctor(config.network)
 
 # %% ../nbs/56_cli.ipynb #c23b145f
@@ -409,7 +408,7 @@ def main(arguments:list=None)->int:
     silent = {"-h", "--help", "--print_config"} & {a.split("=")[0] for a in rest}   # what is printed is the answer
     try:
         if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
-        with SignsOfLife() as life:
+        with Heartbeat() as life:
             if silent: life.__exit__()
             dry = command in ESTIMATED and "--dry-run" in rest
             config = read_options(command, [a for a in rest if a != "--dry-run"] if dry else rest)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from .config import CollectConfig, PPOConfig, SFTConfig
-from .core import UsageError, doing
+from .core import UsageError, set_status
 from .progress import BASE, Screen, update_head, update_line
 from .run_folder import RunFolder
 from .tasks import Task, make_task
@@ -28,7 +28,7 @@ def check_names(config):
     players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
         if not model or model.partition(":")[0] == "tiny": continue
-        doing(f"looking at {model}")
+        set_status(f"looking at {model}")
         from rl4vlm.models import load_processor
         load_processor(model)
         for file in Path(model).glob("*.safetensors"): _check_weights(file)

@@ -13,7 +13,7 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'CollectConfig', 'FilterConfig', '
 from dataclasses import dataclass, field
 from typing import Any
 from .core import UsageError
-from .config_parts import (ACTORS, AskConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options, RolloutConfig,
+from .config_parts import (AskConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options, RolloutConfig,
                                  RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts, check_choice,
                                  check_range, check_trainable)
 

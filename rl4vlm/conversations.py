@@ -24,7 +24,8 @@ def marked_parts(text:str)->list: # of {"type": "image"} and {"type": "text", "t
 def marked_text(parts)->str:
     "The inverse of `marked_parts` (from its `parts`)."
     if isinstance(parts, str): return parts
-    need(not any("<image>" in p.get("text", "") for p in parts), "mark in text", "a text contains the mark <image> itself, which this form cannot express")
+    need(not any("<image>" in p.get("text", "") for p in parts), "mark in text",
+         "a text contains the mark <image> itself, which this form cannot express")
     return "".join("<image>\n" if p["type"] == "image" else p["text"] for p in parts)
 
 # %% ../nbs/42_conversations.ipynb #cc880f77
@@ -32,7 +33,8 @@ def from_llava(row:dict)->dict: # messages, images (names), id
     "A row of LLaVA's form."
     messages = []
     for m in _said(row["conversations"]):
-        need(isinstance(m, dict) and isinstance(m.get("from"), str) and isinstance(m.get("value"), str), "wrong fields", f"each message needs 'from' and 'value', got {_short(m)}")
+        need(isinstance(m, dict) and isinstance(m.get("from"), str) and isinstance(m.get("value"), str), "wrong fields",
+             f"each message needs 'from' and 'value', got {_short(m)}")
         messages.append(dict(role=m["from"], content=m["value"]))
     return dict(messages=messages, images=_images(row, []), id=row.get("id"))
 
@@ -40,10 +42,14 @@ def from_messages(row:dict)->dict:
     "A row of chat messages."
     named = []
     for m in _said(row["messages"]):
-        need(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), (str, list)), "wrong fields", f"each message needs 'role' and 'content', got {_short(m)}")
-        need(not m.get("tool_calls"), "tools", "a message calls a tool, which cannot be learned from this form; write the call as text")
+        need(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), (str, list)),
+             "wrong fields", f"each message needs 'role' and 'content', got {_short(m)}")
+        need(not m.get("tool_calls"), "tools",
+             "a message calls a tool, which cannot be learned from this form; write the call as text")
         for p in m["content"] if isinstance(m["content"], list) else []:
-            need(isinstance(p, dict) and (p.get("type") == "image" or p.get("type") == "text" and isinstance(p.get("text"), str)), "wrong fields", f"a part of a message must be a text or an image, got {_short(p)}")
+            need(isinstance(p, dict) and (p.get("type") == "image" or p.get("type") == "text"
+                                          and isinstance(p.get("text"), str)), "wrong fields",
+                                          f"a part of a message must be a text or an image, got {_short(p)}")
             if p["type"] == "image" and p.get("image") is not None: named.append(p["image"])
     return dict(messages=row["messages"], images=_images(row, named), id=row.get("id"))
 
@@ -54,7 +60,8 @@ def _said(messages)->list:
 def _images(row:dict, named:list)->list:
     "The names of a row's images, from the column (or the parts of its messages) that has some."
     found = [[v] if isinstance(v, str) else v for v in (row.get("image"), row.get("images"), named) if v]
-    need(not found or all(f == found[0] for f in found), "wrong fields", f"its images are named twice and differently: {_short(found)}")
+    need(not found or all(f == found[0] for f in found), "wrong fields",
+         f"its images are named twice and differently: {_short(found)}")
     return found[0] if found else []
 
 def _short(value)->str:
@@ -69,18 +76,27 @@ def check_row(
     need(isinstance(row, dict), "wrong fields", f"a row must be an object, got {_short(row)}")
     forms = [k for k in ("conversations", "messages") if row.get(k) is not None]
     need(forms, "wrong fields", f"it has neither 'conversations' nor 'messages', only {_short(list(row))}")
-    need(len(forms) == 1, "wrong fields", "it has both 'conversations' and 'messages'; one of them must be null or absent")
-    for key in ("video", "videos", "audio", "audios", "tools"): need(not row.get(key), "tools" if key == "tools" else "video or audio", f"it has '{key}', and only text and images are learned from")
+    need(len(forms) == 1, "wrong fields",
+         "it has both 'conversations' and 'messages'; one of them must be null or absent")
+    for key in ("video", "videos", "audio", "audios", "tools"):
+        need(not row.get(key), "tools" if key == "tools" else "video or audio",
+             f"it has '{key}', and only text and images are learned from")
     found = from_llava(row) if forms == ["conversations"] else from_messages(row)
-    for m in found["messages"]: need(m["role"] in ROLES, "unknown role", f"role {_short(m['role'])} is unknown; roles are {', '.join(ROLES)}")
-    messages = _with_system(row.get("system"), [dict(role=ROLES[m["role"]], content=_content(m)) for m in found["messages"]])
+    for m in found["messages"]:
+        need(m["role"] in ROLES, "unknown role", f"role {_short(m['role'])} is unknown; roles are {', '.join(ROLES)}")
+    messages = _with_system(row.get("system"),
+                            [dict(role=ROLES[m["role"]], content=_content(m)) for m in found["messages"]])
     _check_order(messages)
     places = sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
-    need(isinstance(found["images"], list) and all(isinstance(i, str) for i in found["images"]), "wrong fields", f"images must be file names, got {_short(found['images'])}")
-    need(places == len(found["images"]), "image count", f"its text has {places} places for images, and {len(found['images'])} images are given")
-    need(isinstance(found["id"], (str, int, float, type(None))), "wrong fields", f"its id must be a text or a number, got {_short(found['id'])}")
+    need(isinstance(found["images"], list) and all(isinstance(i, str) for i in found["images"]), "wrong fields",
+         f"images must be file names, got {_short(found['images'])}")
+    need(places == len(found["images"]), "image count",
+         f"its text has {places} places for images, and {len(found['images'])} images are given")
+    need(isinstance(found["id"], (str, int, float, type(None))), "wrong fields",
+         f"its id must be a text or a number, got {_short(found['id'])}")
     words = json.dumps([messages, found["id"]], ensure_ascii=False)
-    need(well_formed(words) == words, "half a character", r"its text holds half of a surrogate pair (\ud83d alone, for example), which no encoding can hold")
+    need(well_formed(words) == words, "half a character",
+         r"its text holds half of a surrogate pair (\ud83d alone, for example), which no encoding can hold")
     return dict(found, messages=messages)
 
 def _with_system(system, messages:list)->list:
@@ -94,8 +110,10 @@ def _with_system(system, messages:list)->list:
 def _check_order(messages:list):
     "A question first, an answer last, none of them empty."
     first = next((m["role"] for m in messages if m["role"] != "system"), "system")
-    need(first != "assistant", "begins with an answer", "it begins with an answer; a question of the user must come first")
-    need(messages[-1]["role"] == "assistant", "no answer", f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
+    need(first != "assistant", "begins with an answer",
+         "it begins with an answer; a question of the user must come first")
+    need(messages[-1]["role"] == "assistant", "no answer",
+         f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
     for m in messages: need(m["role"] != "assistant" or m["content"].strip(), "no answer", "an answer is empty")
 
 _MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.MULTILINE)
@@ -103,9 +121,14 @@ _MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.M
 def _content(message:dict):
     "Content as parts; an answer, and a system prompt, as text."
     content, answers = message["content"], ROLES[message["role"]] != "user"
-    parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image" else dict(type="text", text=p["text"]) for p in content]
-    need(not answers or all(p["type"] == "text" for p in parts), "image count", f"an image stands in a message of the {ROLES[message['role']]}")
-    for p in parts: need(answers or p["type"] == "image" or not _MARK.search(p["text"]), "video or audio", "its text has a place for a video or a sound, and only text and images are learned from")
+    parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image"
+                                                                    else dict(type="text", text=p["text"])
+                                                                    for p in content]
+    need(not answers or all(p["type"] == "text" for p in parts), "image count",
+         f"an image stands in a message of the {ROLES[message['role']]}")
+    for p in parts:
+        need(answers or p["type"] == "image" or not _MARK.search(p["text"]), "video or audio",
+             "its text has a place for a video or a sound, and only text and images are learned from")
     return "".join(p["text"] for p in parts) if answers else parts
 
 # %% ../nbs/42_conversations.ipynb #828a21e5
@@ -114,8 +137,10 @@ def image_path(
     name:str,     # as a row gives it
 )->Path:
     "The file of an image, which must lie in the folder."
-    need(not re.match(r"[A-Za-z][\w+.-]*://|data:[^,]*,|[A-Za-z]:[\\/]|//|\\\\", name), "remote image", f"image {name[:100]!r} is an address; only files in the folder of the data are read (download it first)")
-    need(not Path(name).is_absolute() and ".." not in Path(name).parts, "image outside", f"image {name[:100]!r} leaves the folder of the data")
+    need(not re.match(r"[A-Za-z][\w+.-]*://|data:[^,]*,|[A-Za-z]:[\\/]|//|\\\\", name), "remote image",
+         f"image {name[:100]!r} is an address; only files in the folder of the data are read (download it first)")
+    need(not Path(name).is_absolute() and ".." not in Path(name).parts, "image outside",
+         f"image {name[:100]!r} leaves the folder of the data")
     path = root/name
     try: inside, there = path.resolve().is_relative_to(root.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError): inside, there = True, False     # no name that a file can have
@@ -125,7 +150,7 @@ def image_path(
 
 # %% ../nbs/42_conversations.ipynb #836f4e68
 def read_json_rows(path)->list:
-    "The rows of a JSON list, or of a file with one JSON object a line (of the file at `path`); in the place of a row that cannot be read stands the `ValueError` that says why."
+    "The rows of a JSON list or of JSON lines (at `path`); for an unreadable row the `ValueError` that says why."
     path = Path(path)
     if not path.is_file(): raise UsageError(f"there is no file {path}")
     text = read_text(path)
@@ -134,7 +159,9 @@ def read_json_rows(path)->list:
     except json.JSONDecodeError as e: raise UsageError(f"{path} is no JSON ({e}); was it cut off?") from None
     except (ValueError, RecursionError): return [_value(t) for t in _elements(text)]   # one of the rows is at fault
 
-def _on_line(number:int, row): return ValueError(f"line {number} is no JSON ({row}); wanted is a JSON list, or one object a line") if isinstance(row, ValueError) else row
+def _on_line(number:int, row):
+    if not isinstance(row, ValueError): return row
+    return ValueError(f"line {number} is no JSON ({row}); wanted is a JSON list, or one object a line")
 
 def _value(text:str):
     try: return from_json(text)
@@ -165,7 +192,9 @@ def told_bad(
 )->list: # of dicts: row, kind, why
     "Bad rows as they are reported; the first one is raised where they are not to be skipped."
     for number, e in bad.items():
-        if on_bad_row == "stop": raise RowError(e.kind, f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and counts them")
+        if on_bad_row == "stop":
+            raise RowError(e.kind,
+                           f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and counts them")
     return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
 
 class JsonConversations:
@@ -183,7 +212,9 @@ class JsonConversations:
             except RowError as e: bad[number] = e
             if bad and on_bad_row == "stop": break
         self.leave_out(bad, on_bad_row)
-        if part != "all": self.rows = [r for r in self.rows if is_validation(r["episode"], validation_share) == (part == "validation")]
+        if part != "all":
+            self.rows = [r for r in self.rows if is_validation(r["episode"],
+                                                               validation_share) == (part == "validation")]
 
     def leave_out(self, bad:dict, on_bad_row:str):
         "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
@@ -197,10 +228,12 @@ class JsonConversations:
         paths = [image_path(self.root, name) for name in row["images"]]
         sizes = [open_image(path, name).size[::-1] for path, name in zip(paths, row["images"])]
         episode = str(number if row["id"] is None else row["id"])
-        return [dict(messages=m, paths=paths[:count_images(m)], sizes=sizes[:count_images(m)], episode=episode, row=number) for m in answers_of(row["messages"])]
+        return [dict(messages=m, paths=paths[:count_images(m)], sizes=sizes[:count_images(m)], episode=episode,
+                     row=number) for m in answers_of(row["messages"])]
 
     def __len__(self)->int: return len(self.rows)
-    def __getitem__(self, i)->dict: return dict(messages=self.rows[i]["messages"], images=[open_image(p, p.name) for p in self.rows[i]["paths"]])
+    def __getitem__(self, i)->dict:
+        return dict(messages=self.rows[i]["messages"], images=[open_image(p, p.name) for p in self.rows[i]["paths"]])
     def costs(self)->list: # of (characters, [pixels of each image])
         "The size of each row."
         return [(len(json.dumps(r["messages"])), [h * w for h, w in r["sizes"]]) for r in self.rows]
@@ -228,13 +261,17 @@ def write_conversations(
     for number in range(len(rows)):
         row, names, following = following, [], rows[number + 1] if number + 1 < len(rows) else dict(messages=[])
         length = len(row["messages"])
-        if len(following["messages"]) > length and following["messages"][:length] == row["messages"]: continue   # the next answer of the same conversation
+        # the next answer of the same conversation
+        if len(following["messages"]) > length and following["messages"][:length] == row["messages"]: continue
         for image in row["images"]:
-            names.append(f"images/{hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=8).hexdigest()}.png")
+            content = image.tobytes() + repr(image.size).encode()
+            names.append(f"images/{hashlib.blake2b(content, digest_size=8).hexdigest()}.png")
             if not (path.parent/names[-1]).exists(): image.save(path.parent/names[-1], compress_level=1)
         if form == "llava":
-            said = [{"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": marked_text(m["content"])} for m in row["messages"]]
-            out.append(dict(id=str(number), **({"image": names[0] if len(names) == 1 else names} if names else {}), conversations=said))
+            said = [{"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]),
+                     "value": marked_text(m["content"])} for m in row["messages"]]
+            out.append(dict(id=str(number), **({"image": names[0] if len(names) == 1 else names} if names else {}),
+                            conversations=said))
         else: out.append(dict(messages=row["messages"], images=names))
     write_atomic(path, json.dumps(out, ensure_ascii=False, indent=1))
     return path

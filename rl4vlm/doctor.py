@@ -12,7 +12,7 @@ import importlib, importlib.metadata, os, platform, shutil, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from .core import cache_dir, doing, install_extra, tell
+from .core import cache_dir, set_status, install_extra, tell
 
 # %% ../nbs/55_doctor.ipynb #ba77ce3f
 STATES = ("ok", "info", "missing", "broken")
@@ -52,7 +52,7 @@ def check_package(
 )->Finding:
     "Is the package there, in a version that is asked for, and does it import? `group` is the extra that wants it."
     install = f'pip install "{requirement.name}{requirement.specifier}"'
-    doing(f"importing {requirement.name}")
+    set_status(f"importing {requirement.name}")
     try: version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError: return Finding(group, requirement.name, "broken", "not installed", install)
     if not requirement.specifier.contains(version, prereleases=True): return Finding(group, requirement.name, "broken", f"{version}, but {requirement.specifier} is needed", install)
@@ -91,7 +91,7 @@ def check_core()->list:
 # %% ../nbs/55_doctor.ipynb #ca5a6618
 def check_forward()->Finding:
     "Build a tiny model and let it answer."
-    doing("building a tiny model")
+    set_status("building a tiny model")
     try:
         with _quiet(), tempfile.TemporaryDirectory() as folder:
             import numpy as np

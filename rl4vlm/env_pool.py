@@ -36,10 +36,13 @@ class TaskEnv:
         if self.done: raise UsageError(f"the episode of seed {self.seed} has ended; reset before the next step")
         observation, reward, terminated, truncated, info = self.env.step(self.task.to_env(action, self.last.info))
         self.done = bool(terminated or truncated)
-        return self._frame(observation, info, bool(terminated)), float(reward), bool(terminated), bool(truncated and not terminated)
+        frame = self._frame(observation, info, bool(terminated))
+        return frame, float(reward), bool(terminated), bool(truncated and not terminated)
 
     def _frame(self, observation, info, ended=False)->Frame:
-        if ended: self.last = Frame(observation, self.task.facts(observation, info, self.env)); return self.last   # nobody decides here: no action, image or word is needed
+        if ended:
+            self.last = Frame(observation, self.task.facts(observation, info, self.env))
+            return self.last   # nobody decides here: no action, image or word is needed
         self.last = self.task.frame(observation, info, self.env)
         if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, self.last.info)
         return self.last
@@ -58,7 +61,8 @@ def ask_each(
         try: results[i] = getattr(envs[i], method)(argument)
         except Exception as e:
             e.environment = i
-            e.add_note(f"in {method}({argument!r}) of environment {i} of task {envs[i].task.name}, in the episode of seed {envs[i].seed}")
+            e.add_note(f"in {method}({argument!r}) of environment {i} of task {envs[i].task.name}, in the episode of "
+                       f"seed {envs[i].seed}")
             raise
     return results
 
@@ -83,7 +87,7 @@ def descendants(pids, known:dict=None)->dict: # {process id: start time}
     return found
 
 def kill_processes(pids:dict):
-    "Kill the processes `pids` ({process id: start time}); a number that belongs to another process by now is left alone."
+    "Kill the processes `pids` ({process id: start time}); a number that another process has by now is left alone."
     now = live_processes()
     for pid, begun in pids.items():
         if now.get(pid, (0, None))[1] != begun: continue
@@ -145,7 +149,8 @@ def _make_envs(setup:bytes)->dict:
 def _packed(call)->list: # parts of a message
     "The result of a call, or the error it raised, ready to be sent."
     arrays = []
-    def packed(*outcome): return [cloudpickle.dumps(outcome, protocol=5, buffer_callback=lambda array: arrays.append(array.raw()))]
+    def packed(*outcome):
+        return [cloudpickle.dumps(outcome, protocol=5, buffer_callback=lambda array: arrays.append(array.raw()))]
     try: return packed(call(), None) + arrays
     except RL4VLMError as e: return packed(None, e)
     except Exception as e:
@@ -156,7 +161,7 @@ def _packed(call)->list: # parts of a message
         return packed(None, told)
 
 def _die_with_parent(parent:int):
-    "Wait for the end of standard input, which nobody writes to, or of the parent; then end this process and all that it started."
+    "Wait until standard input, which nobody writes to, or the parent ends; then end this process and all it started."
     while os.getppid() == parent:   # a process that the parent forked may hold the other end open
         if select.select([0], [], [], 0.5)[0] and not os.read(0, 1): break
     kill_processes(descendants([os.getpid()]))
@@ -169,26 +174,34 @@ def _adopt():
 
 # %% ../nbs/13_env_pool.ipynb #80e72f8d
 START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from rl4vlm.env_pool import serve; serve(int(sys.argv[1]))"
+_BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+         "from rl4vlm.env_pool import serve; serve(int(sys.argv[1]))")
 
 class _Worker:
     "A process that owns some environments of a pool."
     def __init__(self, task:Task, indices, oracle:bool, timeout:float|None):
         self.task, self.indices, self.timeout, self.losses = task, list(indices), timeout, 0
         try: self.setup = cloudpickle.dumps((task, gymnasium.registry.get(task.env_id), self.indices, oracle))
-        except Exception as e: raise UsageError(f"task {task.name} cannot be sent to worker processes ({e}); give workers=0, or keep out of the task what cannot be pickled")
+        except Exception as e:
+            raise UsageError(f"task {task.name} cannot be sent to worker processes ({e}); give workers=0, or keep out "
+                             f"of the task what cannot be pickled")
         self.start()
 
     def start(self):
         ours, theirs = socket.socketpair()
         self.channel = _Channel(ours, START_SECONDS)
-        with theirs: self.process = subprocess.Popen([sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
-            stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True, env={"OMP_NUM_THREADS": "1", **os.environ})   # there are as many processes as cores already
+        with theirs:
+            command = [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
+            environ = {"OMP_NUM_THREADS": "1", **os.environ}   # there are as many processes as cores already
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()],
+                                            start_new_session=True, env=environ)
 
     def ready(self):
         "Send what the process needs to begin, and wait until it has made its environments."
         try: self.channel.send(self.setup); self.answer()
-        except (EOFError, OSError): raise RL4VLMError(f"a worker process for task {self.task.name} did not start ({self.stop()}); what it printed is above, and workers=0 runs the environments in this process")
+        except (EOFError, OSError):
+            raise RL4VLMError(f"a worker process for task {self.task.name} did not start ({self.stop()}); what it "
+                              f"printed is above, and workers=0 runs the environments in this process")
         self.channel.socket.settimeout(self.timeout)
 
 # %% ../nbs/13_env_pool.ipynb #a6febf18
@@ -257,10 +270,12 @@ for p in doomed:
 """
 
 class _Guard:
-    "Ends the processes that environments of this process start, even if this process is killed: then a small watching process does it."
+    "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
 
-    def __enter__(self): self.before = self._children(); return self
+    def __enter__(self):
+        self.before = self._children()
+        return self
 
     def __exit__(self, *error):
         new = self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())
@@ -268,8 +283,11 @@ class _Guard:
         known = live_processes()
         new = {pid: known[pid][1] for pid in map(int, new) if pid in known}
         self.started.update(new)
-        if self.watch is None: self.watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid())], stdin=subprocess.PIPE, start_new_session=True)
-        self.watch.stdin.write("".join(f"{pid} {begun}\n" for pid, begun in new.items()).encode()); self.watch.stdin.flush()
+        if self.watch is None:
+            self.watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid())],
+                                          stdin=subprocess.PIPE, start_new_session=True)
+        self.watch.stdin.write("".join(f"{pid} {begun}\n" for pid, begun in new.items()).encode())
+        self.watch.stdin.flush()
 
     def _children(self)->set:
         "Processes that this thread has started; empty where the system does not tell."
@@ -282,7 +300,10 @@ class _Guard:
         known = live_processes() if self.started else {}
         mine = {pid: begun for pid, begun in self.started.items() if known.get(pid, (0, None))[1] == begun}
         kill_processes({**descendants(mine, known), **mine}); self.started = {}
-        if self.watch: self.watch.stdin.close(); self.watch.wait(); self.watch = None
+        if self.watch:
+            self.watch.stdin.close()
+            self.watch.wait()
+            self.watch = None
 
 # %% ../nbs/13_env_pool.ipynb #92e3f7b0
 class EnvPool:
@@ -296,19 +317,26 @@ class EnvPool:
     ):
         if size < 1: raise UsageError(f"a pool needs at least one environment, got {size}")
         if workers == "auto": workers = choose_workers(task, size, oracle)
-        if not isinstance(workers, int) or workers < 0: raise UsageError(f"workers={workers!r} must be a number of processes, 0 or more, or 'auto'")
-        if timeout is not None and not timeout > 0: raise UsageError(f"timeout={timeout!r} must be a number of seconds above 0, or None")
+        if not isinstance(workers, int) or workers < 0:
+            raise UsageError(f"workers={workers!r} must be a number of processes, 0 or more, or 'auto'")
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"timeout={timeout!r} must be a number of seconds above 0, or None")
         self.task, self.size, self.running, self.lost = task, size, set(), 0   # `running`: indices; `lost`: episodes
         workers = min(workers, size)
         self.workers, self.guard = [], _Guard()
-        self._finalizer = weakref.finalize(self, _stop_all, self.workers, self.guard)   # also at exit, and if a pool is forgotten
+        # also at exit, and if a pool is forgotten
+        self._finalizer = weakref.finalize(self, _stop_all, self.workers, self.guard)
         try:
             with self.guard: self.envs = None if workers else {i: TaskEnv(task, oracle) for i in range(size)}
-        except BaseException: self._finalizer(); raise
+        except BaseException:
+            self._finalizer()
+            raise
         try:
             for w in range(workers): self.workers.append(_Worker(task, range(w, size, workers), oracle, timeout))
             for worker in self.workers: worker.ready()
-        except BaseException: self.close(); raise
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self): return self.size
 
@@ -346,12 +374,14 @@ def _call(self:EnvPool, method:str, calls:dict)->dict:
         results, missing = self._gather(asked, [*calls])
         for worker in asked: worker.losses = worker.losses if worker in missing or method == "reset" else 0
         results.update(self._replace(missing))
-    except BaseException: self.close(); raise
+    except BaseException:
+        self.close()
+        raise
     return {i: results.get(i) for i in [*calls, *sorted(results.keys() - calls.keys())]}
 
 @patch
 def _gather(self:EnvPool, asked:list, order:list)->tuple: # {index: result}, {worker that did not answer: why}
-    "Read the answers as they come; of several errors that of the environment first in `order` is raised, whichever came first."
+    "Read the answers as they come; of several errors, that of the environment which is first in `order` is raised."
     results, missing, errors, waiting = {}, {}, {}, {w.channel: w for w in asked}
     end = time.monotonic() + (asked[0].timeout or np.inf) if asked else 0
     while waiting:
@@ -362,7 +392,9 @@ def _gather(self:EnvPool, asked:list, order:list)->tuple: # {index: result}, {wo
             worker = waiting.pop(channel)
             try: results.update(worker.answer())
             except (EOFError, OSError) as e: missing[worker] = "no answer" if isinstance(e, TimeoutError) else ""
-            except Exception as e: errors[order.index(getattr(e, "environment", None)) if getattr(e, "environment", None) in order else -1] = e
+            except Exception as e:
+                errors[order.index(getattr(e, "environment", None)) if getattr(e, "environment", None) in order
+                       else -1] = e
     if errors: raise errors[min(errors)]
     return results, {w: missing.get(w, "no answer") for w in asked if w in missing or w in waiting.values()}
 
@@ -376,10 +408,15 @@ def _replace(self:EnvPool, missing:dict)->dict: # {index of a lost episode: None
     for worker, why in missing.items():
         why = ", ".join(w for w in (f"{why} within {worker.timeout:g} s" if why else "", worker.stop()) if w)
         gone = sorted(self.running & set(worker.indices))
-        self.running -= set(gone); self.lost += len(gone); worker.losses += 1
+        self.running -= set(gone)
+        self.lost += len(gone)
+        worker.losses += 1
         lost.update(dict.fromkeys(gone))
-        what = f"a worker process of task {self.task.name} was lost ({why}), and with it {len(gone)} episodes, in environments {', '.join(map(str, gone))}"
-        if worker.losses > MAX_LOSSES: raise RL4VLMError(f"{what}; that is {worker.losses} times in a row without a single step, so the environment itself must be at fault")
+        what = (f"a worker process of task {self.task.name} was lost ({why}), and with it {len(gone)} episodes, "
+                f"in environments {', '.join(map(str, gone))}")
+        if worker.losses > MAX_LOSSES:
+            raise RL4VLMError(f"{what}; that is {worker.losses} times in a row without a single step, so the "
+                              f"environment itself must be at fault")
         warnings.warn(what, RuntimeWarning, stacklevel=5)
     for worker in missing: worker.start()
     for worker in missing: worker.ready()

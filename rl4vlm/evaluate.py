@@ -10,13 +10,13 @@ __all__ = ['PANEL_VERSION', 'PANELS', 'panel_seeds', 'wilson', 'bootstrap', 'pai
 # %% ../nbs/25_evaluate.ipynb #92a84274
 from collections import Counter, defaultdict
 from pathlib import Path
-import hashlib, math, re, time
+import math, re, time, warnings
 import numpy as np
 from fastcore.basics import patch
 from . import __version__
 from .config import EvalConfig
 from .core import RL4VLMError, UsageError, did_you_mean, printable
-from .files import read_json, write_atomic, write_json
+from .files import fingerprint, read_json, write_atomic, write_json
 from .run_folder import RunFolder
 from .store import Album, EpisodeStore
 from .parsing import CAUSES
@@ -242,11 +242,17 @@ class _Job:
 
     def _same_models(self):
         "Episodes of earlier weights are not taken for those of these."
-        state, now = self.run.models, {name: _fingerprint(folder) for name, folder in self.models.items()}
+        state = self.run.models
+        now = {name: f"files {fingerprint(folder, times=True)}" if Path(folder).is_dir() else str(folder)
+               for name, folder in self.models.items()}
         before = read_json(state, {}) if self.config.resume else {}
         if self.config.resume and (before or state.exists()):
-            changed = [n for n in now if n in before and before[n] != now[n]]
-            if changed: raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.run.path} was begun with; use --overwrite or another --out")
+            unknown = {n for n, was in before.items() if re.fullmatch("[0-9a-f]{16}", str(was))}   # as version 0.1.0 wrote it
+            if unknown: warnings.warn(f"{state} is of version 0.1.0: whether the weights are still the same is not known")
+            changed = [n for n in now if n in before and n not in unknown and before[n] != now[n]]
+            if changed:
+                raise UsageError(f"the weights of {', '.join(changed)} are not those that {self.run.path} was begun with; "
+                                 "use --overwrite or another --out")
         else:
             for store in (self.sampled, self.greedy):
                 for path in store.shards:
@@ -345,9 +351,3 @@ def trained_on(model)->str:
         try: return str((yaml.safe_load(RunFolder(folder).config.read_text()) or {}).get("task", ""))
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError): continue
     return ""
-
-# %% ../nbs/25_evaluate.ipynb #d72349ee
-def _fingerprint(folder)->str:
-    "Names, sizes and times of a checkpoint's files; of a name on the hub, the name."
-    files = sorted(p for p in Path(folder).glob("*") if p.is_file()) if Path(folder).is_dir() else []
-    return hashlib.blake2b(repr([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files] or str(folder)).encode(), digest_size=8).hexdigest()

@@ -23,7 +23,8 @@ def turn_scores(
     table = [dict(zip(names, values)) for values in zip(*(rows[n] for n in names))]
     returns = Counter()
     for r in table: returns[r["episode"]] += r["reward"]
-    return [dict(r, total=returns[r["episode"]], agrees=None if r["suggestion"] is None else r["action"] == r["suggestion"]) for r in table]
+    return [dict(r, total=returns[r["episode"]], agrees=None if r["suggestion"] is None
+                 else r["action"] == r["suggestion"]) for r in table]
 
 # %% ../nbs/41_filters.ipynb #ab32feab
 def choose(
@@ -34,7 +35,9 @@ def choose(
 )->tuple: # indices kept, {reason: number of turns dropped}
     "The turns to learn from, in their order, and why the others were left out."
     scores, dropped = turn_scores(rows), Counter()
-    if config.agree and all(s["agrees"] is None for s in scores): raise UsageError("--filter.agree: no turn of this data knows what the oracle would have done; collect it again with --label oracle or a task that has an oracle")
+    if config.agree and all(s["agrees"] is None for s in scores):
+        raise UsageError("--filter.agree: no turn of this data knows what the oracle would have done; collect it again "
+                         "with --label oracle or a task that has an oracle")
     kept = list(range(len(scores)))
     def drop(reason, good):
         nonlocal kept
@@ -46,7 +49,9 @@ def choose(
     if config.agree: drop("not the oracle's action", lambda i: scores[i]["agrees"])
     if config.top_k: drop("not among the best of its seed", _best_episodes(scores, config.top_k))
     if config.distinct: drop("duplicate", _first_of_its_kind(rows, kept))
-    if config.judge: drop("low opinion of the judge", lambda i, opinions=judge(rows, kept, config, log): opinions[i] >= config.min_judge)
+    if config.judge:
+        drop("low opinion of the judge",
+             lambda i, opinions=judge(rows, kept, config, log): opinions[i] >= config.min_judge)
     if config.balance: drop("surplus of its action", _balanced(scores, kept, seed))
     return kept, dict(dropped)
 
@@ -63,7 +68,8 @@ def _first_of_its_kind(rows, kept:list):
     rows, first = rows.select_columns(["messages", "images", "text"]).with_format(None), {}   # images as bytes
     for i in kept:
         r = rows[i]
-        key = hashlib.blake2b(json.dumps([r["messages"], r["text"]]).encode() + b"".join(p["bytes"] for p in r["images"]), digest_size=16).digest()
+        key = hashlib.blake2b(json.dumps([r["messages"], r["text"]]).encode() + b"".join(p["bytes"]
+            for p in r["images"]), digest_size=16).digest()
         first.setdefault(key, i)
     chosen = set(first.values())
     return lambda i: i in chosen
@@ -73,7 +79,8 @@ def _balanced(scores:list, kept:list, seed:int):
     by_action = defaultdict(list)
     for i in kept: by_action[scores[i]["action"]].append(i)
     least = min(map(len, by_action.values()), default=0)
-    chosen = {i for found in by_action.values() for i in sorted(found, key=lambda i: stream_seed("balance", seed, i))[:least]}
+    chosen = {i for found in by_action.values() for i in sorted(found,
+                                                                key=lambda i: stream_seed("balance", seed, i))[:least]}
     return lambda i: i in chosen
 
 # %% ../nbs/41_filters.ipynb #6e13e938
@@ -83,9 +90,12 @@ def judge_question(
 )->Prompt:
     "What a judge is asked about a turn (by a `rubric`)."
     *before, last = json.loads(row["messages"])
-    said = f"\n\nSomebody was given the task above and answered:\n{row['text']}\n\nRate this answer from 0 (worthless) to 10 (perfect). {rubric}\nReply in JSON: {{\"reason\": (one sentence), \"score\": (a number)}}"
+    said = (f"\n\nSomebody was given the task above and answered:\n{row['text']}\n\n"
+            f"Rate this answer from 0 (worthless) to 10 (perfect). {rubric}\n"
+            'Reply in JSON: {"reason": (one sentence), "score": (a number)}')
     content = last["content"] if isinstance(last["content"], list) else [dict(type="text", text=last["content"])]
-    return Prompt([*before, dict(last, content=[*content, dict(type="text", text=said)])], [as_image(i) for i in row["images"]])
+    return Prompt([*before, dict(last, content=[*content, dict(type="text", text=said)])],
+                  [as_image(i) for i in row["images"]])
 
 def read_opinion(text:str)->float:
     "The number in a judge's reply, from 0 to 10; 0 where there is none (in a `text`)."

@@ -27,12 +27,15 @@ def _eight_bit(array:np.ndarray)->np.ndarray: # uint8, of the same shape
     if kind == "u" and bits == 16: return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     most = 1 if kind == "f" else 255
     low, high = (float(array.min()), float(array.max())) if kind in "iuf" and array.size else (np.nan, np.nan)
-    need(-1e-3 <= low and high <= most + 1e-3, "odd image", f"an image of {array.dtype} must hold numbers from 0 to {most}, got {low:g} to {high:g}; give uint8 from 0 to 255")
+    need(-1e-3 <= low and high <= most + 1e-3, "odd image",
+         f"an image of {array.dtype} must hold numbers from 0 to {most}, got {low:g} to {high:g}; give uint8 "
+         f"from 0 to 255")
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8) if kind == "f" else array.astype(np.uint8)
 
 def _three_channels(array:np.ndarray)->np.ndarray: # (H, W, 3) uint8
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
-    need(1 <= channels <= 4 and min(array.shape[:2]) > 0, "odd image", f"an image must be an array (H, W), or (H, W, C) with 1 to 4 channels, got shape {array.shape}")
+    need(1 <= channels <= 4 and min(array.shape[:2]) > 0, "odd image",
+         f"an image must be an array (H, W), or (H, W, C) with 1 to 4 channels, got shape {array.shape}")
     array = array[..., None] if array.ndim == 2 else array
     if channels in (1, 3): return np.repeat(array, 3, 2) if channels == 1 else array
     colour, alpha = array[..., :-1].astype(np.uint32), array[..., -1:].astype(np.uint32)
@@ -50,11 +53,13 @@ def as_image(
     except Exception: image = source     # its notes are damaged; the image itself may be fine
     if image.mode[0] in "IF": return _on_white(np.asarray(image), image.info.get("transparency"))     # more than 8 bits
     try: return _three_channels(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
-    except ValueError as e: raise RowError("odd image", f"an image of mode {image.mode} cannot be shown ({e})") from None
+    except ValueError as e:
+        raise RowError("odd image", f"an image of mode {image.mode} cannot be shown ({e})") from None
 
 def _on_white(grey:np.ndarray, clear)->np.ndarray: # (H, W, 3) uint8
     "Grey levels of more than 8 bits; one of them may stand for transparent."
-    return _three_channels(np.where(grey == clear, 255, _eight_bit(grey)).astype(np.uint8) if isinstance(clear, int) else _eight_bit(grey))
+    return _three_channels(np.where(grey == clear, 255, _eight_bit(grey)).astype(np.uint8) if isinstance(clear, int)
+                           else _eight_bit(grey))
 
 # %% ../nbs/02_images.ipynb #7d20c4e6
 def image_key(
@@ -72,9 +77,12 @@ def _opened(source, name:str): # PIL image, its pixels not decoded yet
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # our own limit is lower
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except Image.DecompressionBombError: raise RowError("huge image", f"{name} claims more than {MAX_PIXELS / 1e6:g} million pixels") from None
-    except UnidentifiedImageError: raise RowError("corrupt image", f"{name} is no image of a known kind ({', '.join(FORMATS)})") from None
-    need(image.width * image.height <= MAX_PIXELS, "huge image", f"{name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS / 1e6:g} million")
+    except Image.DecompressionBombError:
+        raise RowError("huge image", f"{name} claims more than {MAX_PIXELS / 1e6:g} million pixels") from None
+    except UnidentifiedImageError:
+        raise RowError("corrupt image", f"{name} is no image of a known kind ({', '.join(FORMATS)})") from None
+    need(image.width * image.height <= MAX_PIXELS, "huge image",
+         f"{name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS / 1e6:g} million")
     return image
 
 def _guarded(source, name:str, look):
@@ -82,7 +90,8 @@ def _guarded(source, name:str, look):
     name = f"image {name[:100]!r}" if name else "an image"
     try: return look(_opened(source, name))
     except RowError: raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error) as e:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+            struct.error) as e:
         raise RowError("corrupt image", f"{name} cannot be decoded ({type(e).__name__}: {str(e)[:80]})") from None
 
 def open_image(
@@ -109,5 +118,6 @@ def image_bytes(
 )->bytes:
     "The bytes of an image of a Parquet row, which must be in the file."
     data, path = (entry.get("bytes"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-    need(isinstance(data, bytes), "remote image", f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")
+    need(isinstance(data, bytes), "remote image",
+         f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")
     return data

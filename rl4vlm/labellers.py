@@ -32,10 +32,12 @@ class AnswerLog:
         self.file, self.answers, self.spent, self.refused = JsonLines(path), {}, Counter(), 0
         self._cut_half_line()
         rows = self.file.read()
-        if all(r.get("refused") for r in rows): rows = [dict(r, key="") for r in rows]   # nothing was ever answered: the fault may have been the command's
+        # nothing was ever answered: the fault may have been the command's
+        if all(r.get("refused") for r in rows): rows = [dict(r, key="") for r in rows]
         for row in rows:
             try: self._take(row)
-            except (KeyError, TypeError, ValueError, AttributeError): continue           # a line that somebody else wrote
+            except (KeyError, TypeError, ValueError, AttributeError):
+                continue           # a line that somebody else wrote
         self.answers.pop("", None)
 
     def _cut_half_line(self):
@@ -48,7 +50,8 @@ class AnswerLog:
             except ValueError: f.truncate(whole)
 
     def _take(self, row:dict):
-        answer = Response(well_formed(row["text"]), bool(row["cut"]), **{k: row["record"][k] for k in RECORD if k in row["record"]})
+        answer = Response(well_formed(row["text"]), bool(row["cut"]),
+                          **{k: row["record"][k] for k in RECORD if k in row["record"]})
         cost = dict(requests=int(row["requests"]), tokens=int(row["tokens"]))
         self.answers[row["key"]] = answer
         self.spent.update(cost)
@@ -56,8 +59,10 @@ class AnswerLog:
 
     def keep(self, key:str, answer:Response, requests:int=0, tokens:int=0, refused:str=""):
         "File an answer, and what it has cost; or why the server has `refused` the question."
-        record = {k: np.asarray(v, float).tolist() for k in RECORD if answer.logprobs is not None and (v := getattr(answer, k)) is not None}
-        row = dict(key=key, text=answer.text, cut=bool(answer.cut), record=record, requests=requests, tokens=tokens, **(dict(refused=refused) if refused else {}))
+        record = {k: np.asarray(v, float).tolist() for k in RECORD if answer.logprobs is not None
+                  and (v := getattr(answer, k)) is not None}
+        row = dict(key=key, text=answer.text, cut=bool(answer.cut), record=record, requests=requests, tokens=tokens,
+                   **(dict(refused=refused) if refused else {}))
         self.file.append(row)
         self._take(row)
 
@@ -68,7 +73,8 @@ def question_key(
     drawn:bool,     # whether the answer depends on the question's seed
 )->str:
     "A hash of everything that an answer depends on."
-    digest = hashlib.blake2b(json.dumps([who, question.messages, question.seed if drawn else None]).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps([who, question.messages, question.seed if drawn else None]).encode(),
+                             digest_size=16)
     for image in question.images: digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
 
@@ -98,8 +104,12 @@ class Remembering(Actor):
 def request_messages(messages:list, images:list)->list:
     "Chat messages with their images in them, as OpenAI's protocol wants them (with `images`)."
     remaining = iter(images)
-    def part(p): return dict(type="image_url", image_url=dict(url=data_url(next(remaining)))) if p["type"] == "image" else dict(p, text=well_formed(p["text"]))
-    return [dict(m, content=well_formed(m["content"])) if isinstance(m["content"], str) else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
+    def part(p):
+        return dict(type="image_url",
+                    image_url=dict(url=data_url(next(remaining)))) if p["type"] == "image" else dict(p,
+                        text=well_formed(p["text"]))
+    return [dict(m, content=well_formed(m["content"])) if isinstance(m["content"], str)
+            else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
 
 def data_url(image:np.ndarray)->str:
     "An image as a `data:` address (of an `image`, anything that `as_image` takes)."
@@ -129,15 +139,19 @@ class ServerActor(Actor):
         spent:dict=None,      # requests and tokens of earlier runs that count towards the budget
     ):
         try: import openai
-        except ImportError as e: raise UsageError(f"a model behind a server needs the package openai: {install_extra('label')}") from e
+        except ImportError as e:
+            raise UsageError(f"a model behind a server needs the package openai: {install_extra('label')}") from e
         self.model, self.url, self.config, self.name = model, url, ask or AskConfig(), f"openai:{model}"
-        self.used, self.loop, self.stop = Counter(spent or {}), asyncio.new_event_loop(), False   # `used`: requests and tokens
+        # `used`: requests and tokens
+        self.used, self.loop, self.stop = Counter(spent or {}), asyncio.new_event_loop(), False
         self.outcomes = Counter(answered=int(self.used["tokens"] > 0))   # answered, refused
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         key = os.environ.get("OPENAI_API_KEY") or "none"   # from the environment and from nowhere else
         self.hide = lambda text: text.replace(key, "***") if key != "none" else text
-        here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")   # a proxy cannot reach a server on this machine
-        self.client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=self.config.timeout, http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if here else None)
+        # a proxy cannot reach a server on this machine
+        here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+        self.client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=self.config.timeout,
+                                         http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if here else None)
         self.places = asyncio.Semaphore(self.config.concurrency)
 
     def act(self, questions:list)->list:
@@ -156,7 +170,9 @@ def ask(self:ServerActor,
         for future in as_completed(futures):
             try: result = future.result()
             except asyncio.CancelledError: continue     # had not been sent when another one failed
-            except Exception as e: error = error or e; continue
+            except Exception as e:
+                error = error or e
+                continue
             yield futures[future], *result
     finally:
         for future in futures: future.cancel()          # Ctrl-C leaves nothing behind
@@ -167,17 +183,23 @@ def ask(self:ServerActor,
 def _count_refusals(self:ServerActor, refused:int, asked:int):
     "Say how many questions were refused; stop where nothing else has ever come back."
     if not refused: return
-    if not self.outcomes["answered"] and self.outcomes["refused"] >= 3: raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {self.why}")
-    warnings.warn(f"{self.url} refused {refused} of {asked} questions ({self.why}); they count as answered with nothing, and are not asked again")
+    if not self.outcomes["answered"] and self.outcomes["refused"] >= 3:
+        raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {self.why}")
+    warnings.warn(f"{self.url} refused {refused} of {asked} questions ({self.why}); they count as answered with "
+                  f"nothing, and are not asked again")
 
 @patch
 async def _answer(self:ServerActor, question)->tuple:
     "One question, when there is a place for it."
-    request = dict(model=self.model, messages=request_messages(question.messages, question.images), max_tokens=self.config.max_new_tokens,
-                   temperature=self.config.temperature, **({"seed": question.seed % 2**31} if self.config.temperature else {}))
+    request = dict(model=self.model, messages=request_messages(question.messages, question.images),
+                   max_tokens=self.config.max_new_tokens,
+                   temperature=self.config.temperature,
+                   **({"seed": question.seed % 2**31} if self.config.temperature else {}))
     async with self.places:
         try: return await self._tries(request)
-        except Exception: self.stop = True; raise       # nobody else begins
+        except Exception:
+            self.stop = True
+            raise       # nobody else begins
 
 @patch
 async def _tries(self:ServerActor, request:dict)->tuple:
@@ -193,15 +215,19 @@ async def _tries(self:ServerActor, request:dict)->tuple:
         else:
             self.used["tokens"] += tokens; self.outcomes["answered"] += 1
             return answer, dict(requests=tries, tokens=tokens)
-        if tries <= self.config.retries: await asyncio.sleep(max(min(wait, 60.0), min(60.0, self.backoff * 2**(tries - 1)) * random.uniform(0.5, 1)))
-    raise RL4VLMError(f"{self.url} gave no usable reply in {tries} tries, the last time: {why}; what has arrived is kept, and the same command with --resume goes on from there")
+        if tries <= self.config.retries:
+            await asyncio.sleep(max(min(wait, 60.0), min(60.0, self.backoff * 2**(tries - 1)) * random.uniform(0.5, 1)))
+    raise RL4VLMError(f"{self.url} gave no usable reply in {tries} tries, the last time: {why}; what has arrived is "
+                      f"kept, and the same command with --resume goes on from there")
 
 # %% ../nbs/40_labellers.ipynb #3218813a
 @patch
 def _spend(self:ServerActor):
     "Count a request, or refuse it."
     for name, limit in (("requests", self.config.max_requests), ("tokens", self.config.max_tokens)):
-        if limit and self.used[name] >= limit: raise BudgetError(f"the budget of {limit} {name} is spent; what has arrived is kept: give a larger --ask.max_{name} and --resume to go on")
+        if limit and self.used[name] >= limit:
+            raise BudgetError(f"the budget of {limit} {name} is spent; what has arrived is kept: give a larger "
+                              f"--ask.max_{name} and --resume to go on")
     self.used["requests"] += 1
 
 # %% ../nbs/40_labellers.ipynb #a34eb99b
@@ -216,30 +242,38 @@ async def _once(self:ServerActor, request:dict)->tuple: # Response, tokens
         return Response(text, choice.finish_reason == "length"), self._cost(reply.usage, request, text)
     except openai.APIStatusError as e:
         message = f"status {e.status_code}: {self.hide(str(e.message))[:300]}"
-        if e.status_code in (400, 413, 422): raise _Refused(message) from None   # it may be this question alone: a filter, or its length
-        if e.status_code not in (408, 409, 429) and e.status_code < 500: raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {message}") from None
+        # it may be this question alone: a filter, or its length
+        if e.status_code in (400, 413, 422): raise _Refused(message) from None
+        if e.status_code not in (408, 409, 429) and e.status_code < 500:
+            raise RL4VLMError(f"{self.url} refuses the request for model {self.model}, {message}") from None
         raise _NoReply(message, _wait(e.response.headers)) from None
-    except (TimeoutError, openai.APITimeoutError): raise _NoReply(f"no whole reply in {self.config.timeout:g} s") from None
-    except openai.APIConnectionError as e: raise _NoReply(f"no connection ({self.hide(str(e.__cause__ or e))[:200]})") from None
-    except (openai.APIError, ValueError, TypeError, AttributeError, RecursionError) as e: raise _NoReply(f"a reply that is not in the protocol ({type(e).__name__})") from None
+    except (TimeoutError, openai.APITimeoutError):
+        raise _NoReply(f"no whole reply in {self.config.timeout:g} s") from None
+    except openai.APIConnectionError as e:
+        raise _NoReply(f"no connection ({self.hide(str(e.__cause__ or e))[:200]})") from None
+    except (openai.APIError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise _NoReply(f"a reply that is not in the protocol ({type(e).__name__})") from None
 
 def _said(message)->str:
     "The text of a reply: a string, a list of parts, or the refusal that stands in its place."
     content = message.content if message.content is not None else getattr(message, "refusal", None) or ""
-    if isinstance(content, list): content = "".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    if isinstance(content, list):
+        content = "".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
     if not isinstance(content, str): raise TypeError(f"a content of type {type(content).__name__}")
     return well_formed(content)
 
 @patch
 def _cost(self:ServerActor, usage, request:dict, text:str)->int: # tokens
     "What a reply has cost; where the server does not say and there is a budget, four characters count as a token."
-    said = {k: int(v) for k in ("total_tokens", "prompt_tokens", "completion_tokens") if isinstance(v := getattr(usage, k, None), (int, float)) and 0 <= v < 2**40}
+    said = {k: int(v) for k in ("total_tokens", "prompt_tokens", "completion_tokens")
+            if isinstance(v := getattr(usage, k, None), (int, float)) and 0 <= v < 2**40}
     if said: return said.get("total_tokens", said.get("prompt_tokens", 0) + said.get("completion_tokens", 0))
-    words = [p.get("text", "") for m in request["messages"] for p in (m["content"] if isinstance(m["content"], list) else [dict(text=m["content"])])]
+    words = [p.get("text", "") for m in request["messages"] for p in (m["content"] if isinstance(m["content"], list)
+                                                                      else [dict(text=m["content"])])]
     return -(-(sum(map(len, words)) + len(text)) // 4) if self.config.max_tokens else 0
 
 def _wait(headers)->float: # seconds
-    "How long a server wants us to wait: retry-after-ms, or Retry-After in seconds or as a date; 0 where it does not say."
+    "Seconds that a server wants us to wait, by retry-after-ms or Retry-After (seconds or a date); else 0."
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try: seconds = float(headers.get(name)) * unit
         except (TypeError, ValueError): continue
@@ -264,7 +298,8 @@ def make_actor(
     if kind == "random": return RandomActor(task)
     actor = ServerActor(model, url, ask, log.spent if log else None) if kind == "openai" else _local(model, ask)
     actor.name = f"{kind}:{model}"
-    return Remembering(actor, log, f"{actor.name} {ask.temperature} {ask.max_new_tokens}", ask.temperature > 0) if log else actor
+    return Remembering(actor, log, f"{actor.name} {ask.temperature} {ask.max_new_tokens}",
+                       ask.temperature > 0) if log else actor
 
 def _local(model:str, ask:AskConfig)->Actor:
     from rl4vlm.policy import VLMPolicy
@@ -275,7 +310,8 @@ class Labelled(Actor):
     "One actor's answers are played, another one's are kept."
     def __init__(self, player:Actor, labeller:Actor):
         self.player, self.labeller = player, labeller
-        self.name, self.needs_oracle = f"{player.name}, labelled by {labeller.name}", player.needs_oracle or labeller.needs_oracle
+        self.name = f"{player.name}, labelled by {labeller.name}"
+        self.needs_oracle = player.needs_oracle or labeller.needs_oracle
 
     def act(self, questions:list)->list:
         "The labeller's answers, each with the one that is played; the prompts keep what the labeller has read."

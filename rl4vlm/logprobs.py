@@ -32,7 +32,8 @@ def _pieces(logits, *more):
 
 def _slope_(logp, ids, to_chosen, spread, to_spread):
     "Put the gradient of the logits where their log-probabilities `logp` (N, V) lie, given that of the scores."
-    weight = to_chosen[:, None] if to_spread is None else to_chosen[:, None] + to_spread[:, None] * (logp.clamp_min(-1e30) + spread[:, None])
+    weight = to_chosen[:, None] if to_spread is None else to_chosen[:, None] + to_spread[:,
+        None] * (logp.clamp_min(-1e30) + spread[:, None])
     logp.exp_().mul_(weight).neg_().scatter_add_(1, ids[:, None], to_chosen[:, None])
 
 class TokenScores(torch.autograd.Function):
@@ -52,11 +53,13 @@ class TokenScores(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, _, to_chosen, to_spread):
-        if getattr(ctx, "spent", False): raise RuntimeError("the gradient of TokenScores has been taken already: its memory is used again")
+        if getattr(ctx, "spent", False):
+            raise RuntimeError("the gradient of TokenScores has been taken already: its memory is used again")
         logp, ids, spread = ctx.saved_tensors
         ctx.spent = True
         g = torch.zeros_like(spread) if to_chosen is None else to_chosen
-        for part, i, g_, h, to_h in _pieces(logp, ids, g, spread, torch.zeros_like(spread) if to_spread is None else to_spread):
+        for part, i, g_, h, to_h in _pieces(logp, ids, g, spread,
+                                            torch.zeros_like(spread) if to_spread is None else to_spread):
             _slope_(part, i, g_, h, None if to_spread is None else to_h)
         return logp, None, None, None
 
@@ -64,10 +67,10 @@ class TokenScores(torch.autograd.Function):
 BUFFER = 2**25   # numbers in a part
 
 class LinearScores(torch.autograd.Function):
-    "The same from the states and the weight (V, H) of the output layer, in parts that are computed again for the gradient."
+    "The same from the states and the output layer's weight (V, H), in parts that are computed again for the gradient."
     @staticmethod
     def parts(states, weight, *more):
-        "For each part, its logits in a buffer that the next part takes over, its states, and the rows of other tensors."
+        "For each part its logits (in a buffer that the next part reuses), its states and the rows of other tensors."
         rows = max(BUFFER // len(weight), 1)
         buffer = states.new_empty(min(rows, len(states)), len(weight))
         for x, *of_part in zip(states.split(rows), *(m.split(rows) for m in more)):
@@ -95,7 +98,8 @@ class LinearScores(torch.autograd.Function):
         g = torch.zeros_like(total) if to_chosen is None else to_chosen
         to_states, to_weight = torch.empty_like(states), torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         to_spread_ = torch.zeros_like(total) if to_spread is None else to_spread
-        for logits, x, to_x, *of_part in LinearScores.parts(states, weight, to_states, ids, g, spread, total, to_spread_):
+        for logits, x, to_x, *of_part in LinearScores.parts(states, weight, to_states, ids, g, spread, total,
+                                                            to_spread_):
             for part, i, g_, h, t, to_h in _pieces(logits, *of_part):
                 logp = ctx.forbidden.fill_(part).sub_(t[:, None])
                 _slope_(logp, i, g_, h, None if to_spread is None else to_h)
@@ -116,8 +120,11 @@ def token_scores(
 )->tuple: # log-probabilities (N,), entropies (N,) or zeros; float32
     "Scores of tokens under the distribution over all allowed ones."
     part = lambda states, ids: TokenScores.apply(head(states).float(), ids, forbidden, entropy)[1:]
-    plain = type(head) is nn.Linear and head.bias is None and head.weight.shape == (forbidden.size, states.shape[1]) and head.weight.dtype == states.dtype   # ZeRO-3 leaves it empty
+    # ZeRO-3 leaves it empty
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.shape == (forbidden.size,
+        states.shape[1]) and head.weight.dtype == states.dtype
     if len(ids) * forbidden.size <= KEEP: return part(states, ids)
     if plain: return LinearScores.apply(states, head.weight, ids, forbidden, entropy)
-    parts = [checkpoint(part, s, i, use_reentrant=False, preserve_rng_state=False) for s, i in zip(*(x.split(max(BUFFER // forbidden.size, 1)) for x in (states, ids)))]
+    parts = [checkpoint(part, s, i, use_reentrant=False, preserve_rng_state=False)
+             for s, i in zip(*(x.split(max(BUFFER // forbidden.size, 1)) for x in (states, ids)))]
     return tuple(torch.cat(x) for x in zip(*parts))

@@ -53,12 +53,14 @@ def _vocabulary(
 )->list:            # for each way to cut a text: (pattern, {first token: (lengths, longest first, {tokens: names})})
     "The names by their first token."
     tables = []
-    for pattern, names in ((_WORD, [a for a in actions if _is_words(a)]), (_ALONE, [a for a in actions if not _is_words(a)])):
+    for pattern, names in ((_WORD, [a for a in actions if _is_words(a)]),
+                           (_ALONE, [a for a in actions if not _is_words(a)])):
         table = {}
         for name in names:
             tokens = tuple(pattern.findall(name.casefold()))
             if tokens: table.setdefault(tokens[0], {}).setdefault(tokens, []).append(name)
-        tables.append((pattern, {first: (sorted({len(t) for t in known}, reverse=True), known) for first, known in table.items()}))
+        tables.append((pattern, {first: (sorted({len(t) for t in known}, reverse=True), known)
+                                 for first, known in table.items()}))
     return tables
 
 # %% ../nbs/10_parsing.ipynb #cf82ed00
@@ -80,7 +82,9 @@ def _occurrences(
                 start, end = spans[i][0], spans[i+len(tokens)-1][1]    # fewer than n at the end of the text
                 phrase = text[start:end]
                 if phrase not in meant: meant[phrase] = _equal(phrase, known[tokens])
-                if meant[phrase]: found.append((start, end, meant[phrase])); break
+                if meant[phrase]:
+                    found.append((start, end, meant[phrase]))
+                    break
     return found
 
 # %% ../nbs/10_parsing.ipynb #db9abea2
@@ -117,7 +121,8 @@ def _named_by_value(
     "The one action that a JSON value names."
     if isinstance(value, str): return _named(value, actions)
     if isinstance(value, list):
-        answers = {_named_by_value(v, actions) if not isinstance(v, (list, dict)) else (None, "unknown_action") for v in value[:100]}
+        answers = {_named_by_value(v, actions) if not isinstance(v, (list, dict)) else (None, "unknown_action")
+                   for v in value[:100]}
         if len(answers) == 1: return answers.pop()
         return None, "ambiguous" if all(a for a, _ in answers) and answers else "unknown_action"
     if isinstance(value, dict): return None, "unknown_action"
@@ -151,7 +156,8 @@ def _read_string(text:str, i:int)->tuple[str, int, bool]:
 
 # %% ../nbs/10_parsing.ipynb #3b7066fe
 _BARE = re.compile(r"""[^\s,:{}\[\]"'“”„‘’][^,{}\[\]\n"“”„]*+""")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)   # plain repeats round groups: possessive ones are broken in Python 3.11.2
+# plain repeats round groups: possessive ones are broken in Python 3.11.2
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 
 class _Broken(Exception):
@@ -407,7 +413,8 @@ def _judge_call(
     "The action that a tool call states, or why it states none."
     if call.get("name") != name: return None, "wrong_tool"
     given = call.get("arguments")
-    if isinstance(given, str): given = {f.key: f.value for f in packed.fields} if (packed := _last_object(given)[0]) else None
+    if isinstance(given, str):
+        given = {f.key: f.value for f in packed.fields} if (packed := _last_object(given)[0]) else None
     if not isinstance(given, dict) or argument not in given: return None, "missing_argument"
     return (None, "extra_argument") if len(given) > 1 else _named_by_value(given[argument], actions)
 
@@ -426,7 +433,8 @@ def parse_tool_call(
     found = [o for _, o in _objects(tail, begin) if o]
     whole = [o for o in found if o.complete or not truncated and o.fields and o.fields[-1].closed]
     if found and len(text) - len(tail) + begin and _may_be_nested(tail, found[-1]): return Parsed(cause="no_action")
-    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call or "arguments" in call]
+    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call
+             or "arguments" in call]
     if not calls: return Parsed(cause="truncated" if truncated else "no_action" if found else "no_json")
     verdicts = {_judge_call(call, name, argument, actions) for call in calls}
     return Parsed(*verdicts.pop()) if len(verdicts) == 1 else Parsed(cause="ambiguous")

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
-from .run_folder import RunFolder, StopSignal, leave, load_newest, save_checkpoint
+from .run_folder import RunFolder, StopSignal, exit_for_requeue, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
 from .files import replace_folder
@@ -476,7 +476,7 @@ def train_ppo(
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
             if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
-            if asked and ppo.step < config.updates: leave(asked, folder)
+            if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
     return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
 
 class _Log:

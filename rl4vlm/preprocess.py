@@ -23,19 +23,27 @@ from .filters import choose
 # %% ../nbs/43_preprocess.ipynb #dcab3af7
 def conversation(row:dict)->dict: # messages (list), images (list)
     "A stored turn, a `row`, as a conversation."
-    return dict(messages=json.loads(row["messages"]) + [dict(role="assistant", content=row["text"])], images=row["images"])
+    return dict(messages=json.loads(row["messages"]) + [dict(role="assistant", content=row["text"])],
+                images=row["images"])
 
 def preprocess(config:PreprocessConfig)->dict: # what was kept and dropped
     "Write `train.parquet` and `validation.parquet` of conversations into the folder data/ of the run."
     out, source = Path(config.out)/"data", _json_rows(config) if is_json(config.data) else _turns(config)
     parts = dict(train=[], validation=[])
-    for i in source["kept"]: parts["validation" if is_validation(source["episodes"][i], config.validation_share) else "train"].append(i)
-    if not parts["train"]: raise UsageError(f"nothing of {config.data} can be used for training; left out: {source['dropped']}")
+    for i in source["kept"]:
+        parts["validation" if is_validation(source["episodes"][i], config.validation_share) else "train"].append(i)
+    if not parts["train"]:
+        raise UsageError(f"nothing of {config.data} can be used for training; left out: {source['dropped']}")
     for name, indices in parts.items(): source["write"](indices, out/f"{name}.parquet")
-    counts = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"], **({"bad_rows": source["bad"]} if source.get("bad") else {}))
-    if config.validation_share and not parts["validation"]: counts["note"] = f"no validation rows: none of {len({source['episodes'][i] for i in source['kept']})} episodes fell into a share of {config.validation_share:g}; collect more, or raise --validation_share"
+    counts = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"],
+                  **({"bad_rows": source["bad"]} if source.get("bad") else {}))
+    if config.validation_share and not parts["validation"]:
+        episodes = len({source["episodes"][i] for i in source["kept"]})
+        counts["note"] = (f"no validation rows: none of {episodes} episodes fell into a share of "
+                          f"{config.validation_share:g}; collect more, or raise --validation_share")
     if config.export:
-        for name in parts: write_conversations(Conversations(out/f"{name}.parquet"), out/config.export/f"{name}.json", config.export)
+        for name in parts:
+            write_conversations(Conversations(out/f"{name}.parquet"), out/config.export/f"{name}.json", config.export)
     write_json(RunFolder(config.out).counts, counts)
     return counts
 
@@ -44,7 +52,8 @@ def told(counts:dict, most:int=10)->str:
     lines = [f"{counts['train']} rows to train on, {counts['validation']} to validate"]
     lines += [f"  left out: {n} × {reason}" for reason, n in counts["dropped"].items()]
     lines += [f"  row {bad['row']}: {bad['why']}" for bad in counts.get("bad_rows", [])[:most]]
-    if len(counts.get("bad_rows", [])) > most: lines.append(f"  … all {len(counts['bad_rows'])} are listed in counts.json")
+    if len(counts.get("bad_rows", [])) > most:
+        lines.append(f"  … all {len(counts['bad_rows'])} are listed in counts.json")
     return "\n".join(lines + ([f"  warning: {counts['note']}"] if "note" in counts else []))
 
 def is_json(path)->bool:
@@ -57,12 +66,15 @@ COLUMNS = ["messages", "images", "text", "episode", "task"]
 def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."
     rows = EpisodeStore(config.data).read()
-    kept, dropped = choose(rows, config.filter, AnswerLog(RunFolder(config.out).opinions) if config.filter.judge else None, config.seed)
-    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:], write=lambda indices, path: write_file(path, lambda file: _write_turns(rows, indices, str(file))))
+    kept, dropped = choose(rows, config.filter, AnswerLog(RunFolder(config.out).opinions) if config.filter.judge
+                           else None, config.seed)
+    return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:],
+                write=lambda indices, path: write_file(path, lambda file: _write_turns(rows, indices, str(file))))
 
 def _schema(): # of the files that are written
     from datasets import Features, Image, List, Value
-    return Features(messages=Value("string"), images=List(Image()), text=Value("string"), episode=Value("string"), task=Value("string")).arrow_schema
+    return Features(messages=Value("string"), images=List(Image()), text=Value("string"), episode=Value("string"),
+                    task=Value("string")).arrow_schema
 
 def _write_turns(rows, indices:list, file:str, chunk:int=64):
     "Write turns as Parquet, their images as they are stored."
@@ -78,15 +90,19 @@ def _write_turns(rows, indices:list, file:str, chunk:int=64):
 # %% ../nbs/43_preprocess.ipynb #537a155d
 def _json_rows(config:PreprocessConfig)->dict:
     "The rows of a JSON file."
-    asked = [name for name, default in vars(FilterConfig()).items() if name not in ("distinct", "rubric", "ask", "min_judge") and getattr(config.filter, name) != default]
-    if asked: raise UsageError(f"--filter.{asked[0]} needs turns that were played; {config.data} has conversations only (--filter.distinct works)")
+    asked = [name for name, default in vars(FilterConfig()).items()
+             if name not in ("distinct", "rubric", "ask", "min_judge") and getattr(config.filter, name) != default]
+    if asked:
+        raise UsageError(f"--filter.{asked[0]} needs turns that were played; {config.data} has conversations only "
+                         f"(--filter.distinct works)")
     data = JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row)
     kept, seen, dropped = [], set(), Counter(bad["kind"] for bad in data.bad)
     for i, row in enumerate(data.rows):
         key = json.dumps([row["messages"], [str(p) for p in row["paths"]]])
         if config.filter.distinct and key in seen: dropped["duplicate"] += 1
         else: kept.append(i); seen.add(key)
-    return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows], write=lambda indices, path: write_file(path, lambda file: _write_rows(data, indices, str(file))))
+    return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows],
+                write=lambda indices, path: write_file(path, lambda file: _write_rows(data, indices, str(file))))
 
 def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
     "Write conversations of a JSON file as Parquet."
@@ -95,8 +111,11 @@ def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
     with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(indices), 1), chunk):
             rows = [data.rows[i] for i in indices[start:start + chunk]]
-            writer.write_table(pa.Table.from_pylist([dict(messages=json.dumps(r["messages"][:-1], ensure_ascii=False), text=r["messages"][-1]["content"], episode=r["episode"], task="",
-                                                          images=[dict(bytes=p.read_bytes(), path=None) for p in r["paths"]]) for r in rows], schema=schema))
+            writer.write_table(pa.Table.from_pylist([dict(messages=json.dumps(r["messages"][:-1], ensure_ascii=False),
+                                                          text=r["messages"][-1]["content"],
+                                                          episode=r["episode"], task="",
+                                                          images=[dict(bytes=p.read_bytes(), path=None)
+                                                                  for p in r["paths"]]) for r in rows], schema=schema))
 
 # %% ../nbs/43_preprocess.ipynb #c95025f4
 class Conversations:
@@ -124,20 +143,31 @@ class Conversations:
         return conversation(dict(row, images=[open_image(image_bytes(p, i), f"of row {i}") for p in row["images"]]))
     def costs(self)->list: # of (characters, [pixels of each image])
         "The size of each row."
-        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]]) for r in self.rows]
+        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]])
+                for r in self.rows]
     def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
         "What there is to check against a model, without decoding an image."
-        for number, r in zip(self.numbers, self.rows): yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
+        for number, r in zip(self.numbers, self.rows):
+            yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
 
 def _parquet_rows(path:Path): # a `datasets.Dataset`, images as bytes
     import pyarrow.parquet as pq
     from glob import escape
     from datasets import Dataset
-    if not path.exists(): raise UsageError(f"no conversations at {path}; `rl4vlm preprocess --data EPISODES --out RUN` writes them")
-    try: rows = Dataset.from_parquet(escape(str(path)), cache_dir=scratch(path.parent), features=_undecoded(pq.read_schema(path))) if pq.read_metadata(path).num_rows else Dataset.from_dict({c: [] for c in COLUMNS})
-    except Exception as e: raise UsageError(f"{path} cannot be read as Parquet ({type(e).__name__}); was it cut off? `rl4vlm preprocess` writes it again") from e
+    if not path.exists():
+        raise UsageError(f"no conversations at {path}; `rl4vlm preprocess --data EPISODES --out RUN` writes them")
+    try:
+        if not pq.read_metadata(path).num_rows: rows = Dataset.from_dict({c: [] for c in COLUMNS})
+        else:
+            rows = Dataset.from_parquet(escape(str(path)), cache_dir=scratch(path.parent),
+                                        features=_undecoded(pq.read_schema(path)))
+    except Exception as e:
+        raise UsageError(f"{path} cannot be read as Parquet ({type(e).__name__}); was it cut off? `rl4vlm preprocess` "
+                         f"writes it again") from e
     missing = {"messages", "images", "text"} - {*rows.column_names}
-    if missing: raise UsageError(f"{path} has no column {', '.join(sorted(missing))}; `rl4vlm preprocess` writes messages, images, text and episode")
+    if missing:
+        raise UsageError(f"{path} has no column {', '.join(sorted(missing))}; `rl4vlm preprocess` writes messages, "
+                         f"images, text and episode")
     return rows
 
 def _undecoded(schema): # `datasets.Features`
@@ -148,12 +178,14 @@ def _undecoded(schema): # `datasets.Features`
 
 def _check_parquet_row(row:dict, number:int):
     "Raise `RowError` if a row of Parquet is none that `preprocess` would write."
-    need(isinstance(row["messages"], str) and isinstance(row["text"], str), "wrong fields", "messages and text must be strings")
+    need(isinstance(row["messages"], str) and isinstance(row["text"], str), "wrong fields",
+         "messages and text must be strings")
     try: messages = from_json(row["messages"])
     except ValueError as e: raise RowError("no JSON", f"its messages are no JSON ({str(e)[:100]})") from None
     for image in row["images"] or []: image_size(image_bytes(image, number), f"of row {number}")
     need(isinstance(messages, list), "wrong fields", "its messages are no list")
-    check_row(dict(messages=[*messages, dict(role="assistant", content=row["text"])], images=["bytes"] * len(row["images"] or [])))
+    check_row(dict(messages=[*messages, dict(role="assistant", content=row["text"])],
+                   images=["bytes"] * len(row["images"] or [])))
 
 # %% ../nbs/43_preprocess.ipynb #41422620
 def check_task(
@@ -161,10 +193,11 @@ def check_task(
     task,            # a `Task`
     most:int=100,    # rows looked at
 ):
-    "Raise `UsageError` if most answers state no action of the task; tasks whose actions depend on the state are not checked."
+    "Raise `UsageError` if most answers state no action of the task (not checked where actions depend on the state)."
     if not isinstance(task.actions, (list, tuple)): return
     answers = [rows[i]["messages"][-1]["content"] for i in range(min(most, len(rows)))]
     wrong = [a for a in answers if task.parse(a, list(task.actions)).action is None]
     if 2 * len(wrong) > len(answers):
-        raise UsageError(f"{len(wrong)} of the first {len(answers)} answers state no action of task {task.name} ({', '.join(task.actions[:8])}), for example {wrong[0][:100]!r}; "
+        raise UsageError(f"{len(wrong)} of the first {len(answers)} answers state no action of task {task.name} "
+                         f"({', '.join(task.actions[:8])}), for example {wrong[0][:100]!r}; "
                          "give the --task that the data is about, or --rows.check_actions false if it is about none")

@@ -7,7 +7,7 @@ __all__ = ['BASE', 'UPDATE_COLUMNS', 'Screen', 'update_line', 'update_head']
 
 # %% ../nbs/50_progress.ipynb #d2feee52
 import sys, time
-from .core import SignsOfLife, doing, printable
+from .core import Heartbeat, set_status, printable
 
 # %% ../nbs/50_progress.ipynb #8140bf2c
 BASE = "tiny base model"   # what is made first, if it is not in the cache
@@ -35,19 +35,19 @@ class Screen:
     def __exit__(self, *error):
         if self.live:
             self.live.stop()
-            self.live, SignsOfLife.quiet = None, False
+            self.live, Heartbeat.quiet = None, False
 
     def print(self, text, **options):
         "One line, whoever wrote the `text` (`options` of rich's `Console.print`)."
         self.console.print(printable(text), **options)
-        SignsOfLife.last = time.monotonic()
+        Heartbeat.last = time.monotonic()
 
     def stage(self, name:str, title:str):
         "A stage begins."
         self.name, self.last, self.began = printable(name), time.time(), None
-        doing(name)
+        set_status(name)
         self.print(f"{name}  {title}", style="bold")
-        if self.live: self.task, SignsOfLife.quiet = self.bar.add_task(self.name, total=None, note=""), True
+        if self.live: self.task, Heartbeat.quiet = self.bar.add_task(self.name, total=None, note=""), True
 
     def tell(self, done:int, total:int, name:str="", **numbers):
         "`done` of `total` steps of the stage are behind us; what comes before its own steps has another `name`."

@@ -14,7 +14,7 @@ import json, math, os, shutil, warnings
 import numpy as np, torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, StopSignal, last_trainer_checkpoint, exit_for_requeue
 from .config import SFTConfig
 from .core import InvariantError, UsageError
 from .files import read_json, replace_folder, write_atomic, write_into, write_json
@@ -28,8 +28,11 @@ from .tracking import start_trackers
 def split_row(row:dict)->tuple: # (messages of the prompt, images, answer)
     "Take a conversation, a `row`, apart into the question and the last answer."
     *prompt, last = row["messages"]
-    if last["role"] != "assistant": raise UsageError(f"a conversation must end with the assistant's answer, this one ends with role '{last['role']}'")
-    answer = last["content"] if isinstance(last["content"], str) else "".join(p.get("text", "") for p in last["content"])
+    if last["role"] != "assistant":
+        raise UsageError(f"a conversation must end with the assistant's answer, this one ends with role "
+                         f"'{last['role']}'")
+    answer = last["content"] if isinstance(last["content"], str) else "".join(p.get("text", "")
+        for p in last["content"])
     return prompt, [as_image(i) for i in row["images"]], answer
 
 class Collator:
@@ -40,18 +43,22 @@ class Collator:
         return dict(prompts=[self.policy.encode(messages, images) for messages, images, _ in parts],
                     responses=[self.policy.answer_ids(answer) for _, _, answer in parts])
 
-def learnable(rows, policy:VLMPolicy, on_bad_row:str="stop")->tuple: # the rows that can be learned from, numbers of the others
+def learnable(rows, policy:VLMPolicy,
+              on_bad_row:str="stop")->tuple: # the rows that can be learned from, numbers of the others
     "Refuse rows (or leave them out, if `on_bad_row` is `skip`) whose answer holds a token that the `policy` never samples; those of a file were checked when it was opened."
     if hasattr(rows, "outlines"): return rows, []
     bad, allowed = {}, policy.allowed.cpu().numpy()
     for number, row in enumerate(rows):
         try:
             ids = policy.answer_ids(split_row(dict(row, images=[]))[2])
-            if not allowed[ids].all(): raise UsageError(f"its answer holds {policy.tokenizer.decode(ids[~allowed[ids]][:1])!r}, which is never sampled")
+            if not allowed[ids].all():
+                raise UsageError(f"its answer holds {policy.tokenizer.decode(ids[~allowed[ids]][:1])!r}, which is "
+                                 f"never sampled")
         except UsageError as e: bad[number] = str(e)
     if bad and (on_bad_row == "stop" or len(bad) == len(rows)):
         [(number, why), *_] = bad.items()
-        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves them out and counts them)")
+        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves "
+                         f"them out and counts them)")
     for number, why in list(bad.items())[:10]: warnings.warn(f"row {number} is left out: {why}")
     return ([r for n, r in enumerate(rows) if n not in bad] if bad else rows), sorted(bad)
 
@@ -61,9 +68,13 @@ def row_costs(
     policy:VLMPolicy,
 )->tuple: # (N,) tokens, roughly; (N,) bool: whether there is an image
     "How long each row will be, without tokenising it."
-    limit = max(policy.processor.image_processor.size.get("longest_edge") or 0, 336**2)   # pixels; families that count edges instead resize to about so many
-    measured = rows.costs() if hasattr(rows, "costs") else [(sum(len(json.dumps(m["content"])) for m in r["messages"]), [np.prod(as_image(i).shape[:2]) for i in r["images"]]) for r in rows]
-    return np.array([c / 3.5 + sum(min(p, limit) for p in pixels) / 784 for c, pixels in measured]), np.array([bool(pixels) for _, pixels in measured])
+    # pixels; families that count edges instead resize to about so many
+    limit = max(policy.processor.image_processor.size.get("longest_edge") or 0, 336**2)
+    measured = rows.costs() if hasattr(rows, "costs") else [(sum(len(json.dumps(m["content"])) for m in r["messages"]),
+                                                             [np.prod(as_image(i).shape[:2]) for i in r["images"]])
+                                                             for r in rows]
+    return np.array([c / 3.5 + sum(min(p, limit) for p in pixels) / 784
+                     for c, pixels in measured]), np.array([bool(pixels) for _, pixels in measured])
 
 class GroupedSampler(torch.utils.data.Sampler):
     "Row numbers, so ordered that the rows of a batch have one modality and, if asked, similar lengths."
@@ -76,7 +87,8 @@ class GroupedSampler(torch.utils.data.Sampler):
         seed:int,
         group:str="length",    # modality, or length (and modality)
     ):
-        self.costs, self.kinds, self.batch, self.seed, self.group, self.epoch = costs, [np.flatnonzero(images), np.flatnonzero(~images)], batch, seed, group, 0
+        self.costs, self.kinds, self.batch, self.seed, self.group, self.epoch = costs, [np.flatnonzero(images),
+            np.flatnonzero(~images)], batch, seed, group, 0
 
     def set_epoch(self, epoch:int): self.epoch = epoch
     def __len__(self)->int: return len(self.costs)
@@ -100,7 +112,8 @@ class Guarded:
     "Comes before a `Trainer` among the bases of a class: float32 steps, and an end where numbers are not finite."
     def create_optimizer(self, model=None):
         model = model or self.model
-        self.optimizer_cls_and_kwargs = adamw_for(model.parameters()), self.get_optimizer_cls_and_kwargs(self.args, model)[1]
+        self.optimizer_cls_and_kwargs = adamw_for(model.parameters()), self.get_optimizer_cls_and_kwargs(self.args,
+            model)[1]
         return super().create_optimizer(model)
 
     def checked(self,
@@ -117,7 +130,8 @@ class Guarded:
         path = Path(self.args.output_dir).parent/f"broken_batch_{self.args.process_index}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(self.numbers(inputs), path)
-        raise InvariantError(f"step {self.state.global_step + 1}: the {what} is not finite ({value}); the batch is in {path}, and nothing was learned from it")
+        raise InvariantError(f"step {self.state.global_step + 1}: the {what} is not finite ({value}); the batch is in "
+                             f"{path}, and nothing was learned from it")
 
     def numbers(self, inputs:dict)->dict: # {name: tensor}
         "What of a batch is kept."
@@ -128,7 +142,8 @@ class Guarded:
         self.last = inputs
         return self.checked("loss", super().compute_loss(model, inputs, *args, **kwargs), inputs)
 
-    def _get_grad_norm(self, model, grad_norm=None): return self.checked("gradient", super()._get_grad_norm(model, grad_norm), self.last)
+    def _get_grad_norm(self, model, grad_norm=None):
+        return self.checked("gradient", super()._get_grad_norm(model, grad_norm), self.last)
 
     def _save(self, output_dir=None, state_dict=None):
         check_weights(state_dict or self.model.state_dict())
@@ -141,28 +156,38 @@ class _Steps(Trainer):
         "Negative log-likelihood of the answers' tokens, over those of the whole step (or of this batch, if that is not known)."
         if is_deepspeed_zero3_enabled(): read_images(self.model_wrapped, self.model, inputs["prompts"])
         scores, world = model(inputs["prompts"], inputs["responses"], entropy=False), self.args.world_size
-        tokens = self._get_num_items_in_batch([inputs], self.args.device) if num_items_in_batch is None else num_items_in_batch
+        tokens = self._get_num_items_in_batch([inputs],
+                                              self.args.device) if num_items_in_batch is None else num_items_in_batch
         loss = -scores.logprobs.sum() * world / tokens     # the processes' gradients are averaged
         return (loss, scores) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
         "Answer tokens in the batches of one step, all processes together."
-        self.batches, tokens = batch_samples, torch.tensor(float(sum(len(r) for b in batch_samples for r in b["responses"])), device=device)
+        self.batches, tokens = batch_samples, torch.tensor(float(sum(len(r) for b in batch_samples
+                                                                     for r in b["responses"])), device=device)
         if self.args.world_size > 1: torch.distributed.all_reduce(tokens)
         return tokens
 
 class VLMTrainer(Guarded, _Steps):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
-        self.groups = GroupedSampler(*row_costs(rows, policy), config.optim.batch_size * config.optim.accumulate, config.seed, config.rows.group) if config.rows.group else None
+        self.groups = GroupedSampler(*row_costs(rows, policy), config.optim.batch_size * config.optim.accumulate, config.seed,
+                                     config.rows.group) if config.rows.group else None
         arguments = trainer_arguments(TrainingArguments, policy.device.type == "cpu",
-            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=share_of(config, launched())["batch_size"], gradient_accumulation_steps=config.optim.accumulate,
-            learning_rate=config.optim.lr, warmup_steps=config.optim.warmup, lr_scheduler_type="cosine", weight_decay=config.optim.weight_decay,
-            max_grad_norm=config.optim.max_grad_norm, adam_beta2=0.95, seed=config.seed, logging_steps=math.gcd(min(10, config.steps), config.run.save_every), save_steps=config.run.save_every, save_total_limit=2, report_to="none",
-            disable_tqdm=True, logging_nan_inf_filter=False, train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
+            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=share_of(config,
+                launched())["batch_size"], gradient_accumulation_steps=config.optim.accumulate,
+            learning_rate=config.optim.lr, warmup_steps=config.optim.warmup, lr_scheduler_type="cosine",
+            weight_decay=config.optim.weight_decay,
+            max_grad_norm=config.optim.max_grad_norm, adam_beta2=0.95, seed=config.seed,
+            logging_steps=math.gcd(min(10, config.steps), config.run.save_every), save_steps=config.run.save_every,
+            save_total_limit=2, report_to="none",
+            disable_tqdm=True, logging_nan_inf_filter=False, train_sampling_strategy="random" if shuffle
+            else "sequential", remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
             ddp_find_unused_parameters=True if launched() > 1 else None)
-        super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
-        self.model_accepts_loss_kwargs = True   # the loss is divided by the tokens of the whole step, not by the number of parts
+        super().__init__(model=policy, args=arguments, train_dataset=rows, data_collator=Collator(policy),
+                         callbacks=list(callbacks))
+        # the loss is divided by the tokens of the whole step, not by the number of parts
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
 
     def numbers(self, inputs)->dict:
@@ -175,7 +200,8 @@ class VLMTrainer(Guarded, _Steps):
     def _get_train_sampler(self, train_dataset=None): return self.groups or super()._get_train_sampler(train_dataset)
 
     def _save(self, output_dir=None, state_dict=None):
-        if self.args.should_save: write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
+        if self.args.should_save:
+            write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None): self.model.load_weights(resume_from_checkpoint)
 
@@ -185,7 +211,8 @@ class _Log(TrainerCallback):
     def __init__(self, trackers, progress): self.trackers, self.progress = trackers, progress
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}): return
-        self.trackers.log(dict(step=state.global_step, loss=float(logs["loss"]), lr=logs["learning_rate"], grad_norm=float(logs["grad_norm"])))
+        self.trackers.log(dict(step=state.global_step, loss=float(logs["loss"]), lr=logs["learning_rate"],
+                               grad_norm=float(logs["grad_norm"])))
         if self.progress: self.progress(state.global_step, state.max_steps, loss=float(logs["loss"]))
 
 # %% ../nbs/32_sft.ipynb #f3f44074
@@ -199,7 +226,8 @@ def validation_loss(
     was, total, tokens = policy.training, 0.0, 0
     policy.eval()
     for start in range(0, len(rows), batch_size):
-        scores = policy(**Collator(policy)([rows[i] for i in range(start, min(start + batch_size, len(rows)))]), entropy=False)
+        scores = policy(**Collator(policy)([rows[i] for i in range(start, min(start + batch_size, len(rows)))]),
+                        entropy=False)
         total, tokens = total - float(scores.logprobs.double().sum()), tokens + int(scores.mask.sum())
     policy.train(was)
     return total / tokens
@@ -224,11 +252,15 @@ class KeepBest(TrainerCallback):
         numbers = self.measure(self.policy.eval())
         self.policy.train(was)
         [score, *_] = numbers.values()
-        if not math.isfinite(score): raise InvariantError(f"step {step}: {next(iter(numbers))} is {score}; the weights of the last checkpoint are kept")
+        if not math.isfinite(score):
+            raise InvariantError(f"step {step}: {next(iter(numbers))} is {score}; the weights of the last "
+                                 f"checkpoint are kept")
         self.trackers.log(dict(step=step, **numbers))
         if self.best is None or self.sign * score > self.sign * self.best["score"]:
             self.best = dict(step=step, score=score, **numbers)
-            if state.is_world_process_zero: replace_folder(self.folder/"best", lambda f: (self.policy.save(f), write_json(f/"best.json", self.best)))
+            if state.is_world_process_zero:
+                replace_folder(self.folder/"best", lambda f: (self.policy.save(f),
+                                                              write_json(f/"best.json", self.best)))
 
 
 
@@ -236,7 +268,9 @@ class KeepBest(TrainerCallback):
 class StopWhenAsked(TrainerCallback):
     "Inside `with`, SIGTERM and SIGUSR1 make a `Trainer` write a checkpoint and end; `asked` is the signal's name then."
     def __init__(self): self.signal, self.asked = StopSignal(), ""
-    def __enter__(self): self.signal.__enter__(); return self
+    def __enter__(self):
+        self.signal.__enter__()
+        return self
     def __exit__(self, *error): self.signal.__exit__(*error)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -252,14 +286,24 @@ class StopWhenAsked(TrainerCallback):
 def write_model_card(folder, config:SFTConfig, rows, result:dict, best:dict=None):
     "Write README.md beside a fine-tuned checkpoint (into `folder`: `rows` learned from, the `result`, the `best` checkpoint)."
     saved = read_json(Path(folder)/"adapter_config.json", {})   # what was trained, whatever the options say
-    adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r else "the one it started from") if saved else f"none; {config.trainable} learned"
+    adapter = f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r
+                                                    else "the one it started "
+                                                    "from") if saved else f"none; {config.trainable} learned"
     logged = [r["loss"] for r in RunFolder(folder).metrics.read() if "loss" in r]
-    numbers = {"start": config.model, "task": config.task, "data": config.data or ("captions of the task's images" if config.captions else "–"), "rows": len(rows), "steps": result["steps"],
+    numbers = {"start": config.model, "task": config.task, "data": config.data
+               or ("captions of the task's images" if config.captions else "–"), "rows": len(rows),
+               "steps": result["steps"],
                "rows in a step": config.optim.batch_size * config.optim.accumulate, "learning rate": config.optim.lr, "adapter": adapter,
-               "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–", **({f"best by {config.run.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")} if best else {})}
+               "seed": config.seed, "loss at the end": f"{logged[-1]:.4f}" if logged else "–",
+               **({f"best by {config.run.best}": ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")}
+                  if best else {})}
     kind = "An adapter" if saved else "A model"
-    write_atomic(Path(folder)/"README.md", f"---\n{'base_model: ' + config.model + chr(10) if '/' in config.model and not os.path.isabs(config.model) else ''}tags: [rl4vlm, {config.task}]\n---\n# {kind} fine-tuned for {config.task}\n\n"
-                 "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in numbers.items()) + f"\n\n`rl4vlm eval --task {config.task} --model FOLDER` measures it, `rl4vlm ppo --task {config.task} --model FOLDER` goes on from it.\n")
+    write_atomic(Path(folder)/"README.md",
+                 f"---\n{'base_model: ' + config.model + chr(10) if '/' in config.model and not os.path.isabs(config.model) else ''}tags: [rl4vlm, {config.task}]\n---\n# {kind} fine-tuned for {config.task}\n\n"
+                 "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |"
+                                                  for k, v in numbers.items()) + f"\n\n`rl4vlm eval --task "
+                                                  f"{config.task} --model FOLDER` measures it, `rl4vlm ppo --task "
+                                                  f"{config.task} --model FOLDER` goes on from it.\n")
 
 # %% ../nbs/32_sft.ipynb #3ec5a3fc
 def check_rows(
@@ -293,30 +337,44 @@ def train_sft(
     "Fine-tune a policy on conversations."
     for part in (rows, validation): check_rows(part, policy, config.rows.on_bad_row)
     if not len(rows): raise UsageError("there are no conversations to learn from")
-    if config.run.best == "loss" and not len(validation): raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger --validation_share or more episodes")
-    if config.run.best == "success" and success is None: raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
+    if config.run.best == "loss" and not len(validation):
+        raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger "
+                         "--validation_share or more episodes")
+    if config.run.best == "success" and success is None:
+        raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
     share_of(config, launched()); adamw_for(policy.model.parameters())   # refused before anything is written
     rows, left_out = learnable(rows, policy, config.rows.on_bad_row)
     validation, _ = learnable(validation, policy, config.rows.on_bad_row)
-    if config.run.best and with_deepspeed(): raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or without --run.best")
+    if config.run.best and with_deepspeed():
+        raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or "
+                         "without --run.best")
     folder, main = Path(folder), not int(os.environ.get("RANK", "0"))
-    run = RunFolder(config.out) if Path(config.out) in folder.parents else None   # a run that can be resumed, not a part of something else
+    # a run that can be resumed, not a part of something else
+    run = RunFolder(config.out) if Path(config.out) in folder.parents else None
     if run: run.requeue.unlink(missing_ok=True)
     if config.optim.activation_checkpointing: policy.checkpoint_activations()
     last, done = last_trainer_checkpoint(folder/"checkpoints") if config.resume else (None, None)
     if main: RunFolder(folder).rewind(-1 if done is None else done)
     kept = folder/"best"/"best.json"
-    if main and kept.exists() and (done is None or read_json(kept, dict(step=done + 1))["step"] > done): shutil.rmtree(folder/"best")   # of a time that is done again
+    # of a time that is done again
+    if main and kept.exists() and (done is None or read_json(kept, dict(step=done + 1))["step"] > done):
+        shutil.rmtree(folder/"best")
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     for p in heads: p.requires_grad_(False)   # imitation does not judge
-    with start_trackers(config.run.trackers, folder, config=asdict(config), resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:
-        measure = {"loss": lambda p: dict(val_loss=validation_loss(p, validation, config.optim.batch_size)), "success": lambda p: dict(val_success=success(p))}.get(config.run.best)
-        keeper = KeepBest(policy, folder, measure, config.run.eval_every, -1 if config.run.best == "loss" else 1, trackers) if measure else None
-        trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [_Log(trackers, progress), *([stop] if run else []), *callbacks, *([keeper] if keeper else [])], shuffle)
+    with start_trackers(config.run.trackers, folder, config=asdict(config),
+                        resumed=done) as trackers, StopWhenAsked() if run else nullcontext() as stop:
+        measure = {"loss": lambda p: dict(val_loss=validation_loss(p, validation, config.optim.batch_size)),
+                   "success": lambda p: dict(val_success=success(p))}.get(config.run.best)
+        keeper = KeepBest(policy, folder, measure, config.run.eval_every, -1 if config.run.best == "loss" else 1,
+                          trackers) if measure else None
+        trainer = VLMTrainer(policy, rows, config, folder/"checkpoints",
+                             [_Log(trackers, progress), *([stop] if run else []), *callbacks,
+                              *([keeper] if keeper else [])], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
-    if run and stop.asked: leave(stop.asked, run.path)
+    if run and stop.asked: exit_for_requeue(stop.asked, run.path)
     for p in heads: p.requires_grad_(True)
-    result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder), **({"best": keeper.best} if keeper else {}), **({"left_out": left_out} if left_out else {}))
+    result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder),
+                  **({"best": keeper.best} if keeper else {}), **({"left_out": left_out} if left_out else {}))
     if keeper: policy.load_weights(folder/"best")
     policy.eval(); trainer.save_model(str(folder))
     if main: write_model_card(folder, config, rows, result, result.get("best"))

@@ -7,7 +7,7 @@ __all__ = ['known_rates', 'describe_tasks']
 
 # %% ../nbs/53_task_list.ipynb #113d48e9
 import time
-from .core import UsageError, doing, from_json, tell
+from .core import UsageError, set_status, from_json, tell
 from .progress import Screen
 from .tasks import make_task
 
@@ -25,7 +25,7 @@ def describe_tasks(config)->list: # rows
     rows, images = [], {}
     if not config.episodes: tell(f"{'task':<18}success of random play and of the oracle; actions")
     for name in [config.task] if config.task else list_tasks():
-        doing(f"looking at {name}")
+        set_status(f"looking at {name}")
         try: rows.append(_described(name, config, images))
         except UsageError as e:
             if config.task: raise

@@ -54,31 +54,43 @@ INVALID_RULES = ("random", "noop", "retry", "terminate")
 
 def _set_options(task, options:dict):
     "Set attributes of `task`, refusing names it does not have and values it cannot use."
-    known = [k for k in dir(task) if not k.startswith("_") and not callable(getattr(type(task), k, None)) and k != "name"]
+    known = [k for k in dir(task) if not k.startswith("_") and not callable(getattr(type(task), k, None))
+             and k != "name"]
     for key, value in options.items():
-        if key not in known: raise UsageError(f"task {task.name} has no option '{key}';{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
-        if not _fits(key, getattr(type(task), key, None), value): raise UsageError(f"{key}={value!r} of task {task.name} must be of the kind of {getattr(type(task), key)!r}")
+        if key not in known:
+            raise UsageError(f"task {task.name} has no option "
+                             f"'{key}';{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
+        if not _fits(key, getattr(type(task), key, None), value):
+            raise UsageError(f"{key}={value!r} of task {task.name} must be of the kind of {getattr(type(task), key)!r}")
         setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
-    if task.invalid not in INVALID_RULES: raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
-    if task.history_images and task.history < 1: raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
+    if task.invalid not in INVALID_RULES:
+        raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
+    if task.history_images and task.history < 1:
+        raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
     for key, least in (("max_turns", 1), ("history", 0)):
         value = getattr(task, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least: raise UsageError(f"{key}={value!r} of task {task.name} must be a whole number, {least} or more")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{key}={value!r} of task {task.name} must be a whole number, {least} or more")
     if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
 
 def _fits(key:str, default, value)->bool:
-    "Whether an option's `value` is of the kind of its `default`, or of that in `Task`; where both are None, anything may be meant."
+    "Whether an option's `value` is of the kind of its `default`, or of that in `Task`; if both are None, anything is."
     default = getattr(Task, key, None) if default is None else default
-    if default is None or value is None: return default is None or key == "thoughts" or not hasattr(Task, key)   # an option of the task's own may be unset
-    if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)): return not isinstance(default, bool) or isinstance(value, bool)
+    # an option of the task's own may be unset
+    if default is None or value is None: return default is None or key == "thoughts" or not hasattr(Task, key)
+    if isinstance(default, bool) or not isinstance(default, (int, float, str, dict, list, tuple)):
+        return not isinstance(default, bool) or isinstance(value, bool)
     if isinstance(default, (int, float)): return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, str) and isinstance(value, (list, tuple)): return not hasattr(Task, key) and all(isinstance(v, str) for v in value)   # several of a task's own
+    # several of a task's own
+    if isinstance(default, str) and isinstance(value, (list, tuple)):
+        return not hasattr(Task, key) and all(isinstance(v, str) for v in value)
     return isinstance(value, (list, tuple) if isinstance(default, (list, tuple)) else type(default))
 
 def _check_names(task, names):
     "Refuse a list of actions that an answer cannot choose from."
     if not names: raise UsageError(f"task {task.name} allows no action")
-    if any(not isinstance(n, str) or not n.strip() for n in names): raise UsageError(f"task {task.name} has an empty action name (or one that is no string) in {list(names)}")
+    if any(not isinstance(n, str) or not n.strip() for n in names):
+        raise UsageError(f"task {task.name} has an empty action name (or one that is no string) in {list(names)}")
     if len(set(names)) < len(names): raise UsageError(f"task {task.name} names an action twice: {list(names)}")
 
 # %% ../nbs/12_tasks.ipynb #ac72b282
@@ -88,29 +100,36 @@ from fastcore.basics import patch
 def make_env(self:Task):
     "The gymnasium environment of this task."
     import gymnasium, warnings
-    if not self.env_id or not isinstance(self.env_id, str): raise UsageError(f"task {self.name} has no env_id (it is {self.env_id!r})")
+    if not self.env_id or not isinstance(self.env_id, str):
+        raise UsageError(f"task {self.name} has no env_id (it is {self.env_id!r})")
     with warnings.catch_warnings():   # a task that names v0 means v0, one that names none means the newest
         warnings.filterwarnings("ignore", message=".*(out of date|Using the latest versioned).*")
         try: env = gymnasium.make(self.env_id, **self.env_kwargs)
         except UsageError: raise
-        except (gymnasium.error.Error, TypeError, ValueError, ImportError) as e: raise UsageError(f"task {self.name} cannot make {self.env_id} with {without_secrets(self.env_kwargs)}: {e}") from e
+        except (gymnasium.error.Error, TypeError, ValueError, ImportError) as e:
+            raise UsageError(f"task {self.name} cannot make {self.env_id} with {without_secrets(self.env_kwargs)}: "
+                             f"{e}") from e
     self.check_actions(env)
     return env
 
 @patch
 def check_actions(self:Task, env):
-    "Refuse names that cannot be counted off against the actions of `env`; a task with its own `to_env` answers for them itself."
+    "Refuse names that do not count off the actions of `env`; a task with its own `to_env` answers for them itself."
     if type(self).to_env is not Task.to_env: return
     remedy = f"or override to_env(action, info) of task {self.name} to say what the environment gets for each name"
-    if not isinstance(self.actions, (list, tuple)): raise UsageError(f"actions of task {self.name} must be a list of names, got {self.actions!r}; give a list, {remedy}")
+    if not isinstance(self.actions, (list, tuple)):
+        raise UsageError(f"actions of task {self.name} must be a list of names, got {self.actions!r}; give a "
+                         f"list, {remedy}")
     sizes = getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)
     if sizes != (len(self.actions), 0):
-        raise UsageError(f"task {self.name} names {len(self.actions)} actions ({', '.join(self.actions)}) but {self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer fewer), {remedy}")
+        raise UsageError(f"task {self.name} names {len(self.actions)} actions ({', '.join(self.actions)}) but "
+                         f"{self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer "
+                         f"fewer), {remedy}")
 
 # %% ../nbs/12_tasks.ipynb #bfecdfbc
 @patch
 def facts(self:Task, observation, info:dict, env)->dict:
-    "All that words and actions are made from: the info, with whatever else of observation and environment a task needs."
+    "All that words and actions are made from: the info, and what else of observation and environment a task needs."
     return info
 
 @patch
@@ -120,8 +139,8 @@ def image(self:Task,
     env,          # the environment, for `render()`
 ): # one image (H, W, 3) uint8, a list of images, or None
     "The observation if it is an image, else what `env.render()` draws."
-    if isinstance(observation, np.ndarray) and observation.dtype == np.uint8 and observation.ndim == 3 and observation.shape[-1] == 3:
-        return observation
+    array = isinstance(observation, np.ndarray) and observation.dtype == np.uint8
+    if array and observation.ndim == 3 and observation.shape[-1] == 3: return observation
     if env.render_mode != "rgb_array": return None
     return env.render()
 
@@ -157,13 +176,15 @@ def frame(self:Task, observation, info:dict, env)->Frame:
     text, actions = self.text(observation, info), self.allowed(info)
     _check_names(self, actions)
     if not copies and not text:
-        raise UsageError(f"task {self.name} shows nothing: its environment gives no image (render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
+        raise UsageError(f"task {self.name} shows nothing: its environment gives no image "
+                         f"(render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
     return Frame(observation, info, copies, text, actions)
 
 def _seen(task, image)->np.ndarray: # (H, W, 3) uint8
     "The image in an array of its own: an environment may draw into the same one again."
     try: return np.array(as_image(image))
-    except RowError as e: raise UsageError(f"image() of task {task.name} gave a {type(image).__name__} that is no image: {e}") from None
+    except RowError as e:
+        raise UsageError(f"image() of task {task.name} gave a {type(image).__name__} that is no image: {e}") from None
 
 # %% ../nbs/12_tasks.ipynb #8f9c0993
 @patch
@@ -175,7 +196,8 @@ def prompt(self:Task,
     earlier = self.shown(frame, history)
     words = [self.goal, "" if earlier else self.quote(history), self.menu(frame.actions), self.form(frame.actions)]
     if not frame.images: words.insert(1, f"Now: {frame.text}")
-    before = [part for p in earlier for part in (_say("Earlier picture:"), *_places(p.frame), _say(f" -> {_done(p)}\n"))]
+    before = [part for p in earlier for part in (_say("Earlier picture:"), *_places(p.frame),
+                                                 _say(f" -> {_done(p)}\n"))]
     now = [_say("Picture now:")] * bool(earlier)
     return [dict(role="user", content=[*before, *now, *_places(frame), _say("\n".join(w for w in words if w))])]
 
@@ -240,7 +262,9 @@ def parse(self:Task, text:str, actions:list, truncated:bool=False)->Parsed:
 @patch
 def to_env(self:Task, action:str, info:dict):
     "What `env.step` takes for the action of this name; by default its index in `actions`."
-    if action not in self.actions: raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, self.actions)} it has {', '.join(self.actions)}")
+    if action not in self.actions:
+        raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, self.actions)} it has "
+                         f"{', '.join(self.actions)}")
     return self.actions.index(action)
 
 # %% ../nbs/12_tasks.ipynb #3a158941
@@ -266,7 +290,8 @@ _tasks = {}
 def register_task(cls=None, *, name:str=None):
     "Class decorator: make `cls`, a `Task`, known by its class name."
     if cls is None: return lambda c: register_task(c, name=name)
-    if not (isinstance(cls, type) and issubclass(cls, Task)): raise UsageError(f"only a subclass of Task can be registered, got {cls!r}")
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise UsageError(f"only a subclass of Task can be registered, got {cls!r}")
     cls()   # options of the class itself are checked now, where the mistake is
     _tasks[name or cls.__name__] = cls
     return cls
@@ -287,7 +312,9 @@ def make_task(
             if entry.name == name: register_task(_load(entry), name=name)
     if name not in _tasks:
         hint = did_you_mean(name, list_tasks())
-        raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint else " (rl4vlm tasks lists all; --import MODULE brings in your own)"))
+        raise UsageError(f"task '{name}' is not registered" + (f";{hint} (rl4vlm tasks lists all)" if hint
+                                                               else " (rl4vlm tasks lists all; --import MODULE brings "
+                                                               "in your own)"))
     task = _tasks[name](**options)
     for key in options.keys() & {"actions", "env_kwargs"}: _check_kept(task, key, options[key])
     return task
@@ -307,4 +334,6 @@ def _load(entry):
     "The class that an entry point names; the fault of a stranger's package is told as theirs."
     try: return entry.load()
     except UsageError: raise
-    except Exception as e: raise UsageError(f"task '{entry.name}' cannot be loaded from {entry.value} (installed by {entry.dist.name if entry.dist else 'an unknown package'}): {type(e).__name__}: {e}") from e
+    except Exception as e:
+        raise UsageError(f"task '{entry.name}' cannot be loaded from {entry.value} (installed by "
+                         f"{entry.dist.name if entry.dist else 'an unknown package'}): {type(e).__name__}: {e}") from e

@@ -13,7 +13,8 @@ from pathlib import Path
 from .core import UsageError, cache_dir, did_you_mean
 
 # %% ../nbs/33_tiny.ipynb #c66bd6a7
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+                  "<|video_pad|>"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -35,22 +36,31 @@ def train_tokenizer(
     from transformers import PreTrainedTokenizerFast
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"),
+                                                       pre_tokenizers.ByteLevel(add_prefix_space=False,
+                                                           use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    if begin: tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad, additional_special_tokens=special, **(dict(bos_token=begin) if begin else {}))
+    if begin:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A",
+                                                                 special_tokens=[(begin, tokenizer.token_to_id(begin))])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad,
+                                   additional_special_tokens=special, **(dict(bos_token=begin) if begin else {}))
 
 # %% ../nbs/33_tiny.ipynb #55769153
 def _qwen_text(tokenizer, width:int, layers:int, sections:list, **more)->dict:
     "The part of a config that the Qwen families share: the language model and the ids of special tokens."
     std, token = 0.9 * width**-0.5, tokenizer.convert_tokens_to_ids
     return dict(
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=4,
-                         num_key_value_heads=2, max_position_embeddings=4096, initializer_range=std, tie_word_embeddings=True,
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
+                         num_hidden_layers=layers, num_attention_heads=4,
+                         num_key_value_heads=2, max_position_embeddings=4096, initializer_range=std,
+                         tie_word_embeddings=True,
                          rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=sections),
-                         bos_token_id=None, eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"), **more),
+                         bos_token_id=None, eos_token_id=token("<|im_end|>"),
+                         pad_token_id=token("<|endoftext|>"), **more),
         tie_word_embeddings=True, initializer_range=std,
         image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"))
@@ -62,7 +72,8 @@ def _qwen_processor(kind, tokenizer, side:int=112, **patches):
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
     size = {"shortest_edge": side * side // 4, "longest_edge": side * side + 1}
     video = Qwen3VLVideoProcessor if patches else Qwen2VLVideoProcessor
-    return kind(Qwen2VLImageProcessor(size=size, **patches), tokenizer, video(size=size, **patches), chat_template=CHAT_TEMPLATE)
+    return kind(Qwen2VLImageProcessor(size=size, **patches), tokenizer, video(size=size, **patches),
+                chat_template=CHAT_TEMPLATE)
 
 # %% ../nbs/33_tiny.ipynb #68bb4abd
 def _qwen2_vl(texts, width:int, layers:int):
@@ -70,7 +81,8 @@ def _qwen2_vl(texts, width:int, layers:int):
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
     tokenizer = train_tokenizer(texts)
     config = Qwen2VLConfig(**_qwen_text(tokenizer, width, layers, [width // 32, width * 3 // 64, width * 3 // 64]),
-        vision_config=dict(depth=layers, embed_dim=width, hidden_size=width, mlp_ratio=2, num_heads=4, initializer_range=0.9 * width**-0.5))
+        vision_config=dict(depth=layers, embed_dim=width, hidden_size=width, mlp_ratio=2, num_heads=4,
+                           initializer_range=0.9 * width**-0.5))
     return Qwen2VLForConditionalGeneration(config), _qwen_processor(Qwen2VLProcessor, tokenizer)
 
 def _qwen2_5_vl(texts, width:int, layers:int):
@@ -78,7 +90,8 @@ def _qwen2_5_vl(texts, width:int, layers:int):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     tokenizer = train_tokenizer(texts)
     config = Qwen2_5_VLConfig(**_qwen_text(tokenizer, width, layers, [width // 32, width * 3 // 64, width * 3 // 64]),
-        vision_config=dict(depth=layers, hidden_size=width, intermediate_size=2 * width, num_heads=4, out_hidden_size=width, window_size=112,
+        vision_config=dict(depth=layers, hidden_size=width, intermediate_size=2 * width, num_heads=4,
+                           out_hidden_size=width, window_size=112,
                            fullatt_block_indexes=list(range(layers)), initializer_range=0.9 * width**-0.5))
     return Qwen2_5_VLForConditionalGeneration(config), _qwen_processor(Qwen2_5_VLProcessor, tokenizer)
 
@@ -87,16 +100,20 @@ def _qwen3_vl(texts, width:int, layers:int):
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
     tokenizer, half, side = train_tokenizer(texts), width // 8, width * 5 // 128
     config = Qwen3VLConfig(**_qwen_text(tokenizer, width, layers, [half - 2 * side, side, side], head_dim=width // 4),
-        vision_config=dict(depth=layers, hidden_size=width, intermediate_size=2 * width, num_heads=4, out_hidden_size=width, patch_size=16,
-                           num_position_embeddings=64, deepstack_visual_indexes=list(range(layers - 1)), initializer_range=0.9 * width**-0.5))
+        vision_config=dict(depth=layers, hidden_size=width, intermediate_size=2 * width, num_heads=4,
+                           out_hidden_size=width, patch_size=16,
+                           num_position_embeddings=64, deepstack_visual_indexes=list(range(layers - 1)),
+                           initializer_range=0.9 * width**-0.5))
     return Qwen3VLForConditionalGeneration(config), _qwen_processor(Qwen3VLProcessor, tokenizer, 128, patch_size=16)
 
 # %% ../nbs/33_tiny.ipynb #7d4aaed3
 LLAVA_TOKENS = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]
 
 LLAVA_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %} {% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>"
-    "{% else %}[INST] {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %} [/INST]{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %} {% for part in message['content'] %}{{ "
+    "part['text'] }}{% endfor %}</s>"
+    "{% else %}[INST] {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ "
+    "part['text'] }}{% endif %}{% endfor %} [/INST]{% endif %}"
     "{% endfor %}")
 
 def _llava_next(texts, width:int, layers:int):
@@ -104,17 +121,25 @@ def _llava_next(texts, width:int, layers:int):
     from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
     from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
     tokenizer = train_tokenizer([*texts, "[INST] [/INST]"], special=LLAVA_TOKENS, end="</s>", pad="<pad>", begin="<s>")
-    std, token, tile, pinpoints = 0.9 * width**-0.5, tokenizer.convert_tokens_to_ids, 56, [[56, 112], [112, 56], [112, 112]]
+    std, token, tile, pinpoints = 0.9 * width**-0.5, tokenizer.convert_tokens_to_ids, 56, [[56, 112],
+        [112, 56], [112, 112]]
     config = LlavaNextConfig(
-        text_config=dict(model_type="mistral", vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, sliding_window=None, initializer_range=std, tie_word_embeddings=True,
+        text_config=dict(model_type="mistral", vocab_size=len(tokenizer), hidden_size=width,
+                         intermediate_size=2 * width, num_hidden_layers=layers,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
+                         sliding_window=None, initializer_range=std, tie_word_embeddings=True,
                          bos_token_id=token("<s>"), eos_token_id=token("</s>"), pad_token_id=token("<pad>")),
-        vision_config=dict(model_type="clip_vision_model", hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers + 1,
+        vision_config=dict(model_type="clip_vision_model", hidden_size=width, intermediate_size=2 * width,
+                           num_hidden_layers=layers + 1,
                            num_attention_heads=4, image_size=tile, patch_size=28, initializer_range=std),
-        tie_word_embeddings=True, initializer_range=std, image_token_index=token("<image>"), image_grid_pinpoints=pinpoints)
-    images = LlavaNextImageProcessor(size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints)
-    return LlavaNextForConditionalGeneration(config), LlavaNextProcessor(images, tokenizer, patch_size=28, vision_feature_select_strategy="default",
-                                                                        chat_template=LLAVA_TEMPLATE, num_additional_image_tokens=1)
+        tie_word_embeddings=True, initializer_range=std, image_token_index=token("<image>"),
+        image_grid_pinpoints=pinpoints)
+    images = LlavaNextImageProcessor(size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile},
+                                     image_grid_pinpoints=pinpoints)
+    return LlavaNextForConditionalGeneration(config), LlavaNextProcessor(images, tokenizer, patch_size=28,
+        vision_feature_select_strategy="default",
+                                                                        chat_template=LLAVA_TEMPLATE,
+                                                                        num_additional_image_tokens=1)
 
 FAMILIES = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "llava_next": _llava_next}
 
@@ -129,7 +154,9 @@ def build_tiny(
 )->Path:
     "Make an untrained tiny model and save it as an ordinary checkpoint folder."
     import torch
-    if family not in FAMILIES: raise UsageError(f"no tiny model of family '{family}';{did_you_mean(family, FAMILIES)} there are {', '.join(FAMILIES)}")
+    if family not in FAMILIES:
+        raise UsageError(f"no tiny model of family '{family}';{did_you_mean(family, FAMILIES)} there are "
+                         f"{', '.join(FAMILIES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = FAMILIES[family](texts, width, layers)
@@ -170,11 +197,12 @@ def frame_texts(task, frames:list)->list:
 # %% ../nbs/33_tiny.ipynb #6fd002c6
 def caption_rows(frames:list)->list:
     "Conversations of an image and the words for it; frames without image or words are left out."
-    return [dict(messages=[dict(role="user", content=[dict(type="image") for _ in f.images]), dict(role="assistant", content=f.text)], images=f.images)
+    return [dict(messages=[dict(role="user", content=[dict(type="image") for _ in f.images]),
+                           dict(role="assistant", content=f.text)], images=f.images)
             for f in frames if f.images and f.text]
 
 def caption_accuracy(policy, rows:list, most:int=64)->float:
-    "Share of the captions in (the first `most`) `rows` that the policy writes without a mistake, taking the most likely token each time."
+    "Share of the captions of (the first `most`) `rows` that the policy writes without a mistake, decoded greedily."
     from rl4vlm.generate import generate
     rows = rows[:most]
     answers = generate(policy, [policy.encode(r["messages"][:-1], r["images"]) for r in rows], max_new_tokens=64)
@@ -200,7 +228,8 @@ def teach_to_see(
                 policy.train()
 
     size, rng = min(32, len(rows)), random.Random(0)
-    lessons = [row for _ in range(-(-steps * size // len(rows))) for row in rng.sample(rows, len(rows))]   # each batch shows as many different images as it can
+    # each batch shows as many different images as it can
+    lessons = [row for _ in range(-(-steps * size // len(rows))) for row in rng.sample(rows, len(rows))]
     config = SFTConfig(steps=steps, optim=dict(batch_size=size, lr=1e-3, warmup=min(1.0, 30 / steps)),
                        trainable="all", run=dict(save_every=10**6))
     train_sft(lessons, policy, config, folder, [UntilRight()], progress, shuffle=False)
@@ -218,18 +247,21 @@ def tiny_vlm(
     "A tiny model that can see, built once and cached."
     from rl4vlm.images import image_key
     from rl4vlm.tasks import make_task
-    if family not in FAMILIES: raise UsageError(f"no tiny model of family '{family}';{did_you_mean(family, FAMILIES)} there are {', '.join(FAMILIES)}")
+    if family not in FAMILIES:
+        raise UsageError(f"no tiny model of family '{family}';{did_you_mean(family, FAMILIES)} there are "
+                         f"{', '.join(FAMILIES)}")
     task = make_task(task)
     frames = sample_frames(task)
     texts, images = frame_texts(task, frames), [image_key(i).hex() for f in frames for i in f.images]
-    name = hashlib.blake2b(json.dumps([RECIPE, family, texts, images, [f.text for f in frames]]).encode(), digest_size=6).hexdigest()
+    name = hashlib.blake2b(json.dumps([RECIPE, family, texts, images, [f.text for f in frames]]).encode(),
+                           digest_size=6).hexdigest()
     folder = Path(cache or cache_dir()/"tiny")/f"{family}-{task.name}-{name}"
     if not _whole(folder): _make(folder, family, texts, caption_rows(frames), progress)
     return folder
 
 def _whole(folder:Path)->bool:
     "Whether a model is there and can be read; a damaged one is named."
-    from rl4vlm.run_folder import damaged_file
+    from rl4vlm.files import damaged_file
     if not (folder/"config.json").exists(): return False
     if bad := damaged_file(folder): warnings.warn(f"the tiny model in the cache is damaged ({bad}) and is made again")
     return not bad
@@ -243,7 +275,9 @@ def _make(folder:Path, family:str, texts:list, rows:list, progress):
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = open(folder.with_name(f".{folder.name}.lock"), "a")
-    except OSError as e: raise UsageError(f"no tiny model can be kept in {folder.parent} ({e}); set RL4VLM_CACHE to a folder that can be written") from e
+    except OSError as e:
+        raise UsageError(f"no tiny model can be kept in {folder.parent} ({e}); set RL4VLM_CACHE to a folder that can "
+                         f"be written") from e
     with lock:
         try: fcntl.lockf(lock, fcntl.LOCK_EX)
         except OSError: pass   # a file system without locks: the last one stays
@@ -253,7 +287,8 @@ def _make(folder:Path, family:str, texts:list, rows:list, progress):
         try:
             build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
             policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
-            right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None   # no words for its images: the model stays blind
+            # no words for its images: the model stays blind
+            right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None
             def write(made):
                 policy.model.save_pretrained(made); policy.processor.save_pretrained(made)
                 write_json(made/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
@@ -266,6 +301,6 @@ def resolve_model(
     task:str="NumberLine",   # for tiny models
     progress=None,
 )->str:
-    "The checkpoint that a `--model` option means; a tiny model is built, telling `progress`, if it is not in the cache."
+    "The checkpoint that a `--model` option means; a tiny model that is not in the cache is built, telling `progress`."
     kind, _, family = name.partition(":")
     return str(tiny_vlm(family or "qwen2_5_vl", task, progress)) if kind == "tiny" else name

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
-from .run_folder import RunFolder, last_trainer_checkpoint, leave
+from .run_folder import RunFolder, last_trainer_checkpoint, exit_for_requeue
 from .config import SFTConfig, TRLConfig
 from .core import UsageError, episode_seed, install_extra
 from .files import replace_folder
@@ -32,7 +32,9 @@ def check_trl(task:Task):
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
     try: import trl   # noqa: F401
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
-    if task.max_turns != 1: raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer an episode; train it with rl4vlm ppo --advantage.estimator rloo")
+    if task.max_turns != 1:
+        raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer "
+                         f"an episode; train it with rl4vlm ppo --advantage.estimator rloo")
 
 # %% ../nbs/37_trl_rloo.ipynb #95b77f25
 def example(task:Task, env:TaskEnv, seed:int)->dict: # prompt, images, seed
@@ -55,11 +57,13 @@ def episode_stream(task:Task, seed:int=0):
 class Reward:
     "The reward of answers, from the task's own parser and environment; a function as TRL calls it."
     __name__ = "reward"
-    def __init__(self, task:Task, end_id:int=None): self.task, self.end_id, self.env, self.causes = task, end_id, TaskEnv(task), Counter()
+    def __init__(self, task:Task, end_id:int=None):
+        self.task, self.end_id, self.env, self.causes = task, end_id, TaskEnv(task), Counter()
 
     def __call__(self, completions:list, completion_ids:list, seed:list, **others)->list: # floats
         "One reward for each completion (a list of one assistant message)."
-        return [self.play(c[-1]["content"], s, cut=ids[-1] != self.end_id) for c, ids, s in zip(completions, completion_ids, seed)]
+        return [self.play(c[-1]["content"], s, cut=ids[-1] != self.end_id)
+                for c, ids, s in zip(completions, completion_ids, seed)]
 
     def play(self, text:str, seed:int, cut:bool=False)->float:
         "The reward of one answer to the episode of this seed; `cut` if the token limit came before its end."
@@ -87,13 +91,15 @@ def teach_form(
     turns = [t for e in play(task, OracleActor(task, error_rate), seeds, draw_seed=config.seed) for t in e.turns]
     rows = [dict(messages=t.messages + [dict(role="assistant", content=t.text)], images=t.images) for t in turns]
     train_sft(rows, policy, SFTConfig(steps=steps, optim=dict(batch_size=16, lr=2e-3), seed=config.seed,
-                                      run=dict(save_every=10**6)), folder, progress=progress)
+                                      run=dict(save_every=10**6)), folder,
+              progress=progress)
     return str(folder)
 
 def form_lesson(task:Task, config:TRLConfig)->tuple: # steps, error rate
     "What is set, or else what suits an answer with thoughts or without."
     steps, error_rate = (900, 0.1) if task.thoughts else (120, 0.75)
-    return steps if config.sft_steps is None else config.sft_steps, error_rate if config.sft_error_rate is None else config.sft_error_rate
+    steps = steps if config.sft_steps is None else config.sft_steps
+    return steps, error_rate if config.sft_error_rate is None else config.sft_error_rate
 
 # %% ../nbs/37_trl_rloo.ipynb #09e8935c
 def rloo_arguments(
@@ -105,30 +111,39 @@ def rloo_arguments(
     gpu = pick_device().type == "cuda"
     return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
-        per_device_train_batch_size=config.prompts * config.group_size // config.optim.microbatches, gradient_accumulation_steps=config.optim.microbatches,
-        num_generations=config.group_size, max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature, beta=config.kl.coef,
+        per_device_train_batch_size=config.prompts * config.group_size // config.optim.microbatches,
+        gradient_accumulation_steps=config.optim.microbatches,
+        num_generations=config.group_size, max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature,
+        beta=config.kl.coef,
         learning_rate=config.optim.lr, lr_scheduler_type="linear", max_grad_norm=config.optim.max_grad_norm, disable_dropout=True,
-        gradient_checkpointing=config.optim.activation_checkpointing, bf16=gpu and pick_dtype(config.loading.dtype, pick_device()) == torch.bfloat16,
+        gradient_checkpointing=config.optim.activation_checkpointing,
+        bf16=gpu and pick_dtype(config.loading.dtype, pick_device()) == torch.bfloat16,
         shuffle_dataset=False, logging_nan_inf_filter=False,
-        save_steps=config.run.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
+        save_steps=config.run.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True,
+        dataloader_pin_memory=False)
 
 # %% ../nbs/37_trl_rloo.ipynb #65a5bd93
 def banned_tokens(model, tokenizer)->list: # of ids
     "Special tokens but the end token, and ids that have no text (of `model` and `tokenizer`)."
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
-    return sorted({*special, *range(len(tokenizer), model.config.get_text_config().vocab_size)} - {tokenizer.eos_token_id})
+    special = {i for i, token in tokenizer.added_tokens_decoder.items()
+               if token.special} | set(tokenizer.all_special_ids)
+    return sorted({*special,
+                   *range(len(tokenizer), model.config.get_text_config().vocab_size)} - {tokenizer.eos_token_id})
 
 # %% ../nbs/37_trl_rloo.ipynb #e197df41
-RENAMED = {"reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_tokens", "entropy": "entropy", "kl": "kl", "grad_norm": "grad_norm"}
+RENAMED = {"reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_tokens",
+           "entropy": "entropy", "kl": "kl", "grad_norm": "grad_norm"}
 
 class _Log(TrainerCallback):
     "A row of our metrics for each step of TRL."
-    def __init__(self, trackers, reward:Reward, progress): self.trackers, self.reward, self.progress, self.rows = trackers, reward, progress, []
+    def __init__(self, trackers, reward:Reward, progress):
+        self.trackers, self.reward, self.progress, self.rows = trackers, reward, progress, []
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "reward" not in (logs or {}): return
         causes = self.reward.take_causes()
         failed = {c: n for c, n in causes.items() if c}
-        row = dict(step=state.global_step, **{ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs},
+        row = dict(step=state.global_step,
+                   **{ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs},
                    failed_parses=sum(failed.values()) / max(sum(causes.values()), 1), causes=failed)
         self.rows.append(row)
         self.trackers.log(row, dict(step=state.global_step, step_s=float(logs["step_time"])))
@@ -141,7 +156,8 @@ def train_trl(
 )->dict: # reward (mean of the last ten steps), rows, folder of the checkpoint
     "Train a model on a task of one turn by TRL's `RLOOTrainer`."
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)   # TRL still calls some options of transformers by their old names
+        # TRL still calls some options of transformers by their old names
+        warnings.filterwarnings("ignore", category=FutureWarning)
         return _train(config, progress)
 
 def _train(config:TRLConfig, progress)->dict:
@@ -150,31 +166,39 @@ def _train(config:TRLConfig, progress)->dict:
     from trl import RLOOTrainer
     class GuardedRLOO(Guarded, RLOOTrainer):
         "TRL's trainer with float32 steps and finite numbers."
-        def _load_from_checkpoint(self, resume_from_checkpoint, model=None): fill_model(model or self.model, resume_from_checkpoint)
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+            fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
-    arguments = rloo_arguments(config, run.trl)   # before the model: it tells transformers if DeepSpeed will share the weights out
+    # before the model: it tells transformers if DeepSpeed will share the weights out
+    arguments = rloo_arguments(config, run.trl)
     policy = VLMPolicy.from_config(config, _start(task, config, progress))
     model, processor = policy.model, policy.processor
     adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
-    last, done = last_trainer_checkpoint(run.trl, before=config.steps) if config.resume else (None, None)   # from the last one TRL would go a step too far
+    # from the last one TRL would go a step too far
+    last, done = last_trainer_checkpoint(run.trl, before=config.steps) if config.resume else (None, None)
     run.requeue.unlink(missing_ok=True)
     if main := not int(os.environ.get("RANK", "0")):
         run.rewind(-1 if done is None else done)
     with start_trackers(config.run.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
         log = _Log(trackers, reward, progress)
-        trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream, processing_class=processor, callbacks=[log, stop])
+        trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream,
+                              processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
         if last: log.rows = run.metrics.read()
         trainer.train(resume_from_checkpoint=last and str(last))
-    if stop.asked: leave(stop.asked, out)
-    replace_folder(run.rloo, lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None), main, trainer.accelerator.wait_for_everyone)
+    if stop.asked: exit_for_requeue(stop.asked, out)
+    replace_folder(run.rloo, lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None),
+                   main, trainer.accelerator.wait_for_everyone)
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(run.rloo))
 
 def _start(task:Task, config:TRLConfig, progress)->str:
     "The checkpoint to start from; a tiny model is taught the form of the answer."
     name = resolve_model(config.model, task, progress)
     if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
-    if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")   # the card is written last
-    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.loading.dtype, attention=config.loading.attention, max_pixels=config.loading.max_pixels), task, config, Path(config.out)/"sft", progress)
+    # the card is written last
+    if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")
+    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.loading.dtype,
+                                     attention=config.loading.attention, max_pixels=config.loading.max_pixels), task, config,
+                                     Path(config.out)/"sft", progress)

@@ -149,7 +149,7 @@ ranks.gather(ranks.index)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="slows the threads down by Linux's LD_PRELOAD")
 def test_a_slow_background_thread_aborts_nothing(tmp_path):
-    "Without `disconnect`, most launches end with 'terminate called without an active exception'."
+    "Without `close_process_group`, most launches end with 'terminate called without an active exception'."
     (tmp_path/"slow.cpp").write_text(SLOW); (tmp_path/"script.py").write_text(ABORTS)
     subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path/"slow.so", tmp_path/"slow.cpp", "-ldl"], check=True)
     for _ in range(3):

@@ -11,7 +11,8 @@ import json, re, string
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, stream_seed
-from .alfworld_games import NEEDS, TYPES, Engine, Game, check_types, find_games, make_game, read_game, require_alfworld
+from .alfworld_games import (NEEDS, TYPES, Engine, Game, check_types, find_games, make_game, read_game,
+                                        require_alfworld)
 from .alfworld_view import SIZE, Scene, Thing, draw_scene
 from ..tasks import Task, register_task
 
@@ -45,7 +46,8 @@ def goal_rate(
     mine = kind(game.object)
     if game.type == "look":
         here = {r for r, at in facts["receptacleatlocation"] if ("agent1", at) in facts["atlocation"]}
-        lit = {o for o in kind(game.lamp) if (o,) in facts["istoggled"]} & {o for o, r in facts["inreceptacle"] if r in here}
+        lit = {o for o in kind(game.lamp) if (o,) in facts["istoggled"]} & {o
+            for o, r in facts["inreceptacle"] if r in here}
         return (bool(mine & {o for _, o in facts["holds"]}) + bool(lit)) / 2
     goals = {r for r, t in facts["receptacletype"] if t.lower() == f"{game.place.lower()}type"}
     there = [(o, r) for o, r in facts["inreceptacle"] if o in mine and r in goals]
@@ -60,7 +62,8 @@ TELLING = ("examine", "look", "inventory", "help")   # these change nothing
 
 def in_order(commands)->list:
     "Commands in the order of `VERBS`, then of names (of `commands`)."
-    return sorted(commands, key=lambda c: (VERBS.index(c.split()[0]) if c.split()[0] in VERBS else len(VERBS), natural(c)))
+    return sorted(commands,
+                  key=lambda c: (VERBS.index(c.split()[0]) if c.split()[0] in VERBS else len(VERBS), natural(c)))
 
 def useful(commands:list, here:str)->list:
     "The commands that change something (at the place `here`)."
@@ -70,11 +73,14 @@ def useful(commands:list, here:str)->list:
 class ALFWorldEnv(gym.Env):
     """Household tasks in text, with a drawn view.
 
-    - **Action**: a command as text, such as "take apple 1 from countertop 2"; case counts. One that does not apply changes nothing.
+    - **Action**: a command as text, such as "take apple 1 from countertop 2"; case counts. One that does not apply
+      changes nothing.
     - **Observation**: the view, (300, 300, 3) uint8; or the engine's words, which are `info["observation_text"]` too.
-    - **Reward**: 50 for the goal, plus the change of the goal-condition rate (`published`: the rate itself), minus 1 for a command that does not apply.
+    - **Reward**: 50 for the goal, plus the change of the goal-condition rate (`published`: the rate itself), minus 1
+      for a command that does not apply.
     - **End**: terminated when the goal is reached, truncated after `max_steps`.
-    - **Info**: `admissible_commands`, `won`, `success`, `goal_condition_success_rate`, `task_type`, `task`, `is_legal_action`, `observation_text`, the `scene`, and `target` (classes of thing, place and lamp).
+    - **Info**: `admissible_commands`, `won`, `success`, `goal_condition_success_rate`, `task_type`, `task`,
+      `is_legal_action`, `observation_text`, the `scene`, and `target` (classes of thing, place and lamp).
     - **Version history**: v0.
     """
     metadata = dict(render_modes=["rgb_array"], render_fps=2)
@@ -83,7 +89,7 @@ class ALFWorldEnv(gym.Env):
         types="all",              # types of tasks: names of `TYPES`, a list or with commas between
         places:int=10,            # size of a generated room
         things:int|None=None,     # things that lie about in it; None for as many as places
-        games:str="generated",    # "generated", a folder of games, or a split of ALFWorld's data: train, valid_seen, valid_unseen
+        games:str="generated",    # or a folder of games, or a split of ALFWorld's data: train, valid_seen, valid_unseen
         reward:str="mended",      # or "published"
         max_steps:int=50,         # then the episode is truncated
         observation:str="view",   # or "words", and no view is drawn until `render()`
@@ -93,11 +99,14 @@ class ALFWorldEnv(gym.Env):
         if reward not in ("mended", "published"): raise UsageError(f"reward={reward!r} must be mended or published")
         if observation not in ("view", "words"): raise UsageError(f"observation={observation!r} must be view or words")
         if not max_steps > 0: raise UsageError(f"max_steps={max_steps!r} must be 1 or more")
-        self.types, self.places, self.things, self.games, self.reward, self.max_steps, self.render_mode = check_types(types), places, things, games, reward, max_steps, render_mode
+        self.types, self.places, self.things, self.games = check_types(types), places, things, games
+        self.reward, self.max_steps, self.render_mode = reward, max_steps, render_mode
         if games == "generated": make_game(self.types[0], 0, places, things)   # complains of sizes now
         self.folders = None if games == "generated" else find_games(games, self.types)
-        self.action_space, self.engine, self.over, self.drawn = gym.spaces.Text(200), Engine(), True, observation == "view"
-        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) if self.drawn else gym.spaces.Text(10_000, charset=string.printable)
+        self.action_space, self.engine = gym.spaces.Text(200), Engine()
+        self.over, self.drawn = True, observation == "view"
+        self.observation_space = gym.spaces.Text(10_000, charset=string.printable)
+        if self.drawn: self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
 # %% ../../nbs/18_alfworld.ipynb #f3d25d66
 @patch
@@ -113,7 +122,9 @@ def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None):
     self.game = self.choose(int(self.np_random.integers(2**31)) if seed is None else seed)
     self.words, self.here, self.steps, self.over = self.engine.start(self.game), "", 0, False
     self.way = None if self.folders else self.engine.plan()
-    if self.way == []: raise RL4VLMError(f"game {self.game.name} cannot be solved: the planner finds no way to its goal ({self.game.task})")
+    if self.way == []:
+        raise RL4VLMError(f"game {self.game.name} cannot be solved: the planner finds no way to its goal "
+                          f"({self.game.task})")
     self._observe()
     return self.observed(), self._info(legal=True)
 
@@ -138,13 +149,17 @@ def render(self:ALFWorldEnv)->np.ndarray: # (300, 300, 3) uint8
 @patch
 def step(self:ALFWorldEnv, command:str):
     "Carry out a command."
-    if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
-    if not isinstance(command, str): raise ValueError(f"a command is text, such as 'go to {self.scene.places[0]}'; got {command!r}")
+    if self.over:
+        raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                    "reset() first")
+    if not isinstance(command, str):
+        raise ValueError(f"a command is text, such as 'go to {self.scene.places[0]}'; got {command!r}")
     command, before = command.strip(), self.rate
     legal = command in self.engine.commands
     self.words = self.engine.do(command)
     if legal and command.startswith("go to "): self.here = command.removeprefix("go to ")
-    if legal and command.split()[0] not in TELLING: self.way = self.way[1:] if self.way and self.way[0] == command else None
+    if legal and command.split()[0] not in TELLING:
+        self.way = self.way[1:] if self.way and self.way[0] == command else None
     self._observe()
     self.steps, won = self.steps + 1, self.engine.won()
     truncated = self.steps >= self.max_steps and not won
@@ -156,8 +171,10 @@ def step(self:ALFWorldEnv, command:str):
 def _info(self:ALFWorldEnv, legal:bool)->dict:
     "What is told besides the image."
     won, game = self.engine.won(), self.game
-    return dict(observation_text=self.words, admissible_commands=in_order(self.engine.commands), won=won, success=won, goal_condition_success_rate=self.rate,
-        task_type=TYPES[game.type], task=game.task, is_legal_action=legal, scene=self.scene, target=dict(type=game.type, object=game.object, place=game.place, lamp=game.lamp), game=game.name)
+    return dict(observation_text=self.words, admissible_commands=in_order(self.engine.commands), won=won, success=won,
+                goal_condition_success_rate=self.rate,
+        task_type=TYPES[game.type], task=game.task, is_legal_action=legal, scene=self.scene,
+        target=dict(type=game.type, object=game.object, place=game.place, lamp=game.lamp), game=game.name)
 
 @patch
 def plan(self:ALFWorldEnv)->list:
@@ -189,16 +206,20 @@ class ALFWorld(Task):
     thoughts = "what the task needs next"
 
     def make_env(self):
-        kwargs = dict(types=self.types, places=self.places, things=self.things, games=self.games, reward=self.reward, max_steps=self.max_turns,
+        kwargs = dict(types=self.types, places=self.places, things=self.things, games=self.games, reward=self.reward,
+                      max_steps=self.max_turns,
                       observation="words" if self.text_only else "view")
         return gym.make(self.env_id, **{**kwargs, **self.env_kwargs})
 
     def __init__(self, **options):
         super().__init__(**options)
         check_types(self.types)
-        if not self.max_commands > 0: raise UsageError(f"max_commands={self.max_commands!r} of task {self.name} must be 1 or more")
+        if not self.max_commands > 0:
+            raise UsageError(f"max_commands={self.max_commands!r} of task {self.name} must be 1 or more")
 
-    def actions(self, info): return info["admissible_commands"] if self.all_commands else useful(info["admissible_commands"], info["scene"].place)
+    def actions(self, info):
+        return info["admissible_commands"] if self.all_commands else useful(info["admissible_commands"],
+            info["scene"].place)
     def to_env(self, action, info): return action
 
 # %% ../../nbs/18_alfworld.ipynb #901f7e96
@@ -208,7 +229,8 @@ def prompt(self:ALFWorld, frame, history=()):
     messages = Task.prompt(self, frame, history)
     words = messages[0]["content"][-1]
     goal = self.goal if frame.images else self.goal.replace(" The picture shows where you stand and what you hold.", "")
-    told = f"\nYou read: {' '.join(frame.info['observation_text'].removeprefix('-= Welcome to TextWorld, ALFRED! =-').split())}" if self.told else ""
+    read = " ".join(frame.info["observation_text"].removeprefix("-= Welcome to TextWorld, ALFRED! =-").split())
+    told = f"\nYou read: {read}" if self.told else ""
     words["text"] = f"{goal}\nTask: {frame.info['task']}.{told}" + words["text"].removeprefix(self.goal)
     return messages
 
@@ -216,7 +238,8 @@ def prompt(self:ALFWorld, frame, history=()):
 def menu(self:ALFWorld, actions:list)->str:
     "The line that lists the commands; a long list is cut, and it says so."
     more = [a.split()[0].replace("go", "go to") for a in actions[self.max_commands:]]
-    return "Actions: " + ", ".join(json.dumps(a) for a in actions[:self.max_commands]) + (f" and {len(more)} more ({', '.join(dict.fromkeys(more))} ...)" if more else "")
+    return "Actions: " + ", ".join(json.dumps(a) for a in actions[:self.max_commands]) + (f" and {len(more)} more "
+        f"({', '.join(dict.fromkeys(more))} ...)" if more else "")
 
 # %% ../../nbs/18_alfworld.ipynb #214f16d6
 @patch
@@ -224,7 +247,8 @@ def true_fields(self:ALFWorld, info)->dict:
     "What is in sight, field by field."
     s = info["scene"]
     state = {None: "", True: " open", False: " closed"}[s.opened]
-    return dict(place=(s.place or "the middle of the room") + state, seen=", ".join(map(str, s.things)) or "nothing", held=str(s.held or "nothing"))
+    return dict(place=(s.place or "the middle of the room") + state, seen=", ".join(map(str, s.things)) or "nothing",
+                held=str(s.held or "nothing"))
 
 @patch
 def describe(self:ALFWorld, info)->str:
@@ -233,7 +257,8 @@ def describe(self:ALFWorld, info)->str:
     return f"{v['place']}: {v['seen']}; held: {v['held']}"
 
 # %% ../../nbs/18_alfworld.ipynb #1b0036ce
-_DOING = dict(clean=("clean", "clean it"), heat=("hot", "heat it"), cool=("cold", "cool it"))   # state wanted, what to do
+# state wanted, what to do
+_DOING = dict(clean=("clean", "clean it"), heat=("hot", "heat it"), cool=("cold", "cool it"))
 
 @patch
 def reason(self:ALFWorld, info)->str:

@@ -26,7 +26,8 @@ def require_alfworld():
     missing = [m for m in ("alfworld", "textworld", "fast_downward") if importlib.util.find_spec(m) is None]
     if not missing: return
     tools = [t for t in ("g++", "make") if not shutil.which(t)]
-    needs = f"; it compiles its planner, and {' and '.join(tools)} is not on the PATH: install that first" if tools else "; compiling its planner takes some minutes"
+    needs = "; compiling its planner takes some minutes"
+    if tools: needs = f"; it compiles its planner, and {' and '.join(tools)} is not on the PATH: install that first"
     raise UsageError(f"ALFWorld's engine is not installed (no module {missing[0]}): {install_extra('alfworld')}{needs}")
 
 # %% ../../nbs/17_alfworld_games.ipynb #785a70d4
@@ -44,8 +45,10 @@ def _logic():
     from textworld.envs.pddl import textgen
     from textworld.envs.pddl.logic import GameLogic
     parse = lru_cache(maxsize=4096)(textgen._parse_and_convert)
-    textgen._parse_and_convert = lambda *args, **kwargs: deepcopy(parse(*args, **kwargs))   # users write into what they get
-    textgen.Rule = SimpleNamespace(parse_conjunctive_query=lru_cache(maxsize=4096)(textgen.Rule.parse_conjunctive_query))
+    # users write into what they get
+    textgen._parse_and_convert = lambda *args, **kwargs: deepcopy(parse(*args, **kwargs))
+    cached = lru_cache(maxsize=4096)(textgen.Rule.parse_conjunctive_query)
+    textgen.Rule = SimpleNamespace(parse_conjunctive_query=cached)
     return GameLogic(_data("alfred.pddl"), _data("alfred.twl2"))
 
 def _data(name:str)->str:
@@ -84,7 +87,10 @@ class Engine:
         try:
             with _own_argv(): self.state = PddlState(self.lib, game.problem, _logic())
         except (Exception, SystemExit) as e:
-            if e.args == ("val1",): raise RL4VLMError(f"game {game.name} cannot be solved: nothing in it can fulfil its goal ({game.task})") from e   # the name in the one fact that is left
+            # the name in the one fact that is left
+            if e.args == ("val1",):
+                raise RL4VLMError(f"game {game.name} cannot be solved: nothing in it can fulfil its goal "
+                                  f"({game.task})") from e
             raise RL4VLMError(f"ALFWorld's engine cannot read game {game.name}: {e.__class__.__name__}: {e}") from e
         self.names, self.texts = _names(self.state.facts), {}
         self._list()
@@ -119,7 +125,8 @@ def _names(facts)->dict: # {id in PDDL: `_Name`}
 @patch
 def _say(self:Engine, rule:str, mapping:dict={})->str:
     "A sentence of the grammar about the present state."
-    context = dict(state=self.state, facts=list(self.state.facts), mapping=mapping, entity_infos=self.names, variables={p.name: self.names[v.name] for p, v in mapping.items()})
+    context = dict(state=self.state, facts=list(self.state.facts), mapping=mapping, entity_infos=self.names,
+                   variables={p.name: self.names[v.name] for p, v in mapping.items()})
     return _logic().grammar.derive(rule, context)
 
 @patch
@@ -128,7 +135,10 @@ def _list(self:Engine):
     self.commands = {}
     for action in self.state.all_applicable_actions():
         key = action.name, *(v.name for v in action.mapping.values())
-        if key not in self.texts: self.texts[key] = self._say(action.command_template, action.mapping).format(**{p.name: self.names[v.name] for p, v in action.mapping.items()})
+        if key not in self.texts:
+            self.texts[key] = self._say(action.command_template,
+                                        action.mapping).format(**{p.name: self.names[v.name]
+                                                                  for p, v in action.mapping.items()})
         self.commands.setdefault(self.texts[key], action)
 
 # %% ../../nbs/17_alfworld_games.ipynb #bc6de418
@@ -151,16 +161,24 @@ def facts(self:Engine)->dict: # {predicate: [names of its arguments]}
 
 # %% ../../nbs/17_alfworld_games.ipynb #76fa53d3
 ROOMS = dict(
-    kitchen=(dict(Fridge=1, Microwave=1, SinkBasin=1, CounterTop=3, DiningTable=1, Cabinet=6, Drawer=6, Shelf=3, StoveBurner=4, CoffeeMachine=1, GarbageCan=1),
-        "Apple Bread Bowl ButterKnife Cup DishSponge Egg Fork Glassbottle Kettle Knife Ladle Lettuce Mug Pan PepperShaker Plate Pot Potato SaltShaker SoapBottle Spatula Spoon Tomato WineBottle".split()),
+    kitchen=(dict(Fridge=1, Microwave=1, SinkBasin=1, CounterTop=3, DiningTable=1, Cabinet=6, Drawer=6, Shelf=3,
+                  StoveBurner=4, CoffeeMachine=1, GarbageCan=1),
+        "Apple Bread Bowl ButterKnife Cup DishSponge Egg Fork Glassbottle Kettle Knife Ladle Lettuce Mug Pan "
+        "PepperShaker Plate Pot Potato SaltShaker SoapBottle Spatula Spoon Tomato WineBottle".split()),
     bedroom=(dict(Bed=1, Desk=2, Dresser=1, SideTable=2, Shelf=6, Drawer=8, ArmChair=1, Safe=1, GarbageCan=1),
-        "AlarmClock BaseballBat BasketBall Book Bowl CD CellPhone CreditCard KeyChain Laptop Mug Pen Pencil Pillow Statue TennisRacket Watch".split()),
-    living_room=(dict(Sofa=1, ArmChair=2, Ottoman=1, CoffeeTable=1, SideTable=2, DiningTable=1, Dresser=1, Shelf=4, Drawer=6, Cabinet=4, Safe=1, GarbageCan=1),
-        "Book Bowl Candle CellPhone CreditCard KeyChain Laptop Newspaper Pillow Plate RemoteControl Statue TissueBox Vase Watch WateringCan".split()),
-    bathroom=(dict(SinkBasin=2, BathtubBasin=1, Toilet=1, Cart=1, CounterTop=2, Shelf=4, Drawer=6, Cabinet=6, GarbageCan=1),
+        "AlarmClock BaseballBat BasketBall Book Bowl CD CellPhone CreditCard KeyChain Laptop Mug Pen Pencil Pillow "
+        "Statue TennisRacket Watch".split()),
+    living_room=(dict(Sofa=1, ArmChair=2, Ottoman=1, CoffeeTable=1, SideTable=2, DiningTable=1, Dresser=1, Shelf=4,
+                      Drawer=6, Cabinet=4, Safe=1, GarbageCan=1),
+        "Book Bowl Candle CellPhone CreditCard KeyChain Laptop Newspaper Pillow Plate RemoteControl Statue TissueBox "
+        "Vase Watch WateringCan".split()),
+    bathroom=(dict(SinkBasin=2, BathtubBasin=1, Toilet=1, Cart=1, CounterTop=2, Shelf=4, Drawer=6, Cabinet=6,
+                   GarbageCan=1),
         "Candle Cloth HandTowel SoapBar SoapBottle SprayBottle TissueBox ToiletPaper".split()))
-NEEDS = dict(clean=("Cleanable", "SinkBasin"), heat=("Heatable", "Microwave"), cool=("Coolable", "Fridge"))   # property, place where it is done
-SCENES = dict(pick=list(ROOMS), two=list(ROOMS), look=["bedroom", "living_room"], clean=["kitchen", "bathroom"], heat=["kitchen"], cool=["kitchen"])
+# property, place where it is done
+NEEDS = dict(clean=("Cleanable", "SinkBasin"), heat=("Heatable", "Microwave"), cool=("Coolable", "Fridge"))
+SCENES = dict(pick=list(ROOMS), two=list(ROOMS), look=["bedroom", "living_room"], clean=["kitchen", "bathroom"],
+              heat=["kitchen"], cool=["kitchen"])
 LAMPS = dict(bedroom="DeskLamp", living_room="FloorLamp")
 PLACES = range(4, 23)   # how many places a room may have
 
@@ -172,21 +190,26 @@ def make_game(
     things:int=None,   # how many things lie about besides those of the task; None for as many as places
 )->Game:
     "The game of this seed."
-    if type not in TYPES: raise UsageError(f"'{type}' is no type of ALFWorld game;{did_you_mean(type, TYPES) or ' there are ' + ', '.join(TYPES)}")
+    if type not in TYPES:
+        raise UsageError(f"'{type}' is no type of ALFWorld "
+                         f"game;{did_you_mean(type, TYPES) or ' there are ' + ', '.join(TYPES)}")
     if places not in PLACES: raise UsageError(f"places={places!r} must be a number from {PLACES[0]} to {PLACES[-1]}")
-    if things is not None and not 0 <= things <= 60: raise UsageError(f"things={things!r} must be a number from 0 to 60")
+    if things is not None and not 0 <= things <= 60:
+        raise UsageError(f"things={things!r} must be a number from 0 to 60")
     draw = random.Random(stream_seed("alfworld", type, seed, places, things))
     room = draw.choice(SCENES[type])
     (kinds, classes), rules = ROOMS[room], _rules()
     thing, goal = draw.choice(_pairs(type, room))
     lamp = LAMPS[room] if type == "look" else ""
     start = draw.choice([k for k in kinds if k != goal and thing in rules["holds"][k]])
-    needed = dict.fromkeys([goal, NEEDS[type][1] if type in NEEDS else "", draw.choice(_stands(kinds)) if lamp else "", start])
+    needed = dict.fromkeys([goal, NEEDS[type][1] if type in NEEDS else "",
+                            draw.choice(_stands(kinds)) if lamp else "", start])
     rooms = _furnish(draw, kinds, places, [k for k in needed if k])
     found = _lay(draw, rooms, thing, goal, classes, 2 if type == "two" else 1, places if things is None else things)
     if lamp: found.append((lamp, draw.choice([p for p in rooms if p[0] in _stands(kinds)])))
     words = dict(obj=thing.lower(), recep=goal.lower(), toggle=lamp.lower(), mrecep="")
-    return Game(type, draw.choice(rules["goals"][TYPES[type]]["templates"]).format(**words), thing, goal, lamp, _pddl(type, thing, goal, lamp, rooms, found), f"{type}-{seed}")
+    return Game(type, draw.choice(rules["goals"][TYPES[type]]["templates"]).format(**words), thing, goal, lamp,
+                _pddl(type, thing, goal, lamp, rooms, found), f"{type}-{seed}")
 
 # %% ../../nbs/17_alfworld_games.ipynb #da95fe7e
 @lru_cache(maxsize=1)
@@ -194,7 +217,8 @@ def _rules()->dict:
     "ALFRED's tables: what holds what, what can be done with what, how goals are written."
     require_alfworld()
     from alfworld.gen import constants, goal_library
-    return dict(holds={k: frozenset(v) for k, v in constants.VAL_RECEPTACLE_OBJECTS.items()}, can={k: frozenset(v) for k, v in constants.VAL_ACTION_OBJECTS.items()},
+    return dict(holds={k: frozenset(v) for k, v in constants.VAL_RECEPTACLE_OBJECTS.items()},
+                can={k: frozenset(v) for k, v in constants.VAL_ACTION_OBJECTS.items()},
                 opens=frozenset(constants.OPENABLE_CLASS_LIST), goals=goal_library.gdict)
 
 @lru_cache(maxsize=None)
@@ -207,7 +231,9 @@ def _pairs(type:str, room:str)->list: # [(class of the thing, class of the place
     pairs = [(t, k) for t in things for k in kinds if k != at and t in rules["holds"][k]]
     return [(t, k) for t, k in pairs if any(t in rules["holds"][other] for other in kinds if other != k)]
 
-def _stands(kinds)->list: return [k for k in kinds if k in ("Desk", "Dresser", "SideTable", "CoffeeTable", "DiningTable", "Shelf")]   # where a lamp stands
+def _stands(kinds)->list:
+    # where a lamp stands
+    return [k for k in kinds if k in ("Desk", "Dresser", "SideTable", "CoffeeTable", "DiningTable", "Shelf")]
 
 def _furnish(draw, kinds:dict, places:int, first:list)->list: # [(class, number)]
     "The places of a room: those named first, then others."
@@ -221,7 +247,8 @@ def _lay(draw, rooms:list, thing:str, goal:str, classes:list, copies:int, others
     holds = _rules()["holds"]
     found = [(thing, draw.choice([p for p in rooms if p[0] != goal and thing in holds[p[0]]])) for _ in range(copies)]
     pool = [c for c in classes if c != thing and any(c in holds[p[0]] for p in rooms)]
-    for kind in (draw.choices(pool, k=others) if pool else []): found.append((kind, draw.choice([p for p in rooms if kind in holds[p[0]]])))
+    for kind in (draw.choices(pool, k=others) if pool else []):
+        found.append((kind, draw.choice([p for p in rooms if kind in holds[p[0]]])))
     return found
 
 # %% ../../nbs/17_alfworld_games.ipynb #a571bcf2
@@ -231,19 +258,26 @@ def _pddl(type:str, thing:str, goal:str, lamp:str, rooms:list, found:list)->str:
     count, ids, facts = Counter(), {}, ["(atLocation agent1 loc0)", "(= (total-cost) 0)"]
     for i, (kind, n) in enumerate(rooms, 1):
         ids[kind, n] = f"{kind.removesuffix('Basin')}_bar_{n:02}" + (f"_bar_{kind}" if kind.endswith("Basin") else "")
-        facts += [f"(receptacleType {ids[kind, n]} {kind}Type)", f"(receptacleAtLocation {ids[kind, n]} loc{i})"] + [f"(openable {ids[kind, n]})"] * (kind in rules["opens"])
+        facts += [f"(receptacleType {ids[kind, n]} {kind}Type)",
+                  f"(receptacleAtLocation {ids[kind, n]} loc{i})"] + [f"(openable "
+                                                                      f"{ids[kind, n]})"] * (kind in rules["opens"])
     objects = []
     for kind, place in found:
         count[kind] += 1
         objects.append(name := f"{kind}_bar_{count[kind]:02}")
-        facts += [f"(objectType {name} {kind}Type)", f"(inReceptacle {name} {ids[place]})", f"(objectAtLocation {name} loc{rooms.index(place) + 1})"]
-        facts += [f"(pickupable {name})"] * (kind != lamp) + [f"({k.lower()} {name})" for k, able in rules["can"].items() if kind in able]
+        facts += [f"(objectType {name} {kind}Type)", f"(inReceptacle {name} {ids[place]})",
+                  f"(objectAtLocation {name} loc{rooms.index(place) + 1})"]
+        facts += [f"(pickupable {name})"] * (kind != lamp) + [f"({k.lower()} {name})"
+                                                              for k, able in rules["can"].items() if kind in able]
     kinds, classes = dict.fromkeys(k for k, _ in rooms), dict.fromkeys(k for k, _ in found)
     facts += [f"(canContain {k}Type {c}Type)" for k in kinds for c in classes if c in rules["holds"][k]]
-    rtypes, otypes = ({*chosen, *always} for chosen, always in [(kinds, ("SinkBasin", "Microwave", "Fridge")), (classes, ("Knife", "ButterKnife"))])
+    rtypes, otypes = ({*chosen, *always} for chosen, always in [(kinds, ("SinkBasin", "Microwave", "Fridge")),
+                                                                (classes, ("Knife", "ButterKnife"))])
     listed = lambda names, what: "    " + " ".join(sorted(names)) + f" - {what}\n"
-    return ("(define (problem household)\n  (:domain alfred)\n  (:objects\n    agent1 - agent\n" + listed(objects, "object") + listed(ids.values(), "receptacle")
-        + listed((f"loc{i}" for i in range(len(rooms) + 1)), "location") + listed((f"{k}Type" for k in rtypes), "rtype") + listed((f"{k}Type" for k in otypes), "otype")
+    return ("(define (problem household)\n  (:domain alfred)\n  (:objects\n    agent1 - agent\n"
+            + listed(objects, "object") + listed(ids.values(), "receptacle")
+        + listed((f"loc{i}" for i in range(len(rooms) + 1)), "location") + listed((f"{k}Type" for k in rtypes),
+            "rtype") + listed((f"{k}Type" for k in otypes), "otype")
         + "  )\n  (:init\n    " + "\n    ".join(facts) + "\n  )\n"
         + rules["goals"][TYPES[type]]["pddl"].format(obj=thing, recep=goal, toggle=lamp, mrecep="").replace("#", "-"))
 
@@ -256,10 +290,15 @@ def write_game(
     "Write a game as ALFWorld's own loader reads it."
     engine.start(game)
     plan = engine.plan()
-    if not plan: raise RL4VLMError(f"game {game.name} cannot be solved: the planner finds no way to its goal ({game.task})")
-    parameters = dict(object_target=game.object, parent_target=game.place, toggle_target=game.lamp, mrecep_target="", object_sliced=False)
-    write_json(Path(folder)/"traj_data.json", dict(task_type=TYPES[game.type], pddl_params=parameters, turk_annotations=dict(anns=[dict(task_desc=game.task)])))
-    write_json(Path(folder)/"game.tw-pddl", dict(pddl_domain=_data("alfred.pddl"), grammar=_data("alfred.twl2").replace("UNKNOWN GOAL", game.task), pddl_problem=game.problem, solvable=True, walkthrough=plan))
+    if not plan:
+        raise RL4VLMError(f"game {game.name} cannot be solved: the planner finds no way to its goal ({game.task})")
+    parameters = dict(object_target=game.object, parent_target=game.place, toggle_target=game.lamp, mrecep_target="",
+                      object_sliced=False)
+    write_json(Path(folder)/"traj_data.json", dict(task_type=TYPES[game.type], pddl_params=parameters,
+                                                   turk_annotations=dict(anns=[dict(task_desc=game.task)])))
+    write_json(Path(folder)/"game.tw-pddl", dict(pddl_domain=_data("alfred.pddl"),
+                                                 grammar=_data("alfred.twl2").replace("UNKNOWN GOAL", game.task),
+                                                 pddl_problem=game.problem, solvable=True, walkthrough=plan))
     return plan
 
 def read_game(folder)->Game:
@@ -268,20 +307,30 @@ def read_game(folder)->Game:
     try:
         trajectory, data = (json.loads((folder/name).read_text()) for name in ("traj_data.json", "game.tw-pddl"))
         p, type = trajectory["pddl_params"], {v: k for k, v in TYPES.items()}.get(trajectory["task_type"])
-        if type is None or p.get("object_sliced"): raise UsageError(f"{folder} is a game of type {trajectory['task_type']}{' with slicing' * bool(p.get('object_sliced'))}; only {', '.join(TYPES.values())} are played, without slicing")
+        if type is None or p.get("object_sliced"):
+            raise UsageError(f"{folder} is a game of type "
+                             f"{trajectory['task_type']}{' with slicing' * bool(p.get('object_sliced'))}; only "
+                             f"{', '.join(TYPES.values())} are played, without slicing")
         task = re.search(r"Your task is to: (.*?)\.?\"", data["grammar"])
-        game = Game(type, task[1] if task else f"{type} {p['object_target']}".lower(), p["object_target"], "" if type == "look" else p["parent_target"], p["toggle_target"] if type == "look" else "", data["pddl_problem"], str(folder))
-        if not data.get("solvable", True): raise RL4VLMError(f"game {folder} cannot be solved (its file says so); remove it")
+        game = Game(type, task[1] if task else f"{type} {p['object_target']}".lower(), p["object_target"],
+                    "" if type == "look" else p["parent_target"], p["toggle_target"] if type == "look" else "",
+                    data["pddl_problem"], str(folder))
+        if not data.get("solvable", True):
+            raise RL4VLMError(f"game {folder} cannot be solved (its file says so); remove it")
     except OSError as e: raise UsageError(f"{folder} is no game: {e.filename} cannot be read ({e.strerror})") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e: raise UsageError(f"{folder} is no game of ALFWorld: {e.__class__.__name__}: {e}") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UsageError(f"{folder} is no game of ALFWorld: {e.__class__.__name__}: {e}") from e
     return game
 
 # %% ../../nbs/17_alfworld_games.ipynb #ecb3830e
 def check_types(types)->list:
     "Types of games as a list of known names; a string lists them with commas, 'all' means all (of a list of `types`)."
-    names = list(TYPES) if types in ("all", None) else [t.strip() for t in types.split(",")] if isinstance(types, str) else list(types)
+    names = list(TYPES) if types in ("all", None) else [t.strip() for t in types.split(",")] if isinstance(types,
+        str) else list(types)
     for name in names:
-        if name not in TYPES: raise UsageError(f"'{name}' is no type of ALFWorld game;{did_you_mean(name, TYPES) or ' there are ' + ', '.join(TYPES)}")
+        if name not in TYPES:
+            raise UsageError(f"'{name}' is no type of ALFWorld "
+                             f"game;{did_you_mean(name, TYPES) or ' there are ' + ', '.join(TYPES)}")
     if not names: raise UsageError(f"no type of ALFWorld game was given; there are {', '.join(TYPES)}")
     return list(dict.fromkeys(names))
 
@@ -299,7 +348,8 @@ def generate_games(
     try:
         for i in range(n):
             game = make_game(types[i % len(types)], seed + i // len(types), places)
-            folder = Path(out)/f"{TYPES[game.type]}-{game.object}-None-{game.place or game.lamp}-{places}"/f"trial_{game.name}"
+            kind = f"{TYPES[game.type]}-{game.object}-None-{game.place or game.lamp}-{places}"
+            folder = Path(out)/kind/f"trial_{game.name}"
             if not (folder/"game.tw-pddl").exists(): write_game(game, folder, engine)
             made.append(folder); tell(i + 1, n)
     finally: engine.close()
@@ -314,12 +364,16 @@ def find_games(
 )->list: # folders, in order
     "The games under a folder, sorted, those of other types and those marked unsolvable left out."
     root, types = Path(where), check_types(types)
-    advice = f"put ALFWorld's data there (alfworld-download, and ALFWORLD_DATA names the folder) or make games: rl4vlm alfworld generate {'GAMES' if where in SPLITS else where} --n 60"
-    if where in SPLITS: root = Path(os.environ.get("ALFWORLD_DATA") or Path.home()/".cache"/"alfworld")/"json_2.1.1"/where
+    advice = ("put ALFWorld's data there (alfworld-download, and ALFWORLD_DATA names the folder) or make games: "
+              f"rl4vlm alfworld generate {'GAMES' if where in SPLITS else where} --n 60")
+    if where in SPLITS:
+        root = Path(os.environ.get("ALFWORLD_DATA") or Path.home()/".cache"/"alfworld")/"json_2.1.1"/where
     names = tuple(TYPES[t] + "-" for t in types)
     found = sorted(p.parent for p in root.glob("**/game.tw-pddl") if (p.parent/"traj_data.json").exists())
     kept = [f for f in found if _is_of(f, names) and b'"solvable": false' not in (f/"game.tw-pddl").read_bytes()]
-    if not kept: raise UsageError(f"no games under {root}" + (f" ({len(found)} of other types or unsolvable)" if found else "") + f"; {advice}")
+    if not kept:
+        raise UsageError(f"no games under {root}" + (f" ({len(found)} of other types or unsolvable)" if found
+                                                     else "") + f"; {advice}")
     return kept
 
 def _is_of(folder:Path, names:tuple)->bool:

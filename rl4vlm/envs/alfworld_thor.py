@@ -27,12 +27,19 @@ def preflight(
     "Check what the simulator needs; raises `UsageError` naming the first thing that is missing."
     require_alfworld()
     missing = [m for m in ("ai2thor", "cv2") if importlib.util.find_spec(m) is None]
-    if missing: raise UsageError(f"the simulator is not installed (no module {missing[0]}): {install_extra('alfworld-thor')}")
+    if missing:
+        raise UsageError(f"the simulator is not installed (no module {missing[0]}): {install_extra('alfworld-thor')}")
     folders = find_games(games, types)
     display = os.environ.get("DISPLAY", "")
-    if not _x_answers(display): raise UsageError(f"no X server at DISPLAY={display!r}; THOR needs one with GLX: start one (Xvfb :7 -screen 0 1024x768x24 +extension GLX &) and export DISPLAY=:7")
-    program = Path.home()/".ai2thor"/"releases"/f"{BUILD}-{dict(Linux='Linux64', Darwin='OSXIntel64').get(platform.system(), platform.system())}"
-    if not program.is_dir(): raise UsageError(f"THOR's program is missing: no {program} (some 390 MB); python -c 'import ai2thor.controller as c; c.Controller().download_binary()' fetches it, or copy the folder from a machine that has it")
+    if not _x_answers(display):
+        raise UsageError(f"no X server at DISPLAY={display!r}; THOR needs one with GLX: start one (Xvfb :7 -screen 0 "
+                         f"1024x768x24 +extension GLX &) and export DISPLAY=:7")
+    system = dict(Linux="Linux64", Darwin="OSXIntel64").get(platform.system(), platform.system())
+    program = Path.home()/".ai2thor"/"releases"/f"{BUILD}-{system}"
+    if not program.is_dir():
+        raise UsageError(f"THOR's program is missing: no {program} (some 390 MB); python -c 'import ai2thor.controller "
+                         f"as c; c.Controller().download_binary()' fetches it, or copy the folder from a machine "
+                         f"that has it")
     return folders
 
 # %% ../../nbs/19_alfworld_thor.ipynb #b521f244
@@ -41,7 +48,8 @@ def _x_answers(display:str)->bool:
     host, _, number = display.rpartition(":")
     number = number.split(".")[0]
     if not number.isdigit(): return False
-    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX, f"/tmp/.X11-unix/X{number}")
+    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX,
+        f"/tmp/.X11-unix/X{number}")
     with socket.socket(address[0], socket.SOCK_STREAM) as s:
         s.settimeout(2)
         try: s.connect(address[1])
@@ -56,8 +64,10 @@ def translated(command:str)->str:
     return f"put {thing} in/on {place}"
 
 # %% ../../nbs/19_alfworld_thor.ipynb #988ab8a8
-CONFIG = dict(general=dict(training_method="dqn"), rl=dict(training=dict(max_nb_steps_per_episode=10**9)), controller=dict(type="oracle", load_receps=True, debug=False),
-    env=dict(goal_desc_human_anns_prob=0.0, thor=dict(screen_width=300, screen_height=300, smooth_nav=False, save_frames_to_disk=False, save_frames_path="")))
+CONFIG = dict(general=dict(training_method="dqn"), rl=dict(training=dict(max_nb_steps_per_episode=10**9)),
+              controller=dict(type="oracle", load_receps=True, debug=False),
+    env=dict(goal_desc_human_anns_prob=0.0, thor=dict(screen_width=300, screen_height=300, smooth_nav=False,
+                                                      save_frames_to_disk=False, save_frames_path="")))
 
 class Simulator:
     "ALFWorld's driver of THOR, called directly."
@@ -66,20 +76,28 @@ class Simulator:
         self.thor = AlfredThorEnv.Thor(None, train_eval="eval")   # a thread that is never started; "eval": no expert
         self.thor.init_env(CONFIG)
 
-    def reset(self, trajectory:str)->dict: self.thor.reset(trajectory); return self.seen()
-    def step(self, command:str)->dict: self.thor.step(translated(command)); return self.seen()
+    def reset(self, trajectory:str)->dict:
+        self.thor.reset(trajectory)
+        return self.seen()
+    def step(self, command:str)->dict:
+        self.thor.step(translated(command))
+        return self.seen()
     def stop(self): self.thor.env.stop()
 
     def seen(self)->dict:
         "What is known after a call, as plain values."
         (words, _, commands, won, rate, *_), controller = self.thor.get_results(), self.thor.controller
         ids = {o["num_id"]: o["object_id"] for o in controller.objects.values()}
-        def thing(name): clean, cold, hot, _ = controller.get_object_state(ids.get(name, "")); return [name, [s for s, holds in dict(hot=hot, cold=cold, clean=clean).items() if holds]]
+        def thing(name):
+            clean, cold, hot, _ = controller.get_object_state(ids.get(name, ""))
+            return [name, [s for s, holds in dict(hot=hot, cold=cold, clean=clean).items() if holds]]
         here = "" if controller.curr_recep == "nothing" else str(controller.curr_recep)
         closed = {r["num_id"]: r["closed"] for r in controller.receptacles.values()}
         frame = np.ascontiguousarray(self.thor.get_last_frame()[..., ::-1])   # blue, green, red -> red, green, blue
-        return dict(words=words, commands=list(commands), won=bool(won), rate=float(rate), frame=frame, here=here, closed=closed.get(here), places=sorted(closed),
-                    things=[thing(n) for n in controller.visible_objects], held=[thing(n) for n in controller.inventory[:1]])
+        return dict(words=words, commands=list(commands), won=bool(won), rate=float(rate), frame=frame, here=here,
+                    closed=closed.get(here), places=sorted(closed),
+                    things=[thing(n) for n in controller.visible_objects],
+                    held=[thing(n) for n in controller.inventory[:1]])
 
 # %% ../../nbs/19_alfworld_thor.ipynb #91e77603
 def serve(
@@ -101,7 +119,8 @@ def serve(
         if simulator is not None: simulator.stop()
 
 # %% ../../nbs/19_alfworld_thor.ipynb #63912137
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from rl4vlm.envs.alfworld_thor import serve; serve(int(sys.argv[1]))"
+_BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+         "from rl4vlm.envs.alfworld_thor import serve; serve(int(sys.argv[1]))")
 
 class Thor:
     "A simulator in a child process."
@@ -125,7 +144,10 @@ class Thor:
 
     def close(self):
         "End the child and all that it started; its log goes too."
-        if self.child: self.child.end(); self.child.log.unlink(missing_ok=True); self.child = None
+        if self.child:
+            self.child.end()
+            self.child.log.unlink(missing_ok=True)
+            self.child = None
 
 # %% ../../nbs/19_alfworld_thor.ipynb #47921409
 class _Child:
@@ -134,8 +156,10 @@ class _Child:
         self.log = cache_dir()/"thor"/f"{os.getpid()}-{time.time_ns()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        with theirs, open(self.log, "w") as log: self.process = subprocess.Popen([sys.executable, "-P", "-c", boot, str(theirs.fileno()), json.dumps(sys.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], start_new_session=True)
+        with theirs, open(self.log, "w") as log:
+            self.process = subprocess.Popen([sys.executable, "-P", "-c", boot, str(theirs.fileno()),
+                                             json.dumps(sys.path)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], start_new_session=True)
         self.channel = Connection(ours.detach())
         self.end = weakref.finalize(self, _end, self.process, self.channel)   # also when it is forgotten, and at exit
 
@@ -169,7 +193,8 @@ class AlfThorEnv(ALFWorldEnv):
     - **Arguments**: `games` is a split of ALFWorld's data; `seconds` is the time limit of each call to the simulator.
     - **Version history**: v0.
     """
-    def __init__(self, types="all", games:str="train", reward:str="mended", max_steps:int=50, seconds:float=120, render_mode="rgb_array", boot:str=_BOOT):
+    def __init__(self, types="all", games:str="train", reward:str="mended", max_steps:int=50, seconds:float=120,
+                 render_mode="rgb_array", boot:str=_BOOT):
         if boot is _BOOT: preflight(games, types)
         super().__init__(types, games=games, reward=reward, max_steps=max_steps, render_mode=render_mode)
         self.engine.close()
@@ -178,7 +203,8 @@ class AlfThorEnv(ALFWorldEnv):
     def _observe(self):
         s = self.engine.seen
         thing = lambda pair: Thing(pair[0], tuple(pair[1]))
-        self.scene = Scene(s["here"], None if s["closed"] is None else not s["closed"], tuple(map(thing, s["things"])), next(map(thing, s["held"]), None), tuple(s["places"]))
+        self.scene = Scene(s["here"], None if s["closed"] is None else not s["closed"], tuple(map(thing, s["things"])),
+                           next(map(thing, s["held"]), None), tuple(s["places"]))
         self.rate, self.image = s["rate"], s["frame"]
 
 @register_task
@@ -188,5 +214,6 @@ class AlfThor(ALFWorld):
     oracle = Task.oracle   # THOR does not tell the facts that a planner needs
 
     def make_env(self):
-        kwargs = dict(types=self.types, games=self.games, reward=self.reward, max_steps=self.max_turns, seconds=self.seconds)
+        kwargs = dict(types=self.types, games=self.games, reward=self.reward, max_steps=self.max_turns,
+                      seconds=self.seconds)
         return gym.make(self.env_id, **{**kwargs, **self.env_kwargs})

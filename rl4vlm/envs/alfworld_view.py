@@ -34,30 +34,78 @@ class Scene:
 
 # %% ../../nbs/17_alfworld_view.ipynb #a3b8d531
 SHAPES = dict(   # (primitive, points, and "d" for a darker, "w" for a light colour)
-    ball=[("ellipse", (5, 5, 35, 35))], fruit=[("ellipse", (5, 9, 35, 37)), ("line", (20, 10, 24, 2), "d")], egg=[("ellipse", (9, 3, 31, 37))],
-    lump=[("ellipse", (3, 9, 37, 33)), ("ellipse", (12, 15, 15, 18), "d"), ("ellipse", (24, 22, 27, 25), "d")], leaf=[("ellipse", (4, 8, 36, 36)), ("line", (20, 34, 20, 14), "d"), ("line", (20, 24, 29, 15), "d"), ("line", (20, 24, 11, 15), "d")],
-    loaf=[("rounded_rectangle", (2, 12, 38, 32)), ("line", (12, 13, 9, 22), "d"), ("line", (21, 13, 18, 22), "d"), ("line", (30, 13, 27, 22), "d")],
-    bottle=[("rectangle", (16, 2, 24, 14)), ("rounded_rectangle", (10, 12, 30, 38)), ("rectangle", (13, 20, 27, 30), "w")], spray=[("rounded_rectangle", (12, 16, 30, 38)), ("polygon", (14, 16, 4, 6, 26, 4, 26, 16), "d")],
-    shaker=[("polygon", (13, 12, 27, 12, 31, 37, 9, 37)), ("pieslice", (13, 4, 27, 20), "d")], cup=[("polygon", (8, 6, 32, 6, 28, 37, 12, 37)), ("ellipse", (8, 3, 32, 10), "w")],
-    mug=[("arc", (22, 12, 38, 30), "d"), ("rectangle", (6, 6, 28, 36)), ("ellipse", (6, 3, 28, 10), "w")], bowl=[("pieslice", (3, -12, 37, 34)), ("ellipse", (3, 6, 37, 16), "w")],
-    plate=[("ellipse", (1, 10, 39, 32)), ("ellipse", (10, 15, 30, 27), "w")], pan=[("rectangle", (22, 17, 40, 22), "d"), ("ellipse", (1, 8, 29, 32)), ("ellipse", (6, 12, 24, 28), "d")],
-    pot=[("rectangle", (1, 14, 39, 19), "d"), ("rectangle", (6, 10, 34, 36)), ("ellipse", (6, 6, 34, 14), "w")], kettle=[("arc", (10, 1, 30, 24), "d"), ("ellipse", (5, 10, 33, 38)), ("polygon", (30, 20, 40, 10, 36, 26))],
-    knife=[("polygon", (4, 4, 11, 4, 27, 25, 23, 28)), ("line", (25, 26, 36, 37), "d")], dull=[("rounded_rectangle", (8, 2, 16, 24)), ("line", (12, 24, 12, 38), "d")],
-    fork=[("line", (20, 14, 20, 38)), ("line", (13, 2, 13, 12)), ("line", (20, 2, 20, 12)), ("line", (27, 2, 27, 12)), ("line", (13, 13, 27, 13))], spoon=[("ellipse", (12, 2, 28, 20)), ("line", (20, 19, 20, 38))],
-    ladle=[("line", (28, 2, 24, 28)), ("pieslice", (6, 12, 30, 38))], spatula=[("rectangle", (10, 2, 30, 18)), ("line", (20, 18, 20, 38), "d")], block=[("rounded_rectangle", (4, 12, 36, 30))], sponge=[("rounded_rectangle", (4, 10, 36, 32)), ("ellipse", (10, 15, 14, 19), "d"), ("ellipse", (22, 21, 26, 25), "d"), ("ellipse", (27, 13, 30, 16), "d")],
-    book=[("rectangle", (7, 3, 33, 37)), ("line", (12, 3, 12, 37), "d"), ("rectangle", (17, 9, 29, 14), "w")], disc=[("ellipse", (4, 4, 36, 36)), ("ellipse", (15, 15, 25, 25), "w")], card=[("rounded_rectangle", (2, 10, 38, 31)), ("rectangle", (2, 14, 38, 19), "d")],
-    key=[("ellipse", (2, 12, 18, 28)), ("ellipse", (7, 17, 13, 23), "w"), ("line", (17, 20, 38, 20)), ("line", (32, 20, 32, 28)), ("line", (37, 20, 37, 27))], phone=[("rounded_rectangle", (11, 2, 29, 38)), ("rectangle", (14, 7, 26, 30), "w")], laptop=[("rectangle", (7, 6, 33, 26)), ("rectangle", (10, 9, 30, 23), "w"), ("polygon", (7, 27, 33, 27, 39, 35, 1, 35), "d")],
-    pen=[("line", (6, 34, 32, 8)), ("line", (30, 10, 36, 4), "d")], cushion=[("rounded_rectangle", (3, 8, 37, 34)), ("ellipse", (18, 19, 22, 23), "d")], statue=[("ellipse", (14, 2, 26, 14)), ("polygon", (20, 12, 30, 30, 10, 30)), ("rectangle", (6, 30, 34, 37), "d")],
-    vase=[("polygon", (14, 2, 26, 2, 23, 12, 33, 24, 26, 38, 14, 38, 7, 24, 17, 12))], paper=[("rectangle", (4, 8, 36, 34)), ("line", (8, 15, 32, 15), "d"), ("line", (8, 21, 32, 21), "d"), ("line", (8, 27, 26, 27), "d")], remote=[("rounded_rectangle", (13, 2, 27, 38)), ("ellipse", (17, 6, 23, 12), "w"), ("rectangle", (17, 18, 23, 30), "w")],
-    tissues=[("rectangle", (4, 16, 36, 36)), ("polygon", (14, 16, 20, 2, 27, 16), "w")], watch=[("rectangle", (15, 1, 25, 39), "d"), ("ellipse", (8, 8, 32, 32)), ("ellipse", (12, 12, 28, 28), "w")], clock=[("ellipse", (3, 5, 37, 39)), ("ellipse", (8, 10, 32, 34), "w"), ("line", (20, 22, 20, 13), "d"), ("line", (20, 22, 28, 22), "d")], can=[("polygon", (6, 12, 28, 12, 28, 36, 6, 36)), ("line", (28, 30, 39, 10), "d"), ("arc", (6, 2, 28, 22), "d")],
-    bat=[("line", (5, 35, 16, 24), "d"), ("polygon", (15, 21, 32, 2, 38, 8, 19, 25))], racket=[("line", (20, 26, 20, 39), "d"), ("ellipse", (8, 1, 32, 28)), ("ellipse", (12, 5, 28, 24), "w")], candle=[("rectangle", (13, 14, 27, 38)), ("ellipse", (16, 2, 24, 14), "w")], cloth=[("polygon", (3, 10, 30, 4, 37, 28, 12, 36)), ("line", (10, 30, 32, 22), "d")], roll=[("rectangle", (12, 6, 36, 34)), ("ellipse", (5, 6, 19, 34), "w"), ("ellipse", (10, 16, 14, 24), "d")],
-    lamp=[("line", (20, 18, 20, 34), "d"), ("ellipse", (10, 33, 30, 39), "d"), ("polygon", (12, 3, 28, 3, 36, 20, 4, 20))])
+    ball=[("ellipse", (5, 5, 35, 35))], fruit=[("ellipse", (5, 9, 35, 37)), ("line", (20, 10, 24, 2), "d")],
+    egg=[("ellipse", (9, 3, 31, 37))],
+    lump=[("ellipse", (3, 9, 37, 33)), ("ellipse", (12, 15, 15, 18), "d"), ("ellipse", (24, 22, 27, 25), "d")],
+    leaf=[("ellipse", (4, 8, 36, 36)), ("line", (20, 34, 20, 14), "d"), ("line", (20, 24, 29, 15), "d"),
+          ("line", (20, 24, 11, 15), "d")],
+    loaf=[("rounded_rectangle", (2, 12, 38, 32)), ("line", (12, 13, 9, 22), "d"), ("line", (21, 13, 18, 22), "d"),
+          ("line", (30, 13, 27, 22), "d")],
+    bottle=[("rectangle", (16, 2, 24, 14)), ("rounded_rectangle", (10, 12, 30, 38)),
+            ("rectangle", (13, 20, 27, 30), "w")], spray=[("rounded_rectangle", (12, 16, 30, 38)),
+                                                          ("polygon", (14, 16, 4, 6, 26, 4, 26, 16), "d")],
+    shaker=[("polygon", (13, 12, 27, 12, 31, 37, 9, 37)), ("pieslice", (13, 4, 27, 20), "d")],
+    cup=[("polygon", (8, 6, 32, 6, 28, 37, 12, 37)), ("ellipse", (8, 3, 32, 10), "w")],
+    mug=[("arc", (22, 12, 38, 30), "d"), ("rectangle", (6, 6, 28, 36)), ("ellipse", (6, 3, 28, 10), "w")],
+    bowl=[("pieslice", (3, -12, 37, 34)), ("ellipse", (3, 6, 37, 16), "w")],
+    plate=[("ellipse", (1, 10, 39, 32)), ("ellipse", (10, 15, 30, 27), "w")],
+    pan=[("rectangle", (22, 17, 40, 22), "d"), ("ellipse", (1, 8, 29, 32)), ("ellipse", (6, 12, 24, 28), "d")],
+    pot=[("rectangle", (1, 14, 39, 19), "d"), ("rectangle", (6, 10, 34, 36)), ("ellipse", (6, 6, 34, 14), "w")],
+    kettle=[("arc", (10, 1, 30, 24), "d"), ("ellipse", (5, 10, 33, 38)), ("polygon", (30, 20, 40, 10, 36, 26))],
+    knife=[("polygon", (4, 4, 11, 4, 27, 25, 23, 28)), ("line", (25, 26, 36, 37), "d")],
+    dull=[("rounded_rectangle", (8, 2, 16, 24)), ("line", (12, 24, 12, 38), "d")],
+    fork=[("line", (20, 14, 20, 38)), ("line", (13, 2, 13, 12)), ("line", (20, 2, 20, 12)), ("line", (27, 2, 27, 12)),
+          ("line", (13, 13, 27, 13))], spoon=[("ellipse", (12, 2, 28, 20)), ("line", (20, 19, 20, 38))],
+    ladle=[("line", (28, 2, 24, 28)), ("pieslice", (6, 12, 30, 38))],
+    spatula=[("rectangle", (10, 2, 30, 18)), ("line", (20, 18, 20, 38), "d")],
+    block=[("rounded_rectangle", (4, 12, 36, 30))], sponge=[("rounded_rectangle", (4, 10, 36, 32)),
+                                                            ("ellipse", (10, 15, 14, 19), "d"),
+                                                            ("ellipse", (22, 21, 26, 25), "d"),
+                                                            ("ellipse", (27, 13, 30, 16), "d")],
+    book=[("rectangle", (7, 3, 33, 37)), ("line", (12, 3, 12, 37), "d"), ("rectangle", (17, 9, 29, 14), "w")],
+    disc=[("ellipse", (4, 4, 36, 36)), ("ellipse", (15, 15, 25, 25), "w")],
+    card=[("rounded_rectangle", (2, 10, 38, 31)), ("rectangle", (2, 14, 38, 19), "d")],
+    key=[("ellipse", (2, 12, 18, 28)), ("ellipse", (7, 17, 13, 23), "w"), ("line", (17, 20, 38, 20)),
+         ("line", (32, 20, 32, 28)), ("line", (37, 20, 37, 27))],
+         phone=[("rounded_rectangle", (11, 2, 29, 38)), ("rectangle", (14, 7, 26, 30), "w")],
+         laptop=[("rectangle", (7, 6, 33, 26)), ("rectangle", (10, 9, 30, 23), "w"),
+                 ("polygon", (7, 27, 33, 27, 39, 35, 1, 35), "d")],
+    pen=[("line", (6, 34, 32, 8)), ("line", (30, 10, 36, 4), "d")],
+    cushion=[("rounded_rectangle", (3, 8, 37, 34)), ("ellipse", (18, 19, 22, 23), "d")],
+    statue=[("ellipse", (14, 2, 26, 14)), ("polygon", (20, 12, 30, 30, 10, 30)), ("rectangle", (6, 30, 34, 37), "d")],
+    vase=[("polygon", (14, 2, 26, 2, 23, 12, 33, 24, 26, 38, 14, 38, 7, 24, 17, 12))],
+    paper=[("rectangle", (4, 8, 36, 34)), ("line", (8, 15, 32, 15), "d"), ("line", (8, 21, 32, 21), "d"),
+           ("line", (8, 27, 26, 27), "d")], remote=[("rounded_rectangle", (13, 2, 27, 38)),
+                                                    ("ellipse", (17, 6, 23, 12), "w"),
+                                                    ("rectangle", (17, 18, 23, 30), "w")],
+    tissues=[("rectangle", (4, 16, 36, 36)), ("polygon", (14, 16, 20, 2, 27, 16), "w")],
+    watch=[("rectangle", (15, 1, 25, 39), "d"), ("ellipse", (8, 8, 32, 32)), ("ellipse", (12, 12, 28, 28), "w")],
+    clock=[("ellipse", (3, 5, 37, 39)), ("ellipse", (8, 10, 32, 34), "w"), ("line", (20, 22, 20, 13), "d"),
+           ("line", (20, 22, 28, 22), "d")], can=[("polygon", (6, 12, 28, 12, 28, 36, 6, 36)),
+                                                  ("line", (28, 30, 39, 10), "d"), ("arc", (6, 2, 28, 22), "d")],
+    bat=[("line", (5, 35, 16, 24), "d"), ("polygon", (15, 21, 32, 2, 38, 8, 19, 25))],
+    racket=[("line", (20, 26, 20, 39), "d"), ("ellipse", (8, 1, 32, 28)), ("ellipse", (12, 5, 28, 24), "w")],
+    candle=[("rectangle", (13, 14, 27, 38)), ("ellipse", (16, 2, 24, 14), "w")],
+    cloth=[("polygon", (3, 10, 30, 4, 37, 28, 12, 36)), ("line", (10, 30, 32, 22), "d")],
+    roll=[("rectangle", (12, 6, 36, 34)), ("ellipse", (5, 6, 19, 34), "w"), ("ellipse", (10, 16, 14, 24), "d")],
+    lamp=[("line", (20, 18, 20, 34), "d"), ("ellipse", (10, 33, 30, 39), "d"),
+          ("polygon", (12, 3, 28, 3, 36, 20, 4, 20))])
 THINGS = {name: (shape, colour) for shape, colours in dict(
-    fruit="apple #d62828, tomato #f3722c", egg="egg #f2e3c6", lump="potato #b08968", leaf="lettuce #70c14a", loaf="bread #c98b3c", bottle="winebottle #6a1b3a, glassbottle #86c5b0, soapbottle #ff8fab", spray="spraybottle #3a86ff",
-    shaker="saltshaker #ced4da, peppershaker #495057", cup="cup #4cc9f0", mug="mug #8338ec", bowl="bowl #ffb703", plate="plate #90a4ae", pan="pan #5c5f66", pot="pot #9d4b3b", kettle="kettle #2a9d8f", knife="knife #7d8597", dull="butterknife #c9ada7", fork="fork #6c757d", spoon="spoon #8d99ae",
-    ladle="ladle #7f5539", spatula="spatula #bc6c25", sponge="dishsponge #f9c74f", block="soapbar #b5e48c, box #b08968", book="book #1d3557", disc="cd #a2d2ff", card="creditcard #e9c46a", key="keychain #e09f3e", phone="cellphone #343a40", laptop="laptop #6c757d", pen="pen #264653, pencil #f4a261",
-    cushion="pillow #cdb4db", statue="statue #a3b18a", vase="vase #457b9d", paper="newspaper #dee2e6", remote="remotecontrol #22223b", tissues="tissuebox #84a98c", watch="watch #c1121f", clock="alarmclock #e63946", can="wateringcan #52b788", bat="baseballbat #d4a373", ball="basketball #fb8500", racket="tennisracket #38b000",
-    candle="candle #ffe5b4", cloth="cloth #74c69d, handtowel #f28482, towel #80ced7", roll="toiletpaper #e9ecef, papertowel #d8e2dc, toiletpaperroll #e9ecef, papertowelroll #d8e2dc", lamp="desklamp #577590, floorlamp #9a031e").items()
+    fruit="apple #d62828, tomato #f3722c", egg="egg #f2e3c6", lump="potato #b08968", leaf="lettuce #70c14a",
+    loaf="bread #c98b3c", bottle="winebottle #6a1b3a, glassbottle #86c5b0, soapbottle #ff8fab",
+    spray="spraybottle #3a86ff",
+    shaker="saltshaker #ced4da, peppershaker #495057", cup="cup #4cc9f0", mug="mug #8338ec", bowl="bowl #ffb703",
+    plate="plate #90a4ae", pan="pan #5c5f66", pot="pot #9d4b3b", kettle="kettle #2a9d8f", knife="knife #7d8597",
+    dull="butterknife #c9ada7", fork="fork #6c757d", spoon="spoon #8d99ae",
+    ladle="ladle #7f5539", spatula="spatula #bc6c25", sponge="dishsponge #f9c74f", block="soapbar #b5e48c, box #b08968",
+    book="book #1d3557", disc="cd #a2d2ff", card="creditcard #e9c46a", key="keychain #e09f3e",
+    phone="cellphone #343a40", laptop="laptop #6c757d", pen="pen #264653, pencil #f4a261",
+    cushion="pillow #cdb4db", statue="statue #a3b18a", vase="vase #457b9d", paper="newspaper #dee2e6",
+    remote="remotecontrol #22223b", tissues="tissuebox #84a98c", watch="watch #c1121f", clock="alarmclock #e63946",
+    can="wateringcan #52b788", bat="baseballbat #d4a373", ball="basketball #fb8500", racket="tennisracket #38b000",
+    candle="candle #ffe5b4", cloth="cloth #74c69d, handtowel #f28482, towel #80ced7",
+    roll="toiletpaper #e9ecef, papertowel #d8e2dc, toiletpaperroll #e9ecef, papertowelroll #d8e2dc",
+    lamp="desklamp #577590, floorlamp #9a031e").items()
     for name, colour in (pair.rsplit(" ", 1) for pair in colours.split(", "))}
 
 # %% ../../nbs/17_alfworld_view.ipynb #4e65db73
@@ -79,11 +127,16 @@ def icon(
     draw, (shape, colour) = ImageDraw.Draw(image), THINGS.get(kind, ("block", "#adb5bd"))
     if "on" in states: draw.ellipse((0, 0, size * 4 - 1, size * 4 - 1), fill="#fff3b0")
     shades = {"": _shade(colour, 1), "d": _shade(colour, 0.55), "w": _shade(colour, 1.75)}
-    for primitive, points, *how in SHAPES[shape]: _primitive(draw, primitive, [p * k for p in points], shades["".join(how)], k)
+    for primitive, points, *how in SHAPES[shape]:
+        _primitive(draw, primitive, [p * k for p in points], shades["".join(how)], k)
     if "hot" in states:
-        for x in (10, 20, 30): draw.line([(c * k) for c in (x, 12, x - 4, 8, x + 3, 4, x, 0)], fill="#e5383b", width=int(2.5 * k), joint="curve")
-    if "cold" in states: draw.rounded_rectangle((0, 0, size * 4 - 1, size * 4 - 1), radius=6 * k, outline="#4895ef", width=int(3 * k))
-    if "clean" in states: draw.polygon([c * k for c in (33, 0, 35, 5, 40, 7, 35, 9, 33, 14, 31, 9, 26, 7, 31, 5)], fill="#00b4d8")
+        for x in (10, 20, 30):
+            draw.line([(c * k) for c in (x, 12, x - 4, 8, x + 3, 4, x, 0)], fill="#e5383b", width=int(2.5 * k),
+                      joint="curve")
+    if "cold" in states:
+        draw.rounded_rectangle((0, 0, size * 4 - 1, size * 4 - 1), radius=6 * k, outline="#4895ef", width=int(3 * k))
+    if "clean" in states:
+        draw.polygon([c * k for c in (33, 0, 35, 5, 40, 7, 35, 9, 33, 14, 31, 9, 26, 7, 31, 5)], fill="#00b4d8")
     return image.resize((size, size), Image.LANCZOS)
 
 def _primitive(draw, name:str, points:list, colour:tuple, k:float):
@@ -91,15 +144,20 @@ def _primitive(draw, name:str, points:list, colour:tuple, k:float):
     outline = dict(outline=_shade("#{:02x}{:02x}{:02x}".format(*colour), 0.6), width=max(int(k), 1))
     if name == "line": draw.line(points, fill=colour, width=int(3.5 * k), joint="curve")
     elif name == "arc": draw.arc(points, 0, 360, fill=colour, width=int(3.5 * k))
-    elif name == "pieslice": draw.pieslice(points, 0 if points[1] < 0 or points[3] > 34 * k else 180, 180 if points[1] < 0 or points[3] > 34 * k else 360, fill=colour, **outline)
+    elif name == "pieslice":
+        draw.pieslice(points, 0 if points[1] < 0 or points[3] > 34 * k else 180,
+                      180 if points[1] < 0 or points[3] > 34 * k else 360, fill=colour, **outline)
     elif name == "rounded_rectangle": draw.rounded_rectangle(points, radius=5 * k, fill=colour, **outline)
     else: getattr(draw, name)(points, fill=colour, **outline)
 
 # %% ../../nbs/17_alfworld_view.ipynb #446477af
 HOLLOWS = ("sinkbasin", "bathtubbasin", "toilet", "garbagecan", "laundryhamper", "cart", "pot")
-PLACE_COLOURS = dict(fridge="#a8dadc", microwave="#6d6875", cabinet="#bc8a5f", drawer="#d4a373", safe="#8d99ae", box="#c9a227", sinkbasin="#9ad1d4", bathtubbasin="#ade8f4", toilet="#e9ecef", garbagecan="#7f8c8d",
-    countertop="#b7b7a4", diningtable="#a47148", coffeetable="#8a5a44", sidetable="#cb997e", desk="#936639", dresser="#7f4f24", shelf="#ddb892", bed="#bde0fe", sofa="#84a59d", armchair="#f28482", ottoman="#b5838d",
-    stoveburner="#4a4e69", coffeemachine="#5e503f", toaster="#9a8c98", cart="#a5a58d", laundryhamper="#d5bdaf", tvstand="#333d29")
+PLACE_COLOURS = dict(fridge="#a8dadc", microwave="#6d6875", cabinet="#bc8a5f", drawer="#d4a373", safe="#8d99ae",
+                     box="#c9a227", sinkbasin="#9ad1d4", bathtubbasin="#ade8f4", toilet="#e9ecef", garbagecan="#7f8c8d",
+    countertop="#b7b7a4", diningtable="#a47148", coffeetable="#8a5a44", sidetable="#cb997e", desk="#936639",
+    dresser="#7f4f24", shelf="#ddb892", bed="#bde0fe", sofa="#84a59d", armchair="#f28482", ottoman="#b5838d",
+    stoveburner="#4a4e69", coffeemachine="#5e503f", toaster="#9a8c98", cart="#a5a58d", laundryhamper="#d5bdaf",
+    tvstand="#333d29")
 
 def _front(draw, box:tuple, kind:str, opened:bool|None):
     "A place without the things in it; `box` is (left, top, right, bottom)."
@@ -107,20 +165,26 @@ def _front(draw, box:tuple, kind:str, opened:bool|None):
     colour, w = PLACE_COLOURS.get(kind, "#c9b79c"), right - left
     dark, light, line = _shade(colour, 0.55), _shade(colour, 1.7), max(w // 90, 1)
     if opened is None and kind in HOLLOWS:
-        draw.polygon((left, top, right, top, right - w // 10, bottom, left + w // 10, bottom), fill=colour, outline=dark, width=line)
-        draw.rectangle((left + w // 14, top + w // 30, right - w // 14, bottom - w // 12), fill=light, outline=dark, width=line)
+        draw.polygon((left, top, right, top, right - w // 10, bottom, left + w // 10, bottom), fill=colour,
+                     outline=dark, width=line)
+        draw.rectangle((left + w // 14, top + w // 30, right - w // 14, bottom - w // 12), fill=light,
+                       outline=dark, width=line)
     elif opened is None:
         top = bottom - (bottom - top) // 4
         draw.rectangle((left, top, right, top + (bottom - top) // 2), fill=colour, outline=dark, width=line)
-        for x in (left + w // 14, right - w // 7): draw.rectangle((x, top + (bottom - top) // 2, x + w // 14, bottom), fill=dark)
+        for x in (left + w // 14, right - w // 7):
+            draw.rectangle((x, top + (bottom - top) // 2, x + w // 14, bottom), fill=dark)
     elif opened:
         draw.rectangle((left, top, right, bottom), fill=colour, outline=dark, width=line)
-        draw.rectangle((left + w // 25, top + w // 25, right - w // 25, bottom - w // 25), fill=light, outline=dark, width=line)
-        draw.polygon((right, top, right + w // 14, top + w // 20, right + w // 14, bottom - w // 20, right, bottom), fill=dark)
+        draw.rectangle((left + w // 25, top + w // 25, right - w // 25, bottom - w // 25), fill=light,
+                       outline=dark, width=line)
+        draw.polygon((right, top, right + w // 14, top + w // 20, right + w // 14, bottom - w // 20, right, bottom),
+                     fill=dark)
     else:
         draw.rectangle((left, top, right, bottom), fill=colour, outline=dark, width=line)
         draw.rectangle((left + w // 18, top + w // 18, right - w // 18, bottom - w // 18), outline=dark, width=line)
-        draw.rectangle((right - w // 6, (top + bottom) // 2 - w // 9, right - w // 8, (top + bottom) // 2 + w // 9), fill=dark)
+        draw.rectangle((right - w // 6, (top + bottom) // 2 - w // 9, right - w // 8, (top + bottom) // 2 + w // 9),
+                       fill=dark)
 
 # %% ../../nbs/17_alfworld_view.ipynb #33362623
 SIZE, ROW, MOST = 300, 5, 15   # pixels of the image, things in a row, things shown at most
@@ -166,7 +230,8 @@ def _hand(image, draw, held:Thing|None):
     if held is None: return draw.text((90, 271), "nothing", font=_font(16), fill="#6c757d", anchor="lm")
     large = icon(held.kind, held.states, 50)
     image.paste(large, (84, 246), large)
-    draw.text((146, 271), f"{held.name}" + (f"\n{', '.join(held.states)}" if held.states else ""), font=_font(17), fill="black", anchor="lm")
+    draw.text((146, 271), f"{held.name}" + (f"\n{', '.join(held.states)}" if held.states else ""), font=_font(17),
+              fill="black", anchor="lm")
 
 def _overview(draw, places:tuple):
     "All places of the room as tiles."
@@ -176,5 +241,6 @@ def _overview(draw, places:tuple):
     height = min(212 // rows, 56)
     for i, name in enumerate(places[:columns * 10]):
         x, y, kind = 6 + width * (i % columns), 26 + height * (i // columns), name.rsplit(" ", 1)[0]
-        _front(draw, (x + width // 5, y + 2, x + 4 * width // 5, y + height - 13), kind, False if kind in ("fridge", "microwave", "cabinet", "drawer", "safe", "box") else None)
+        _front(draw, (x + width // 5, y + 2, x + 4 * width // 5, y + height - 13), kind,
+               False if kind in ("fridge", "microwave", "cabinet", "drawer", "safe", "box") else None)
         _write(draw, (x + width // 2, y + height - 7), name, width - 2, 10)

@@ -73,7 +73,8 @@ class _Huge:
     def __neg__(self): return _Huge(not self.negative, self.odd)
     def __pos__(self): return self
 
-_operations = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv, "**": pow}
+_operations = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+               "//": operator.floordiv, "**": pow}
 
 def _apply(sign, a, b):
     "`a sign b`, as Python computes it."
@@ -121,7 +122,8 @@ def _splits(numbers:tuple)->tuple:
     "All ways to take some of `numbers`, as (taken, left); taking none comes first."
     places = range(len(numbers))
     chosen = (set(c) for k in range(len(numbers) + 1) for c in combinations(places, k))
-    pairs = ((tuple(numbers[i] for i in places if i in c), tuple(numbers[i] for i in places if i not in c)) for c in chosen)
+    pairs = ((tuple(numbers[i] for i in places if i in c), tuple(numbers[i] for i in places if i not in c))
+             for c in chosen)
     return tuple(dict.fromkeys(pairs))
 
 def _shortest(pairs)->dict:
@@ -146,7 +148,8 @@ def _scalings(numbers:tuple, operators:str)->dict:
     if not numbers: return {Fraction(1): ()}
     return _shortest(
         ((f if sign == "*" else 1 / f) * m, (sign, *ft, *mt))
-        for some, left in _splits(numbers) for f, ft in _factors(some, operators).items() for m, mt in _scalings(left, operators).items()
+        for some, left in _splits(numbers) for f, ft in _factors(some, operators).items()
+        for m, mt in _scalings(left, operators).items()
         for sign in "*/" if sign in operators and (f or sign == "*"))
 
 @lru_cache(maxsize=None)
@@ -161,19 +164,21 @@ def _tails(numbers:tuple, operators:str)->dict:
     if not numbers: return {Fraction(0): ()}
     return _shortest(
         ((t if sign == "+" else -t) + d, (sign, *tt, *dt))
-        for some, left in _splits(numbers) for t, tt in _terms(some, operators).items() for d, dt in _tails(left, operators).items()
+        for some, left in _splits(numbers) for t, tt in _terms(some, operators).items()
+        for d, dt in _tails(left, operators).items()
         for sign in "+-" if sign in operators)
 
 # %% ../../nbs/11_arithmetic.ipynb #e26c375e
 def _open_levels(formula, operators:str):
-    "The open levels of a formula, each (total, product, sign), and whether an operand is due; None if it is beyond repair."
+    "The open levels of a formula, each (total, product, sign), and whether an operand is due; None if beyond repair."
     fresh = (Fraction(0), Fraction(1), "*")
     levels, due = [fresh], True
     for token in formula:
         total, product, sign = levels.pop()
         if isinstance(token, int) and due: levels, due = [*levels, (total, _enter(product, sign, token), "")], False
         elif token == "(" and due: levels += [(total, product, sign), fresh]
-        elif token in ("+", "-") and due: levels += [(total, product if token == "+" else -product, sign)]   # a sign of the operand
+        elif token in ("+", "-") and due:
+            levels += [(total, product if token == "+" else -product, sign)]   # a sign of the operand
         elif token in ("+", "-"): levels, due = [*levels, (total + product, Fraction(f"{token}1"), "*")], True
         elif token in ("*", "/") and not due: levels, due = [*levels, (total, product, token)], True
         elif token == ")" and not due and levels:
@@ -218,12 +223,14 @@ def _finish(levels:list, due:bool, left:tuple, target, operators:str):
     if due: states = _shortest(((_enter(product, sign, f), rest), ft) for some, rest in _splits(left)
                                for f, ft in _signed(_factors(some, operators), operators, 0) if f or sign == "*")
     for outer in reversed([None, *levels[:-1]]):
-        states = _shortest(((p * m, rest), tokens + mt) for (p, left), tokens in states.items() for some, rest in _splits(left)
+        states = _shortest(((p * m, rest), tokens + mt) for (p, left), tokens in states.items()
+                           for some, rest in _splits(left)
                            for m, mt in _signed(_scalings(some, operators), operators, 1))
         if outer is None: break
         closed = _shortest(((total + p + d, rest), (*tokens, *dt, ")")) for (p, left), tokens in states.items()
                            for some, rest in _splits(left) for d, dt in _tails(some, operators).items())
         total, product, sign = outer
         states = {(_enter(product, sign, v), rest): tokens for (v, rest), tokens in closed.items() if v or sign == "*"}
-    ends = [tokens + _tails(left, operators)[target - total - p] for (p, left), tokens in states.items() if target - total - p in _tails(left, operators)]
+    ends = [tokens + _tails(left, operators)[target - total - p]
+            for (p, left), tokens in states.items() if target - total - p in _tails(left, operators)]
     return min(ends, key=len, default=None)

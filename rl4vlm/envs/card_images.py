@@ -17,7 +17,8 @@ _suit_shapes = {   # circles are (centre x, centre y, radius), polygons are list
     "H": [(.28, .32, .24), (.72, .32, .24), [(.07, .43), (.93, .43), (.5, .98)], [(.28, .32), (.72, .32), (.5, .6)]],
     "D": [[(.5, .0), (.88, .5), (.5, 1.), (.12, .5)]],
     "C": [(.5, .24, .22), (.26, .58, .22), (.74, .58, .22), (.5, .5, .15), [(.5, .45), (.66, .98), (.34, .98)]],
-    "S": [(.28, .6, .22), (.72, .6, .22), [(.08, .5), (.92, .5), (.5, .0)], [(.3, .5), (.7, .5), (.5, .78)], [(.5, .5), (.66, .98), (.34, .98)]],
+    "S": [(.28, .6, .22), (.72, .6, .22), [(.08, .5), (.92, .5), (.5, .0)], [(.3, .5), (.7, .5), (.5, .78)],
+          [(.5, .5), (.66, .98), (.34, .98)]],
 }
 
 def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
@@ -87,7 +88,8 @@ def text_image(
     star = text == "*"   # the font's star is so small that it would be lost at 112×112
     font = ImageFont.load_default(size=1.5 * size if star else size)
     image = Image.new("RGB", (int(np.ceil(font.getlength(text))) + 3, round(1.3 * size)), FELT)
-    ImageDraw.Draw(image).text((1, -0.35 * size if star else 0), text, fill="white", font=font, stroke_width=size // 20, stroke_fill="white")
+    ImageDraw.Draw(image).text((1, -0.35 * size if star else 0), text, fill="white", font=font, stroke_width=size // 20,
+                               stroke_fill="white")
     return _frozen(image)
 
 def paste(

@@ -24,7 +24,8 @@ class CardGame(gym.Env):
 
     def __init__(self, version:int=0, render_mode:str|None="rgb_array"):
         if version not in (0, 1): raise ValueError(f"version={version!r}: there are 0 (as published) and 1 (repaired)")
-        if render_mode not in (None, "rgb_array"): raise ValueError(f"render_mode={render_mode!r}: only 'rgb_array' (or None) is drawn")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode={render_mode!r}: only 'rgb_array' (or None) is drawn")
         self.version, self.render_mode = version, render_mode
         self.observation_space = gym.spaces.Box(0, 255, (300, 300, 3), np.uint8)
 
@@ -38,15 +39,19 @@ def _begin(self:CardGame, seed:int|None, options:dict|None, *known:str)->dict:
     "Seed the game and return `options`, of which only `known` names make sense."
     gym.Env.reset(self, seed=seed)
     for key in options or {}:
-        if key not in known: raise ValueError(f"reset option {key!r} is unknown to {type(self).__name__};{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
+        if key not in known:
+            raise ValueError(f"reset option {key!r} is unknown to "
+                             f"{type(self).__name__};{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
     return options or {}
 
 @patch
 def _check(self:CardGame, action)->int:
     "The action as an int, or an error that says what is wrong."
-    if self.over: raise gym.error.ResetNeeded(f"{type(self).__name__}: no episode is under way; call reset() before step()")
+    if self.over:
+        raise gym.error.ResetNeeded(f"{type(self).__name__}: no episode is under way; call reset() before step()")
     if not self.action_space.contains(action):
-        raise ValueError(f"action {action!r} is not in {self.action_space}: " + ", ".join(f"{i} is '{name}'" for i, name in enumerate(self.action_names)))
+        raise ValueError(f"action {action!r} is not in {self.action_space}: "
+                         + ", ".join(f"{i} is '{name}'" for i, name in enumerate(self.action_names)))
     return int(action)
 
 @patch
@@ -97,7 +102,8 @@ def reset(self:NumberLineEnv, *, seed:int|None=None, options:dict|None=None):
     while self.version > 0 and self.target == self.current: self.target = draw()
     if self.target == self.current: self.target = (self.target + 1) % self.max_position
     for key, value in options.items():
-        if value not in range(self.max_position + 1): raise ValueError(f"reset option {key}={value!r} must be a whole number from 0 to {self.max_position}")
+        if value not in range(self.max_position + 1):
+            raise ValueError(f"reset option {key}={value!r} must be a whole number from 0 to {self.max_position}")
         setattr(self, key, int(value))
     self.over = False
     return self.observe(), self._info()
@@ -127,7 +133,8 @@ class NumberLine(Task):
     "Bring the current number to the target; success is the target reached without a wrong move."
     env_id = "gym_cards/NumberLine-v0"
     actions = ["-", "+"]
-    goal = "The picture shows a target number and a current number. Bring the current number to the target by adding or subtracting one."
+    goal = ("The picture shows a target number and a current number. Bring the current number to the target "
+            "by adding or subtracting one.")
     fields = {"target": "the target number", "current": "the current number"}
     thoughts = "compare the two numbers"
 
@@ -137,7 +144,8 @@ class NumberLine(Task):
         return f"{t} is {'larger than' if t > c else 'smaller than' if t < c else 'equal to'} {c}"
     def oracle(self, env, info): return "+" if info["Target"] > info["Current"] else "-"
     def success(self, episode): return episode.total_reward > 0
-    def columns(self, episode): return dict(target_reached=float(episode.turns[-1].terminated and episode.turns[-1].reward > 0))
+    def columns(self, episode):
+        return dict(target_reached=float(episode.turns[-1].terminated and episode.turns[-1].reward > 0))
 
 # %% ../../nbs/14_cards.ipynb #3022fbff
 class PointsGame(CardGame):
@@ -201,7 +209,8 @@ class Points24Env(PointsGame):
     """
     card_count, limit, operators = 4, 20, ("+", "-", "*", "/", "(", ")", "=")
 
-    def __init__(self, treat_face_cards_as_10:bool=True, target_points:int=24, version:int=0, render_mode:str|None="rgb_array"):
+    def __init__(self, treat_face_cards_as_10:bool=True, target_points:int=24, version:int=0,
+                 render_mode:str|None="rgb_array"):
         super().__init__(target_points, 10 if treat_face_cards_as_10 else 13, version, render_mode)
 
     def _deal(self):
@@ -214,7 +223,9 @@ def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None):
     "Deal; `options` may set the `cards`."
     options = self._begin(seed, options, "cards")
     cards = self._deal() if "cards" not in options else [self._named(card) for card in options["cards"]]
-    if len(cards) != self.card_count: raise ValueError(f"reset option cards={cards} has {len(cards)} cards, {type(self).__name__} is played with {self.card_count}")
+    if len(cards) != self.card_count:
+        raise ValueError(f"reset option cards={cards} has {len(cards)} cards, {type(self).__name__} is played with "
+                         f"{self.card_count}")
     self.cards, self.formula = cards, []
     self.numbers = [min(RANKS.index(card[1]) + 1, self.highest) for card in cards]
     self.over = False
@@ -224,7 +235,8 @@ def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None):
 def _named(self:PointsGame, card)->str:
     "The name of a card, or an error."
     if not isinstance(card, str) or len(card) != 2 or card[0] not in SUITS or card[1] not in RANKS:
-        raise ValueError(f"reset option cards: {card!r} is no card; a card is a suit of {''.join(SUITS)} and a rank of {''.join(RANKS)}, such as 'HT'")
+        raise ValueError(f"reset option cards: {card!r} is no card; a card is a suit of {''.join(SUITS)} and a rank of "
+                         f"{''.join(RANKS)}, such as 'HT'")
     return card
 
 # %% ../../nbs/14_cards.ipynb #fc81d825
@@ -244,7 +256,8 @@ def wins(self:PointsGame)->bool:
     used = [entry for entry in self.formula if isinstance(entry, int)]
     if len(used) != self.card_count or (self.version > 0 and sorted(used) != sorted(self.numbers)): return False
     try:
-        value = python_value("".join(map(str, self.formula))) if self.version == 0 else rational_value([e for e in self.formula if e != " "])
+        value = python_value("".join(map(str, self.formula))) if self.version == 0 else rational_value([e
+            for e in self.formula if e != " "])
     except FormulaError: return False
     return value == self.target_points
 
@@ -255,7 +268,8 @@ def render(self:PointsGame)->np.ndarray:
     image = _felt().copy()
     width = int(270 / self.card_count)
     height, step = width * 7 // 5, int(width * 1.1)
-    for i, card in enumerate(self.cards): paste(image, card_image(card, width, height), 5 + i * step, (300 - height) // 2)
+    for i, card in enumerate(self.cards):
+        paste(image, card_image(card, width, height), 5 + i * step, (300 - height) // 2)
     if self.card_count == 2: paste_row(image, ["Formula:", *map(str, self.formula)], 8, 254, 26, 3)
     else:
         paste_row(image, ["Formula:"], 8, 204, 22, 0)
@@ -284,11 +298,14 @@ class PointsTask(Task):
     def prompt(self, frame, history=()):
         messages = super().prompt(frame, history)
         goal, _, rest = messages[0]["content"][-1]["text"].partition("\n")
-        messages[0]["content"][-1]["text"] = f"{goal}\nFormula so far: {self.true_fields(frame.info)['formula'] or 'empty'}\n{rest}"
+        formula = self.true_fields(frame.info)['formula'] or 'empty'
+        messages[0]["content"][-1]["text"] = f"{goal}\nFormula so far: {formula}\n{rest}"
         return messages
 
-    def true_fields(self, info): return dict(cards=info["Numbers"], formula=" ".join(str(e) for e in info["Formula"] if e != " "))
-    def describe(self, info): return f"cards {' '.join(map(str, info['Numbers']))}, formula {self.true_fields(info)['formula'] or 'empty'}"
+    def true_fields(self, info):
+        return dict(cards=info["Numbers"], formula=" ".join(str(e) for e in info["Formula"] if e != " "))
+    def describe(self, info):
+        return f"cards {' '.join(map(str, info['Numbers']))}, formula {self.true_fields(info)['formula'] or 'empty'}"
 
 # %% ../../nbs/14_cards.ipynb #40f33c0a
 @patch
@@ -316,7 +333,8 @@ class EZPoints(PointsTask):
     "Write a formula worth 12 from two cards; success is finishing it with +10."
     env_id = "gym_cards/EZPoints-v1"
     actions = [*map(str, range(1, 11)), "+", "*", "="]
-    goal = "The picture shows two cards. Write a formula worth 12 that uses the number of each card once; J, Q and K count 10. Your action is appended to the formula, and = finishes it."
+    goal = ("The picture shows two cards. Write a formula worth 12 that uses the number of each card once; "
+            "J, Q and K count 10. Your action is appended to the formula, and = finishes it.")
     target, operators, limit = 12, "+*", EZPointsEnv.limit
 
 @register_task
@@ -324,7 +342,8 @@ class Points24(PointsTask):
     "Write a formula worth 24 from four cards; success is finishing it with +10."
     env_id = "gym_cards/Points24-v1"
     actions = [*map(str, range(1, 11)), "+", "-", "*", "/", "(", ")", "="]
-    goal = "The picture shows four cards. Write a formula worth 24 that uses the number of each card once; J, Q and K count 10. Your action is appended to the formula, and = finishes it."
+    goal = ("The picture shows four cards. Write a formula worth 24 that uses the number of each card once; "
+            "J, Q and K count 10. Your action is appended to the formula, and = finishes it.")
     target, operators, limit = 24, "+-*/()", Points24Env.limit
 
     def __init__(self, **options):
@@ -337,7 +356,9 @@ class Points24(PointsTask):
         "The numbers in order, and the solution: the same thought for every order of the cards."
         return f"{' '.join(map(str, sorted(info['Numbers'])))}: {super().reason(info)}"
 
-    def columns(self, episode): return dict(solvable=float(completion(tuple(sorted(episode.info["Numbers"])), (), self.target, self.operators) is not None))
+    def columns(self, episode):
+        return dict(solvable=float(completion(tuple(sorted(episode.info["Numbers"])), (), self.target,
+                                              self.operators) is not None))
 
 # %% ../../nbs/14_cards.ipynb #c6550fa5
 class BlackjackEnv(CardGame):
@@ -361,7 +382,8 @@ class BlackjackEnv(CardGame):
     """
     action_names = ("stand", "hit")
 
-    def __init__(self, natural:bool=False, sab:bool=False, is_pixel:bool=True, version:int=0, render_mode:str|None="rgb_array"):
+    def __init__(self, natural:bool=False, sab:bool=False, is_pixel:bool=True, version:int=0,
+                 render_mode:str|None="rgb_array"):
         super().__init__(version, render_mode)
         self.natural, self.sab, self.is_pixel = natural, sab, is_pixel
         self.action_space = gym.spaces.Discrete(2)
@@ -398,7 +420,8 @@ def _as_card(card)->tuple:
     except (TypeError, ValueError): value = face = suit = None
     right = ("T", "J", "Q", "K") if value == 10 else ("A",) if value == 1 else (str(value),)
     if value not in DECK or face not in right or suit not in SUITS:
-        raise ValueError(f"{card!r} is no card; a card is [value, face, suit], such as [10, 'J', 'H'], [1, 'A', 'S'] or [7, '7', 'D']")
+        raise ValueError(f"{card!r} is no card; a card is [value, face, suit], such as [10, 'J', 'H'], [1, 'A', 'S'] "
+                         f"or [7, '7', 'D']")
     return int(value), str(face), str(suit)
 
 # %% ../../nbs/14_cards.ipynb #f6498538
@@ -409,7 +432,8 @@ def reset(self:BlackjackEnv, *, seed:int|None=None, options:dict|None=None):
     given = {key: [_as_card(card) for card in cards] for key, cards in options.items()}
     for key in given.keys() & {"player", "dealer"}:
         if len(given[key]) < 2 or total(*hand(given[key])) > 21:
-            raise ValueError(f"reset option {key}={options[key]!r} must be two cards or more that count no more than 21")
+            raise ValueError(f"reset option {key}={options[key]!r} must be two cards or more that count no "
+                             f"more than 21")
     self.deck = []
     self.dealer, self.player = [self._draw(), self._draw()], [self._draw(), self._draw()]
     self.np_random.integers(4)
@@ -427,7 +451,8 @@ def step(self:BlackjackEnv, action:int):
         bust = total(*hand(self.player)) > 21
         return self._outcome(-1 if bust else 0, terminated=bust)
     while total(*hand(self.dealer)) < 17: self.dealer.append(self._draw())
-    player, dealer = (points if points <= 21 else 0 for points in (total(*hand(self.player)), total(*hand(self.dealer))))
+    player, dealer = (points if points <= 21 else 0 for points in (total(*hand(self.player)),
+                                                                   total(*hand(self.dealer))))
     reward = (player > dealer) - (player < dealer)
     if self.version > 0 and _is_natural(self.player):
         if self.sab: reward = 0 if _is_natural(self.dealer) else 1
@@ -479,8 +504,10 @@ def blackjack_values(
 )->tuple[float, float]:   # expected return of standing, of hitting
     "What the two actions are worth under best play afterwards."
     mine = total(hard, ace)
-    stand = sum(chance * ((mine > final) - (mine < final)) for final, chance in dealer_outcomes(dealer, dealer == 1).items())
-    hit = sum(-1 if hard + value > 21 else max(blackjack_values(hard + value, ace or value == 1, dealer)) for value in DECK) / len(DECK)
+    stand = sum(chance * ((mine > final) - (mine < final)) for final, chance in dealer_outcomes(dealer,
+        dealer == 1).items())
+    hit = sum(-1 if hard + value > 21 else max(blackjack_values(hard + value, ace or value == 1, dealer))
+              for value in DECK) / len(DECK)
     return stand, hit
 
 # %% ../../nbs/14_cards.ipynb #95c01a47
@@ -489,8 +516,10 @@ class Blackjack(Task):
     "Beat the dealer at blackjack; success is a game won (best play wins 43 %)."
     env_id = "gym_cards/Blackjack-v0"
     actions = list(BlackjackEnv.action_names)
-    goal = "You play blackjack. The picture shows the dealer's cards above, one of them face down, and yours below. Come closer to 21 than the dealer, but not above: stand, or hit to take a card."
-    fields = {"player": "your total, with 'soft' before it if an ace counts 11", "dealer": "what the dealer's open card counts"}
+    goal = ("You play blackjack. The picture shows the dealer's cards above, one of them face down, and "
+            "yours below. Come closer to 21 than the dealer, but not above: stand, or hit to take a card.")
+    fields = {"player": "your total, with 'soft' before it if an ace counts 11",
+              "dealer": "what the dealer's open card counts"}
     thoughts = "compare your total with the dealer's card, then weigh the two actions"
 
     def true_fields(self, info):

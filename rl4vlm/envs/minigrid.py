@@ -24,7 +24,8 @@ from ..tasks import Task, register_task
 # %% ../../nbs/15_minigrid.ipynb #19f39e0e
 class _Tiles:
     "The tiles of one size: `pixels[number]` is (size, 3·size) uint8."
-    def __init__(self, size:int): self.size, self.numbers, self.pixels = size, {}, np.zeros((0, size, 3 * size), np.uint8)
+    def __init__(self, size:int):
+        self.size, self.numbers, self.pixels = size, {}, np.zeros((0, size, 3 * size), np.uint8)
 
     def number(self,
         cell,               # a MiniGrid object, None for an empty cell
@@ -73,8 +74,10 @@ def _sight(
 
 # %% ../../nbs/15_minigrid.ipynb #58710d67
 VIEWS = dict(
-    full="The picture shows the whole grid from above; you are the red triangle and face where it points. Columns and rows count from 0 at the top left.",
-    partial="The picture shows what you see: you are the red triangle at the middle of the lower edge, and what is up in the picture is ahead of you.")
+    full="The picture shows the whole grid from above; you are the red triangle and face where it points. Columns and "
+    "rows count from 0 at the top left.",
+    partial="The picture shows what you see: you are the red triangle at the middle of the lower edge, and what is up "
+    "in the picture is ahead of you.")
 
 class RGBMiniGrid(gym.Wrapper, gym.utils.RecordConstructorArgs):
     "Any MiniGrid environment observed as an image, pixel for pixel that of MiniGrid's own wrappers."
@@ -83,9 +86,12 @@ class RGBMiniGrid(gym.Wrapper, gym.utils.RecordConstructorArgs):
         view:str="full",    # the whole grid ("full") or what the agent sees ("partial")
         tile_size:int=32,   # pixels of one cell
     ):
-        if not isinstance(env.unwrapped, MiniGridEnv): raise UsageError(f"{env} is not a MiniGrid environment; give the id of one, such as 'MiniGrid-DoorKey-5x5-v0'")
+        if not isinstance(env.unwrapped, MiniGridEnv):
+            raise UsageError(f"{env} is not a MiniGrid environment; give the id of one, such as "
+                             f"'MiniGrid-DoorKey-5x5-v0'")
         if view not in VIEWS: raise UsageError(f"view={view!r} must be one of {', '.join(VIEWS)}")
-        gym.utils.RecordConstructorArgs.__init__(self, view=view, tile_size=tile_size)   # so that `env.spec` can make it again
+        # so that `env.spec` can make it again
+        gym.utils.RecordConstructorArgs.__init__(self, view=view, tile_size=tile_size)
         gym.Wrapper.__init__(self, env)
         self.base = base = env.unwrapped
         self.view, self.tiles, self.over, self.margin = view, _tiles(tile_size), True, base.agent_view_size
@@ -95,7 +101,8 @@ class RGBMiniGrid(gym.Wrapper, gym.utils.RecordConstructorArgs):
         shape = (base.height + 2 * self.margin, base.width + 2 * self.margin)
         self.numbers = np.full(shape, self.tiles.number(Wall()))   # (H + 2·margin, W + 2·margin) plain tile numbers
         self.opaque = np.ones(shape, np.uint8)                     # 1 where one cannot look through
-        self.cells, self.things = [self] * len(base.grid.grid), set()   # `self` is no cell, so at first all cells differ
+        # `self` is no cell, so at first all cells differ
+        self.cells, self.things = [self] * len(base.grid.grid), set()
 
 # %% ../../nbs/15_minigrid.ipynb #2454eac7
 @patch
@@ -115,9 +122,11 @@ def _update(self:RGBMiniGrid):
 # %% ../../nbs/15_minigrid.ipynb #27db7dd2
 @patch
 def _look(self:RGBMiniGrid):
-    "Set `window` (two slices of the tables), `turns` (how many quarter turns make ahead up) and `seen` ((size, size) bool)."
+    "Set `window` (two slices of the tables), `turns` (quarter turns until ahead is up) and `seen` ((size, size) bool)."
     size, (x, y), heading = self.margin, self.base.agent_pos, self.base.agent_dir
-    left, top = [(x, y - size // 2), (x - size // 2, y), (x - size + 1, y - size // 2), (x - size // 2, y - size + 1)][heading]   # right, down, left, up
+    # right, down, left, up
+    left, top = [(x, y - size // 2), (x - size // 2, y), (x - size + 1, y - size // 2),
+                 (x - size // 2, y - size + 1)][heading]
     self.window, self.turns = (slice(top + size, top + 2 * size), slice(left + size, left + 2 * size)), heading + 1
     if self.base.see_through_walls: self.seen = np.ones((size, size), bool)
     else: self.seen = _sight(np.rot90(self.opaque[self.window], self.turns).tobytes(), size)
@@ -148,8 +157,12 @@ def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None):
 @patch
 def step(self:RGBMiniGrid, action:int):
     "One action."
-    if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
-    if not self.action_space.contains(action): raise ValueError(f"action {action!r} is not in {self.action_space}: {', '.join(f'{i} is {a}' for i, a in enumerate(list(ACTIONS)[:self.action_space.n]))}")
+    if self.over:
+        raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                    "reset() first")
+    if not self.action_space.contains(action):
+        raise ValueError(f"action {action!r} is not in {self.action_space}: "
+                         f"{', '.join(f'{i} is {a}' for i, a in enumerate(list(ACTIONS)[:self.action_space.n]))}")
     _, reward, terminated, truncated, _ = self.env.step(int(action))
     self.over = terminated or truncated
     self._update()
@@ -162,15 +175,18 @@ def render(self:RGBMiniGrid)->np.ndarray:
     return self.image()
 
 # %% ../../nbs/15_minigrid.ipynb #222372f4
-ACTIONS = dict(left="turn left", right="turn right", forward="walk one cell ahead", pickup="take what is right in front of you",
-    drop="put down what you carry", toggle="open what is right in front of you", done="say that the mission is done")   # in the order of MiniGrid's action numbers
+ACTIONS = dict(left="turn left", right="turn right", forward="walk one cell ahead",
+               pickup="take what is right in front of you",
+    # in the order of MiniGrid's action numbers
+    drop="put down what you carry", toggle="open what is right in front of you", done="say that the mission is done")
 _HEADINGS = dict(right=(1, 0), down=(0, 1), left=(-1, 0), up=(0, -1))   # in MiniGrid's order; y grows downwards
 
 def _name(cell)->str:
     "A cell in words."
     if cell is None or cell.type == "floor": return "nothing"
     if cell.type in ("wall", "lava"): return cell.type
-    if cell.type == "door": return f"{'open' if cell.is_open else 'locked' if cell.is_locked else 'closed'} {cell.color} door"
+    if cell.type == "door":
+        return f"{'open' if cell.is_open else 'locked' if cell.is_locked else 'closed'} {cell.color} door"
     return f"{cell.color} {cell.type}"
 
 def relative(
@@ -208,7 +224,8 @@ def _info(self:RGBMiniGrid)->dict:
     (x, y), facing = tuple(map(int, base.agent_pos)), list(_HEADINGS)[base.agent_dir]
     info, (fx, fy) = dict(mission=base.mission, position=(x, y), facing=facing), _HEADINGS[facing]
     things = [(_name(self.cells[i]), (i % base.width, i // base.width)) for i in sorted(self.things)]
-    things = [(name, place) for name, place in things if name != "nothing" and place != (x, y) and self._shows(info, place)]
+    things = [(name, place) for name, place in things if name != "nothing" and place != (x, y)
+              and self._shows(info, place)]
     things.sort(key=lambda thing: abs(thing[1][0] - x) + abs(thing[1][1] - y))
     return dict(info, front=_name(base.grid.get(x + fx, y + fy)), carrying=_name(base.carrying), seen=tuple(things),
         free=tuple(self._free(info, step) for step in [(fx, fy), (fy, -fx), (-fy, fx)]))
@@ -225,7 +242,8 @@ def _after(state, action:str, grid):
     shut = cell is not None and cell.type == "door" and not cell.is_open and place not in opened
     free = cell is None or place in opened or cell.can_overlap() and cell.type != "lava"
     if action == "forward": return (*place, heading, held, opened) if free else state
-    if action == "pickup" and held is None and cell is not None and cell.can_pickup(): return x, y, heading, cell, opened
+    if action == "pickup" and held is None and cell is not None and cell.can_pickup():
+        return x, y, heading, cell, opened
     fits = shut and (not cell.is_locked or held is not None and (held.type, held.color) == ("key", cell.color))
     return (x, y, heading, held, opened | {place}) if action == "toggle" and fits else state
 
@@ -283,11 +301,13 @@ def full_id(
             if f"{prefix}{name}{version}" in gym.registry: return f"{prefix}{name}{version}"
     ids = [i for i in gym.registry if i.startswith(("MiniGrid-", "BabyAI-"))]
     hint = did_you_mean(name, ids) or did_you_mean(f"MiniGrid-{name}-v0", ids)
-    raise UsageError(f"'{name}' is no MiniGrid or BabyAI environment;{hint or f' there are {len(ids)}, such as {ids[0]}'}")
+    raise UsageError(f"'{name}' is no MiniGrid or BabyAI "
+                     f"environment;{hint or f' there are {len(ids)}, such as {ids[0]}'}")
 
 # %% ../../nbs/15_minigrid.ipynb #50d29d92
 _USEFUL = {   # beginning of the id -> actions that serve a purpose there
-    ("MiniGrid-Empty", "MiniGrid-FourRooms", "MiniGrid-Lava", "MiniGrid-SimpleCrossing", "MiniGrid-DistShift", "MiniGrid-Dynamic", "MiniGrid-Memory"): "left right forward",
+    ("MiniGrid-Empty", "MiniGrid-FourRooms", "MiniGrid-Lava", "MiniGrid-SimpleCrossing", "MiniGrid-DistShift",
+     "MiniGrid-Dynamic", "MiniGrid-Memory"): "left right forward",
     ("MiniGrid-MultiRoom", "MiniGrid-RedBlueDoors"): "left right forward toggle",
     ("MiniGrid-DoorKey", "MiniGrid-LockedRoom", "MiniGrid-Unlock-"): "left right forward pickup toggle",
     ("BabyAI-",): "left right forward pickup drop toggle",
@@ -312,15 +332,20 @@ class MiniGrid(Task):
     def __init__(self, **options):
         super().__init__(**options)
         self.env_id = full_id(self.env_id)
-        if self.view not in VIEWS: raise UsageError(f"view={self.view!r} of task {self.name} must be one of {', '.join(VIEWS)}")
+        if self.view not in VIEWS:
+            raise UsageError(f"view={self.view!r} of task {self.name} must be one of {', '.join(VIEWS)}")
         if self.actions is None: self.actions = useful_actions(self.env_id)
         for name in self.actions:
-            if name not in ACTIONS: raise UsageError(f"'{name}' is no action of MiniGrid;{did_you_mean(name, ACTIONS)} it has {', '.join(ACTIONS)}")
-        if self.fields is None: self.fields = {**(dict(you="your column,row and where you face") if self.view == "full" else {}),
-            "seen": "things in the picture and where", "front": "what is right in front of you"}
+            if name not in ACTIONS:
+                raise UsageError(f"'{name}' is no action of MiniGrid;{did_you_mean(name, ACTIONS)} it has "
+                                 f"{', '.join(ACTIONS)}")
+        if self.fields is None:
+            self.fields = {**(dict(you="your column,row and where you face") if self.view == "full" else {}),
+                "seen": "things in the picture and where", "front": "what is right in front of you"}
 
     def make_env(self):
-        env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)   # the checker expects the coded observation
+        # the checker expects the coded observation
+        env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
         return RGBMiniGrid(env, self.view, self.tile_size)
 
     def to_env(self, action, info): return list(ACTIONS).index(action)
@@ -331,7 +356,8 @@ def prompt(self:MiniGrid, frame, history=()):
     "The question put to the model; the mission is that of the frame."
     messages = Task.prompt(self, frame, history)
     words = messages[0]["content"][-1]
-    how = VIEWS[self.view] if frame.images else "Places are column,row, counted from 0 at the top left." if self.view == "full" else ""
+    how = VIEWS[self.view] if frame.images else ""
+    if self.view == "full" and not frame.images: how = "Places are column,row, counted from 0 at the top left."
     goal = f"{self.goal} {how}".strip() + f"\nMission: {frame.info['mission']}."
     if "pickup" in frame.actions and frame.images: goal += f"\nYou carry: {frame.info['carrying']}."
     words["text"] = goal + words["text"].removeprefix(self.goal)
@@ -353,7 +379,8 @@ def _scene(self:MiniGrid, info)->dict:
     "Everything that can be said about a moment."
     where = lambda place: f"at {place[0]},{place[1]}" if self.view == "full" else _direction(*relative(info, place))
     return dict(you=f"{info['position'][0]},{info['position'][1]} facing {info['facing']}",
-        seen="; ".join(f"{name} {where(place)}" for name, place in info["seen"]) or "nothing", front=info["front"], carrying=info["carrying"])
+        seen="; ".join(f"{name} {where(place)}" for name, place in info["seen"]) or "nothing", front=info["front"],
+        carrying=info["carrying"])
 
 @patch
 def true_fields(self:MiniGrid, info)->dict:
@@ -382,7 +409,8 @@ def _next_thing(info:dict)->tuple|None: # name, (column, row)
         *state, color, kind = ["", *name.split()]
         if kind == "lava" or "open" in state: continue
         if "locked" in state and info["carrying"] != f"{color} key": continue
-        mentions = [at for words in (f"{color} {kind}", f"the {kind}", f"a {kind}") if (at := info["mission"].find(words)) >= 0]
+        mentions = [at for words in (f"{color} {kind}", f"the {kind}", f"a {kind}")
+                    if (at := info["mission"].find(words)) >= 0]
         if mentions or kind == "door": found.append((min(mentions, default=len(info["mission"])), name, place))
     return min(found, key=lambda f: f[0])[1:] if found else None
 

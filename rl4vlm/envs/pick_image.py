@@ -46,7 +46,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 def find_images(folder:str)->dict: # name -> file
     "The images in a folder, by the name that their file gives them."
-    if not Path(folder).is_dir(): raise UsageError(f"data_root={folder!r} is no folder; give one with images ({', '.join(ENDINGS)}), or none to have them drawn")
+    if not Path(folder).is_dir():
+        raise UsageError(f"data_root={folder!r} is no folder; give one with images ({', '.join(ENDINGS)}), or none to "
+                         f"have them drawn")
     return _read_folder(folder, Path(folder).stat().st_mtime_ns)
 
 @lru_cache(maxsize=16)   # many environments share a folder; one that has changed is read again
@@ -58,9 +60,13 @@ def _read_folder(folder:str, changed:int)->dict:
         try: Image.open(file).convert("RGB").load()
         except OSError: broken.append(file.name)
         found.setdefault(file.stem.replace("_", " ").replace("-", " "), []).append(file)
-    if broken: raise UsageError(f"{len(broken)} of {len(files)} images in {folder} cannot be read: {', '.join(broken[:5])}; repair them or take them out")
+    if broken:
+        raise UsageError(f"{len(broken)} of {len(files)} images in {folder} cannot be read: {', '.join(broken[:5])}; "
+                         f"repair them or take them out")
     twice = [f.name for same in found.values() if len(same) > 1 for f in same]
-    if twice: raise UsageError(f"images in {folder} have the same name but for their ending: {', '.join(twice[:6])}; the prompt could not say which is meant")
+    if twice:
+        raise UsageError(f"images in {folder} have the same name but for their ending: {', '.join(twice[:6])}; the "
+                         f"prompt could not say which is meant")
     return {name: file for name, [file] in found.items()}
 
 @lru_cache(maxsize=1024)
@@ -93,14 +99,21 @@ class PickImageEnv(gym.Env):
     """
     metadata, render_mode = {"render_modes": ["rgb_array"]}, "rgb_array"
 
-    def __init__(self, data_root:str|None=None, k:int=4, correct_index:int|None=0, size:int=56, render_mode:str="rgb_array"):
+    def __init__(self, data_root:str|None=None, k:int=4, correct_index:int|None=0, size:int=56,
+                 render_mode:str="rgb_array"):
         self.files = find_images(str(data_root)) if data_root else None
         self.names = list(self.files) if self.files else [f"{c} {s}" for c in COLOURS for s in SHAPES]
         where = f"{len(self.names)} images" + (f" in {data_root}" if data_root else "")
-        if not 2 <= k <= len(self.names): raise UsageError(f"k={k} candidates of {where}: k must be from 2 to {len(self.names)}" if len(self.names) > 1 else f"there is only one image in {data_root}; to choose takes two at least")
-        if correct_index is not None and not 0 <= correct_index < k: raise UsageError(f"correct_index={correct_index} must be from 0 to {k - 1} (k={k}), or None to name the right image in the prompt")
+        if not 2 <= k <= len(self.names):
+            raise UsageError(f"k={k} candidates of {where}: k must be from 2 to {len(self.names)}"
+                             if len(self.names) > 1
+                             else f"there is only one image in {data_root}; to choose takes two at least")
+        if correct_index is not None and not 0 <= correct_index < k:
+            raise UsageError(f"correct_index={correct_index} must be from 0 to {k - 1} (k={k}), or None to name the "
+                             f"right image in the prompt")
         self.k, self.correct_index, self.size, self.over = k, correct_index, size, True
-        self.action_space, self.observation_space = gym.spaces.Discrete(k), gym.spaces.Box(0, 255, (k, size, size, 3), np.uint8)
+        self.action_space, self.observation_space = gym.spaces.Discrete(k), gym.spaces.Box(0, 255,
+            (k, size, size, 3), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         "Draw the images of an episode."
@@ -108,14 +121,19 @@ class PickImageEnv(gym.Env):
         names = [self.names[i] for i in self.np_random.choice(len(self.names), self.k, replace=False)]
         anywhere = int(self.np_random.integers(self.k))   # drawn in both kinds, so that they show the same images
         self.right = anywhere if self.correct_index is None else self.correct_index
-        self.images = np.stack([load_image(self.files[n], self.size) if self.files else draw_shape(n, self.np_random, self.size) for n in names])
-        self.info, self.over = dict(names=names, right=self.right, wanted=names[self.right] if self.correct_index is None else None), False
+        self.images = np.stack([load_image(self.files[n], self.size) if self.files
+                                else draw_shape(n, self.np_random, self.size) for n in names])
+        self.info, self.over = dict(names=names, right=self.right,
+                                    wanted=names[self.right] if self.correct_index is None else None), False
         return self.images.copy(), dict(self.info)
 
     def step(self, action):
         "Choose an image."
-        if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
-        if not self.action_space.contains(action): raise ValueError(f"action {action!r} is no index from 0 to {self.k - 1}")
+        if self.over:
+            raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                        "reset() first")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is no index from 0 to {self.k - 1}")
         self.over = True
         return self.images.copy(), float(action == self.right), True, False, dict(self.info)
 
@@ -145,17 +163,19 @@ class PickImage(Task):
         super().__init__(**options)
         self.env_kwargs = dict(data_root=self.data_root, k=self.k, correct_index=self.correct_index, size=self.size)
         PickImageEnv(**self.env_kwargs)   # wrong options are named now
-        if self.correct_index is None and "thoughts" not in options: self.thoughts = "what is wanted, and of each picture what it shows, up to the first word that differs"
+        if self.correct_index is None and "thoughts" not in options:
+            self.thoughts = "what is wanted, and of each picture what it shows, up to the first word that differs"
         self.actions = [str(i) for i in range(self.k)]
 
     def image(self, observation, info, env): return list(observation)
     def look(self, names): return ", ".join(f"{i} {name}" for i, name in enumerate(names))
     def describe(self, info): return self.look(info["names"])
     def oracle(self, env, info): return str(info["right"])
-    def parse(self, text, actions, truncated=False): return parse_tool_call(text, "pick_image", "index", actions, truncated)
+    def parse(self, text, actions, truncated=False):
+        return parse_tool_call(text, "pick_image", "index", actions, truncated)
 
     def answer(self, action, info):
-        "The tool call; before it, if the task asks for thoughts, what is wanted and what the images show up to the one that is taken."
+        "The tool call; before it, if thoughts are asked for, what is wanted and what is seen up to the image taken."
         last, call = int(action), make_tool_call("pick_image", index=int(action))
         if not self.thoughts: return call
         wanted = info["wanted"]
@@ -164,11 +184,13 @@ class PickImage(Task):
 
     def form(self, actions):
         call = f'{{"name": "pick_image", "arguments": {{"index": (one of {", ".join(actions)})}}}}'
-        return f"Say {self.thoughts}, then call the tool in JSON: {call}" if self.thoughts else f"Answer by a tool call in JSON: {call}"
+        if self.thoughts: return f"Say {self.thoughts}, then call the tool in JSON: {call}"
+        return f"Answer by a tool call in JSON: {call}"
 
     def prompt(self, frame, history=()):
         "The images with their numbers, and the question."
         say = lambda text: dict(type="text", text=text)
-        shown = [part for i in range(len(frame.images)) for part in (say(f"Picture {i}:"), dict(type="image"))] or [say(f"Pictures: {frame.text}\n")]
+        shown = [part for i in range(len(frame.images))
+                 for part in (say(f"Picture {i}:"), dict(type="image"))] or [say(f"Pictures: {frame.text}\n")]
         goal = self.goal if frame.info["wanted"] is None else f"Pick the picture of: {frame.info['wanted']}."
         return [dict(role="user", content=[*shown, say(f"{goal}\n{self.form(frame.actions)}")])]

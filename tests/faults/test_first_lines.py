@@ -1,7 +1,7 @@
 "The first line comes at once, and no work is silent."
 import io, os, subprocess, sys, time
 import pytest
-from rl4vlm.core import SignsOfLife, doing
+from rl4vlm.core import Heartbeat, set_status
 
 
 def first_line(*arguments, cwd):
@@ -22,7 +22,7 @@ def test_the_first_line_comes_before_anything_slow(arguments, tmp_path):
 
 def test_silent_work_is_told():
     out = io.StringIO()
-    with SignsOfLife(every=0.1, file=out): doing("compiling"); time.sleep(0.5)
+    with Heartbeat(every=0.1, file=out): set_status("compiling"); time.sleep(0.5)
     said = out.getvalue().splitlines()
     assert 2 <= len(said) <= 5 and all("compiling" in line for line in said)
     time.sleep(0.3); assert len(out.getvalue().splitlines()) == len(said)     # it ends

@@ -17,10 +17,17 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 
 # every option has a reader
-READERS = dict(PPOConfig=("ppo", "batch", "advantages"), JudgeConfig=("ppo", "batch", "advantages"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
+READERS = dict(PPOConfig=("ppo", "batch", "advantages"), TRLConfig=("trl_rloo",), SFTConfig=("sft",), EvalConfig=("evaluate",), CollectConfig=("collect",),
                FilterConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
-               TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
-SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
+               TasksConfig=("task_list",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",))
+SHARED_READERS = ("policy", "tasks", "cli", "run_folder", "distributed", "pipeline", "commands")   # they serve every configuration
+
+def readers(config)->set:
+    "Modules that read a class: its own, or of a part those of the commands that have it."
+    if config.__name__ in READERS: return {*READERS[config.__name__]}
+    owners = [c for c in CONFIGS if c is not PipelineConfig and any(isinstance(f.type, type) and issubclass(f.type, config) for f in fields(c))]
+    assert owners, f"no command has a part {config.__name__}"
+    return set().union(*map(readers, owners))
 
 def read_in(module:str)->set:
     "Names of attributes that a module reads, also by getattr and from lists of names."
@@ -31,7 +38,7 @@ def read_in(module:str)->set:
     return found
 
 def unread(config)->list:
-    known = set().union(*(read_in(m) for m in {*READERS[config.__name__], *SHARED_READERS}))
+    known = set().union(*(read_in(m) for m in {*readers(config), *SHARED_READERS}))
     return [f.name for f in fields(config) if f.name not in known]
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
@@ -78,7 +85,7 @@ def adapter(blind_model, tmp_path_factory):
     VLMPolicy.load(blind_model, lora=LoRAConfig(r=4, alpha=8)).save(folder)
     return str(folder)
 
-@pytest.mark.parametrize("options, says", [(dict(lora=LoRAConfig(r=32, alpha=64, parts="all")), r"lora.r=32 \(it has 4\).*lora.parts=all \(it has language\)"), (dict(parts="all"), "parts=all"), (dict(lora=LoRAConfig(r=4)), r"lora.alpha=32 \(it has 8\)"),
+@pytest.mark.parametrize("options, says", [(dict(lora=LoRAConfig(r=32, alpha=64, parts="all")), r"lora.r=32 \(it has 4\).*lora.parts=all \(it has language\)"), (dict(trainable="all"), "trainable=all"), (dict(lora=LoRAConfig(r=4)), r"lora.alpha=32 \(it has 8\)"),
                                            (dict(lora=LoRAConfig(r=4, alpha=8, dropout=0.1)), "lora.dropout=0.1")])
 @pytest.mark.parametrize("config", [PPOConfig, SFTConfig, TRLConfig])
 def test_an_adapter_is_not_what_was_asked_for(adapter, config, options, says):
@@ -107,25 +114,63 @@ def test_scripts_take_the_public_way(script, config):
 
 
 # old names
-def test_old_names_are_read_with_a_note(tmp_path, capsys):
-    assert read_options("ppo", ["--optim.microbatches", "4"]).optim.microbatches == 4 and "note: accumulate is called microbatches now" in capsys.readouterr().err
-    assert read_options("trl-rloo", ["--optim.microbatches=4"]).optim.microbatches == 4
-    assert read_options("sft", ["--optim.accumulate", "4"]).optim.accumulate == 4
-    capsys.readouterr()
-    (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n")
-    c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml")])
-    assert (c.sft.optim.accumulate, c.ppo.optim.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
+OLD = ROOT/"tests"/"faults"/"old"   # what version 0.1.0 wrote
 
-def test_old_runs_resume(tmp_path):
+def test_old_names_are_read_with_a_note(tmp_path, capsys):
+    assert read_options("ppo", ["--accumulate", "4"]).optim.microbatches == 4 and "note: accumulate is called optim.microbatches now" in capsys.readouterr().err
+    assert read_options("trl-rloo", ["--accumulate=4"]).optim.microbatches == 4
+    assert read_options("sft", ["--accumulate", "4"]).optim.accumulate == 4
+    capsys.readouterr()
+    (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n  advantage: rloo\npreprocess:\n  score:\n    agree: true\n")
+    c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml"), "--ppo.envs", "16"])
+    assert (c.sft.optim.accumulate, c.ppo.optim.microbatches, c.ppo.advantage.estimator, c.ppo.rollout.envs, c.preprocess.filter.agree) == (3, 5, "rloo", 16, True)
+    assert capsys.readouterr().err.splitlines() == [f"note: {line} now" for line in ("ppo.accumulate is called ppo.optim.microbatches", "ppo.advantage is called ppo.advantage.estimator", "ppo.envs is called ppo.rollout.envs",
+                                                    "preprocess.score.agree is called preprocess.filter.agree", "sft.accumulate is called sft.optim.accumulate")]
+
+def test_every_old_name_leads_somewhere():
+    from rl4vlm.config_parts import MOVED, option_paths, today
+    paths = {path for _, config in COMMANDS.values() for path in option_paths(config)}
+    for old, new in MOVED.items(): assert old == "score" or {*new.split()} <= paths, f"{old} leads nowhere"
+    for _, config in COMMANDS.values():
+        for path in option_paths(config): assert today(path, option_paths(config)) == path
+
+def test_old_keywords_and_attributes_warn_and_work():
+    with pytest.warns(DeprecationWarning, match="advantage of PPOConfig is called advantage.estimator now"): c = PPOConfig(advantage="rloo", envs=16, rollout=dict(steps=4))
+    assert (c.advantage.estimator, c.rollout.envs, c.rollout.steps) == ("rloo", 16, 4)
+    with pytest.warns(DeprecationWarning, match="gamma of PPOConfig is called advantage.gamma now"): assert c.gamma == 0.9
+    with pytest.warns(DeprecationWarning, match="envs of PPOConfig"): assert dataclasses.replace(c, envs=8).rollout == dataclasses.replace(c.rollout, envs=8)
+    with pytest.raises(AttributeError): c.nothing_of_the_kind
+    with pytest.raises(TypeError): PPOConfig(nothing_of_the_kind=1)
+
+@pytest.mark.parametrize("typed, meant", [("--envz", "--rollout.envs"), ("--lrr", "--optim.lr"), ("--rollout.envz", "--rollout.envs"), ("--thought_wieght", "--loss.thought_weight"), ("--advantge", "--advantage.estimator")])
+def test_a_wrong_name_gets_the_nearest_with_its_part(typed, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"): read_options("ppo", [typed, "1"])
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*.yaml")), ids=lambda p: p.stem)
+def test_old_files_mean_the_same(path, capsys):
+    command, _, name = path.stem.replace("trl-rloo", "trl_rloo").partition("-")
+    command = command.replace("_", "-")
+    old = read_options(command, ["--config", str(path)])
+    assert "is called" in capsys.readouterr().err
+    if name != "run": assert old == read_options(command, ["--config", str(ROOT/"scripts/configs"/command/f"{name}.yaml")]) and not capsys.readouterr().err
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*-run.yaml")), ids=lambda p: p.stem)
+def test_old_runs_resume(path, tmp_path):
     from rl4vlm.run_folder import claim_run_folder
-    for config, old in ((PPOConfig(out="x"), ("accumulate",)), (PipelineConfig(out="x"), ("ppo", "accumulate"))):
-        saved, folder = asdict(config), tmp_path/type(config).__name__
-        part = saved if len(old) == 1 else saved["ppo"]
-        part["accumulate"] = part.pop("microbatches")
-        folder.mkdir(); (folder/"config.yaml").write_text(yaml.safe_dump(saved)); (folder/"metrics.jsonl").write_text("")
-        claim_run_folder(folder, asdict(config), resume=True)
-        part["accumulate"] = 7; (folder/"config.yaml").write_text(yaml.safe_dump(saved))
-        with pytest.raises(UsageError, match="microbatches was 7, now 1"): claim_run_folder(folder, asdict(config), resume=True)
+    now = read_options(path.stem.split("-")[0], ["--config", str(path)])
+    (tmp_path/"config.yaml").write_text(path.read_text()); (tmp_path/"metrics.jsonl").write_text("")
+    claim_run_folder(tmp_path, asdict(now), resume=True)
+    now.optim.lr = 7.0
+    with pytest.raises(UsageError, match="optim.lr was .*, now 7.0"): claim_run_folder(tmp_path, asdict(now), resume=True)
+
+def test_stages_of_old_pipelines_are_done():
+    from rl4vlm.pipeline import STAGES, stage_key
+    from rl4vlm.core import flatten_dict
+    from rl4vlm.config_parts import first_name
+    old = flatten_dict(yaml.safe_load((OLD/"ppo-run.yaml").read_text()))
+    old["accumulate"] = old.pop("microbatches")   # as the keys of finished stages have it
+    assert {first_name(k) for k in flatten_dict(asdict(PPOConfig()))} == {*old}
+    assert callable(stage_key) and STAGES
 
 
 # broken weights and rewards
