@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
-from .dataset_card import write_card
-from .store import Album, EpisodeStore
+from .store import Album, EpisodeStore, write_card
 from .labellers import AnswerLog, Labelled, make_actor
 from .rollout import Actor, has_oracle, play
 from .run_folder import RunFolder
@@ -29,25 +28,34 @@ def collector(
     if ":" in actor.name and has_oracle(task): actor.needs_oracle = True    # what a model says is compared with it
     return actor
 
+# %% ../nbs/41_collect.ipynb #844547f3
+def _counter(progress, log:AnswerLog, total:int):
+    "A function that says to `progress` what a model has answered so far, at which rate and cost."
+    before, start = len(log.answers), time.perf_counter()
+    def count(done):
+        if not progress: return
+        costs = {}
+        if log.answers:
+            rate = (len(log.answers) - before) / (time.perf_counter() - start)
+            costs = dict(answers=len(log.answers), per_second=rate, tokens=log.spent["tokens"])
+        if log.answers and log.refused: costs["refused"] = log.refused
+        progress(done, total, **costs)
+    return count
+
 def collect(
     config:CollectConfig,
     progress=None,         # called with (episodes finished, episodes in all, answers of models, ...)
 )->Path: # the folder of Parquet shards
     "Play episodes and keep them, a shard every `shard_episodes`; shards that are there already are left alone."
-    task, store, log = make_task(config.task, **config.task_options), EpisodeStore(RunFolder(config.out).collected), AnswerLog(RunFolder(config.out).answers)
-    actor, seeds, tell = collector(config, task, log), [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)], _teller(progress, log, config.episodes)
+    task, run = make_task(config.task, **config.task_options), RunFolder(config.out)
+    store, log = EpisodeStore(run.collected), AnswerLog(run.answers)
+    actor, count = collector(config, task, log), _counter(progress, log, config.episodes)
+    seeds = [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)]
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
-        part = seeds[start:start + config.shard_episodes]
         if store.whole(f"{number:05d}"): continue
-        with Album(store.folder) as album: store.write(play(task, actor, part, config.rollout.envs, config.seed, lambda done, n: tell(start + done), workers=config.rollout.workers, album=album), f"{number:05d}")
+        part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)
+        with Album(store.folder) as album:
+            played = play(task, actor, part, config.rollout.envs, config.seed, finished, workers=config.rollout.workers, album=album)
+            store.write(played, f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder
-
-def _teller(progress, log:AnswerLog, total:int):
-    "Tell `progress` what a model has answered so far, at which rate and cost."
-    before, start = len(log.answers), time.perf_counter()
-    def tell(done):
-        new = len(log.answers) - before
-        costs = dict(answers=len(log.answers), per_second=new / (time.perf_counter() - start), tokens=log.spent["tokens"], **({"refused": log.refused} if log.refused else {})) if log.answers else {}
-        if progress: progress(done, total, **costs)
-    return tell

@@ -8,7 +8,7 @@ __all__ = ['PANEL_VERSION', 'PANELS', 'panel_seeds', 'wilson', 'bootstrap', 'pai
            'results_markdown', 'trained_on']
 
 # %% ../nbs/25_evaluate.ipynb #92a84274
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 import math, re, time, warnings
 import numpy as np
@@ -18,7 +18,7 @@ from .config import EvalConfig
 from .core import RL4VLMError, UsageError, did_you_mean, printable
 from .files import fingerprint, read_json, write_atomic, write_json
 from .run_folder import RunFolder
-from .store import Album, EpisodeStore
+from .store import Album, EpisodeStore, count_episodes
 from .parsing import CAUSES
 from .rollout import Actor, OracleActor, RandomActor, has_oracle, play
 from .tasks import list_tasks, make_task
@@ -103,16 +103,16 @@ def summarise(
     agreement:bool=False,   # say too how often the action was the oracle's, where it was asked
 )->dict: # fractions, reward units, turns
     "What is reported of a set of episodes."
-    n, turns = len(episodes), [t for e in episodes for t in e.turns]
-    wins, returns = sum(e.success for e in episodes), [e.total_reward for e in episodes]
-    (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(returns)
-    causes, tokens = Counter(t.cause for t in turns if t.cause), [len(t.logprobs) for t in turns if t.logprobs is not None]
-    row = dict(name=name, success=wins / n, low=low, high=high, episodes=n, **_averages(episodes), mean_return=float(np.mean(returns)),
-               return_low=return_low, return_high=return_high, mean_turns=len(turns) / n, failed_parses=sum(causes.values()) / len(turns),
-               causes={c: causes[c] for c in CAUSES if causes[c]})
+    counts = count_episodes(episodes)
+    n, wins, turns, causes = (counts[k] for k in ("episodes", "wins", "turns", "causes"))
+    (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(counts["returns"])
+    row = dict(name=name, success=wins / n, low=low, high=high, episodes=n, **_averages(episodes),
+               mean_return=float(np.mean(counts["returns"])), return_low=return_low, return_high=return_high,
+               mean_turns=turns / n, failed_parses=sum(causes.values()) / turns,
+               causes={c: causes[c] for c in CAUSES if c in causes})
+    tokens = [len(t.logprobs) for e in episodes for t in e.turns if t.logprobs is not None]
     if tokens: row["response_tokens"] = float(np.mean(tokens))
-    asked = [t.action == t.suggestion for t in turns if t.suggestion is not None] if agreement else []
-    if asked: row["agreement"] = float(np.mean(asked))
+    if agreement and counts["asked"]: row["agreement"] = counts["agreed"] / counts["asked"]
     kinds = _kinds(episodes)
     return dict(row, kinds={kind: summarise(part, kind, agreement) for kind, part in kinds.items()}) if len(kinds) > 1 else row
 

@@ -37,7 +37,8 @@ from .types import Prompt, TurnBatch
 # %% ../nbs/36_ppo.ipynb #2ec38b3e
 class RunningDeviation:
     "Mean and standard deviation of all numbers seen so far (Welford)."
-    def __init__(self, count:int=0, mean:float=0.0, squares:float=0.0): self.count, self.mean, self.squares = count, mean, squares
+    def __init__(self, count:int=0, mean:float=0.0, squares:float=0.0):
+        self.count, self.mean, self.squares = count, mean, squares
 
     def add(self, values):
         "See some more numbers."
@@ -71,10 +72,12 @@ class PPO:
         self.task, self.policy, self.config, self.ranks = make_task(task), policy, config, ranks or Ranks()
         self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
         self.critic, self.envs, self.minibatch = config.advantage.estimator in CRITIC, share["envs"], share["minibatch"]
-        self.actor = PolicyActor(policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs, token_values=config.advantage.estimator == "gae-token")
+        self.actor = PolicyActor(policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
+                                 token_values=config.advantage.estimator == "gae-token")
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
         self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
-        if config.sampling.temperature_range and policy.temperature_head is None: policy.add_temperature_head(config.sampling.temperature_range)
+        if config.sampling.temperature_range and policy.temperature_head is None:
+            policy.add_temperature_head(config.sampling.temperature_range)
         self.reference = Reference(policy) if config.kl.coef else None
         self.learner = Learner(self.ranks, policy, _optimizer(policy, config), config.optim.max_grad_norm)
         policy.eval().disable_dropout()
@@ -97,7 +100,8 @@ class PPO:
     def _use_static_cache(self):
         from rl4vlm.static_cache import StaticCaches
         if self.learner.sliced:
-            raise UsageError("sampling.static_cache=true needs whole weights on each process, and ZeRO-3 slices them; use ZeRO-2 or DDP, or leave it false")
+            raise UsageError("sampling.static_cache=true needs whole weights on each process, and ZeRO-3 slices them; "
+                             "use ZeRO-2 or DDP, or leave it false")
         self.policy.static_cache = StaticCaches(self.policy)
 
 def _optimizer(policy:VLMPolicy, config:PPOConfig):
@@ -139,21 +143,19 @@ def compute_advantages(self:PPO, segments:list)->tuple[TurnBatch, dict]: # and w
 def check_batch(self:PPO, segments:list, batch:TurnBatch):
     "Raise `InvariantError`, on all ranks together, if a number of the rollout is not finite."
     error, rewards = None, torch.tensor([float(t.reward) for s in segments for t in s])
-    try: check_finite(f"the rollout of update {self.step}", rewards=rewards, log_probs=batch.old_logprobs, advantages=batch.advantages)
+    numbers = dict(rewards=rewards, log_probs=batch.old_logprobs, advantages=batch.advantages)
+    try: check_finite(f"the rollout of update {self.step}", **numbers)
     except InvariantError as e: error = e
     self.ranks.agree(error)
 
 # %% ../nbs/36_ppo.ipynb #91751c56
-def zeroed(loss:Tensor)->Tensor:
-    "The loss times 0: every parameter that was used gets a gradient of zero, for which DDP waits and which the optimizer counts as a step."
-    return 0.0 * loss
-
 @patch
 def score(self:PPO, batch:TurnBatch, rows)->Scores:
     "What the policy of now says about some turns."
-    return self.learner([batch.prompts[i] for i in rows], [batch.responses[i] for i in rows], temperature=self.config.sampling.temperature,
-                        entropy=self.config.loss.entropy_coef > 0, token_values=self.config.advantage.estimator == "gae-token",
-                        detach_value=not self.config.loss.value_gradient or self.step <= self.config.optim.value_warmup)
+    c, prompts, responses = self.config, [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
+    return self.learner(prompts, responses, temperature=c.sampling.temperature, entropy=c.loss.entropy_coef > 0,
+                        token_values=c.advantage.estimator == "gae-token",
+                        detach_value=not c.loss.value_gradient or self.step <= c.optim.value_warmup)
 
 @patch
 def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
@@ -161,12 +163,15 @@ def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
     cut = lambda x: (x[rows, :width] if x.ndim == 2 else x[rows]).to(self.policy.device)
     return SimpleNamespace(**{k: cut(x) if isinstance(x, Tensor) else None for k, x in vars(batch).items()})
 
+# %% ../nbs/36_ppo.ipynb #a6f0e002
 @patch
 def policy_terms(self:PPO, scores:Scores, turns, totals:dict, part:int)->tuple[Tensor, dict]: # loss, stats
     "Clipped objective, entropy bonus and KL to the reference policy."
     c, share = self.config, dict(token=float(turns.weights.sum()) / totals["token"], turn=part / totals["turn"])
-    loss, found = ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio, totals[c.loss.ratio], turns.correction)
-    stats = dict(policy_loss=loss.item(), kl=share["token"] * found["kl"], clip_fraction=share[c.loss.ratio] * found["clip_fraction"])
+    loss, found = ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio,
+                           totals[c.loss.ratio], turns.correction)
+    stats = dict(policy_loss=loss.item(), kl=share["token"] * found["kl"],
+                 clip_fraction=share[c.loss.ratio] * found["clip_fraction"])
     if c.loss.entropy_coef:
         entropy = (scores.entropy * turns.weights).sum() / totals[c.loss.ratio]
         loss, stats["entropy"] = loss - c.loss.entropy_coef * entropy, entropy.item()
@@ -181,6 +186,11 @@ def value_term(self:PPO, scores:Scores, turns, totals:dict)->Tensor:
     errors = value_loss(scores.values, turns.returns, self.policy.value_scale, turns.values, self.config.loss.value_clip)
     return (errors * scores.mask).sum() / totals["tokens"] if errors.ndim == 2 else errors.sum() / totals["turn"]
 
+# %% ../nbs/36_ppo.ipynb #a6f0e005
+def zeroed(loss:Tensor)->Tensor:
+    "The loss times 0, so that every parameter that was used gets a gradient."
+    return 0.0 * loss
+
 @patch
 def loss(self:PPO,
     batch:TurnBatch,
@@ -191,9 +201,12 @@ def loss(self:PPO,
     "The loss of some turns."
     scores = self.score(batch, rows)
     turns = self.on_device(batch, rows, scores.mask.shape[1])
-    totals = {k: max(v, torch.finfo(torch.float32).tiny) for k, v in totals.items()}   # responses without tokens weigh nothing
+    # responses without tokens weigh nothing
+    totals = {k: max(v, torch.finfo(torch.float32).tiny) for k, v in totals.items()}
     loss, stats = self.policy_terms(scores, turns, totals, len(rows))
-    if check: stats["logprob_gap"] = check_same_policy(scores.logprobs.detach(), turns.old_logprobs, scores.mask, self.policy.base.dtype == torch.float32)
+    if check:
+        logprobs, full_precision = scores.logprobs.detach(), self.policy.base.dtype == torch.float32
+        stats["logprob_gap"] = check_same_policy(logprobs, turns.old_logprobs, scores.mask, full_precision)
     if self.critic and self.step <= self.config.optim.value_warmup: loss = zeroed(loss)
     if self.critic:
         value = self.value_term(scores, turns, totals)
@@ -222,7 +235,7 @@ def too_far(self:PPO, stats:dict)->bool:
     return bool(self.config.kl.max and stats["kl"] > self.config.kl.max)
 
 @patch
-def gradients(self:PPO, batch:TurnBatch, rows, check:bool)->tuple[dict, bool]: # stats; False where the policy has moved too far for a step
+def gradients(self:PPO, batch:TurnBatch, rows, check:bool)->tuple[dict, bool]: # stats; whether to take the step
     "Add up the gradients of the parts of a minibatch."
     parts, totals = self.parts_of(batch, rows), self.totals_of(batch, rows)
     stats, gap = Counter(), 0.0
@@ -266,7 +279,8 @@ MEANS = ("policy_loss", "value_loss", "kl_loss", "entropy", "kl", "clip_fraction
 @patch
 def update(self:PPO, batch:TurnBatch)->dict: # what to log
     "Some epochs over the turns of a batch; ends when the policy has moved far enough."
-    self.learner.set_lr(0.0 if self.all_equal else self.lr)   # without an advantage a step would follow the optimizer's momentum
+    # without an advantage a step would follow the optimizer's momentum
+    self.learner.set_lr(0.0 if self.all_equal else self.lr)
     steps = []
     for epoch, minibatches in enumerate(self.epochs(batch)):
         for rows in minibatches:
@@ -301,9 +315,9 @@ def save_batch(batch:TurnBatch, path)->Path:
     from safetensors.torch import save_file
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
-    prompts = dict(prompt_ids=pad([p.ids for p in batch.prompts]), prompt_lengths=torch.tensor([len(p) for p in batch.prompts]))
-    responses = dict(response_ids=pad(batch.responses), response_lengths=torch.tensor([len(r) for r in batch.responses]))
-    save_file(tensors | prompts | responses, path)
+    for name, rows in (("prompt", [p.ids for p in batch.prompts]), ("response", batch.responses)):
+        tensors[f"{name}_ids"], tensors[f"{name}_lengths"] = pad(rows), torch.tensor([len(r) for r in rows])
+    save_file(tensors, path)
     return Path(path)
 
 # %% ../nbs/36_ppo.ipynb #99a3865c
@@ -320,8 +334,9 @@ def describe_rollout(
     success, returns, length = zip(*found) if (found := [e for part in parts for e in part[1]]) else ([], [], [])
     average = lambda values: float(np.mean(values)) if len(values) else None
     failed = Counter(c for c in causes if c)
-    return dict(turns=len(texts), episodes=len(returns), success=average(success), mean_return=average(returns), mean_turns=average(length),
-                failed_parses=sum(failed.values()) / len(texts), causes=dict(failed), response_tokens=average(tokens),
+    return dict(turns=len(texts), episodes=len(returns), success=average(success), mean_return=average(returns),
+                mean_turns=average(length), failed_parses=sum(failed.values()) / len(texts),
+                causes=dict(failed), response_tokens=average(tokens),
                 distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures))
 
 # %% ../nbs/36_ppo.ipynb #c8965d27
@@ -338,7 +353,9 @@ def memory_advice(where:str, advice:str):
 def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     "Play, compute advantages, update."
     self.step, start = self.step + 1, time.perf_counter()
-    with whole(self.learner), memory_advice(f"the rollout of update {self.step}", f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"):
+    fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
+    smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
+    with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
         segments = self.agreed_play()
         played = time.perf_counter()
         batch, log = self.compute_advantages(segments)
@@ -347,11 +364,12 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     if not self.config.sampling.temperature_range: row.pop("temperature")
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
-        with memory_advice(f"update {self.step}", f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"):
+        with memory_advice(f"update {self.step}", smaller):
             row.update(log, **self.update(self.teaching(batch)))
     if self.all_equal: row["equal_advantages"] = True
     ended = time.perf_counter()
-    return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played, turns_per_s=row["turns"] / (ended - start))
+    return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,
+                     turns_per_s=row["turns"] / (ended - start))
 
 @patch
 def agreed_play(self:PPO)->list:
@@ -374,9 +392,10 @@ def kept_if_broken(self:PPO, batch:TurnBatch):
 
 @patch
 def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
-    "The turns to learn from: all, or those of groups with different returns (of several ranks, each keeps one turn at least)."
+    "The turns to learn from: all, or those of groups with different returns (on each of several ranks at least one)."
     c, nobody = self.config, torch.zeros(0, dtype=torch.long)
-    self.all_equal = not any(self.ranks.gather(bool(batch.advantages.any()))) and not c.loss.entropy_coef and batch.reference is None
+    better = any(self.ranks.gather(bool(batch.advantages.any())))
+    self.all_equal = not better and not c.loss.entropy_coef and batch.reference is None
     if self.all_equal: self.warn_once()
     if self.all_equal and not self.critic: return batch.rows(nobody)
     if not c.advantage.filter_groups: return batch
@@ -388,8 +407,8 @@ def warn_once(self:PPO):
     "Say, the first time, that an update teaches nothing."
     if self.ranks.main and not self.warned:
         only = ", and only the value head learns" if self.critic else ""
-        warnings.warn(f"no turn of update {self.step} did better than another (the advantages are all equal), so the policy stays as it is{only}; "
-                      "later updates say so by equal_advantages in their metrics")
+        warnings.warn(f"no turn of update {self.step} did better than another (the advantages are all equal), "
+                      f"so the policy stays as it is{only}; later updates say so by equal_advantages in their metrics")
     self.warned = True
 
 # %% ../nbs/36_ppo.ipynb #42326f89
@@ -407,9 +426,10 @@ def validate(self:PPO)->dict:
 @patch
 def play_panel(self:PPO)->list: # of `Episode`, in the panel's order
     "The episodes of the validation panel, shared out among the ranks."
-    share = (self.ranks.index, self.ranks.world)
-    episodes = play_episodes(self.task, self.actor, panel_seeds(self.config.run.panel), self.envs, workers=self.config.rollout.workers, keep_images=0, share=share)
-    for turn in (t for e in episodes for t in e.turns): turn.prompt = Prompt([], [])   # light enough to be sent to the other ranks
+    seeds, share = panel_seeds(self.config.run.panel), (self.ranks.index, self.ranks.world)
+    episodes = play_episodes(self.task, self.actor, seeds, self.envs, workers=self.config.rollout.workers,
+                             keep_images=0, share=share)
+    for turn in (t for e in episodes for t in e.turns): turn.prompt = Prompt([], [])   # light enough to be sent
     return sorted((e for part in self.ranks.gather(episodes) for e in part), key=lambda e: int(e.id.split("-")[-1]))
 
 @patch
@@ -417,7 +437,8 @@ def keep_episodes(self:PPO):
     "Keep the episodes that ended in this update, with values and advantages, to be looked at in the report."
     if not self.run or not self.last_episodes or not self.ranks.main: return
     self.actor.annotate([t for e in self.last_episodes for t in e.turns])
-    EpisodeStore(self.run.episodes).write([replace(e, actor=f"training, update {self.step}") for e in self.last_episodes], "training")
+    named = [replace(e, actor=f"training, update {self.step}") for e in self.last_episodes]
+    EpisodeStore(self.run.episodes).write(named, "training")
 
 # %% ../nbs/36_ppo.ipynb #d5750aec
 @patch
@@ -445,7 +466,8 @@ def _load(self:PPO, folder, state)->bool:
     "Go back to one checkpoint."
     then, now = len(state["players"]), self.ranks.world
     if then != now:
-        raise UsageError(f"{folder} was written by {then} processes and cannot be resumed by {now}: each holds environments in the middle of an episode. "
+        raise UsageError(f"{folder} was written by {then} processes and cannot be resumed by {now}: "
+                         f"each holds environments in the middle of an episode. "
                          f"Launch {then}, or begin a new run with --model {folder}")
     self.learner.load(folder, self.policy.load_weights)
     self.step, self.best, self.returns = state["step"], state["best"], RunningDeviation(**state["returns"])
@@ -484,7 +506,8 @@ class _Log:
     def __init__(self, ppo:PPO, callbacks:list, folder, resumed:bool):
         self.ppo, self.callbacks = ppo, callbacks
         self.rows = ppo.run.metrics.read() if resumed else []
-        self.trackers = start_trackers(ppo.config.run.trackers, folder, config=asdict(ppo.config), resumed=ppo.step if resumed else None)
+        self.trackers = start_trackers(ppo.config.run.trackers, folder, config=asdict(ppo.config),
+                                       resumed=ppo.step if resumed else None)
 
     def __call__(self, row:dict, timing:dict|None=None):
         self.rows.append(row)

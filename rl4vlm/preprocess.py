@@ -31,7 +31,8 @@ def preprocess(config:PreprocessConfig)->dict: # what was kept and dropped
     out, source = Path(config.out)/"data", _json_rows(config) if is_json(config.data) else _turns(config)
     parts = dict(train=[], validation=[])
     for i in source["kept"]:
-        parts["validation" if is_validation(source["episodes"][i], config.validation_share) else "train"].append(i)
+        aside = is_validation(source["episodes"][i], config.validation_share)
+        parts["validation" if aside else "train"].append(i)
     if not parts["train"]:
         raise UsageError(f"nothing of {config.data} can be used for training; left out: {source['dropped']}")
     for name, indices in parts.items(): source["write"](indices, out/f"{name}.parquet")
@@ -111,11 +112,14 @@ def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
     with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(indices), 1), chunk):
             rows = [data.rows[i] for i in indices[start:start + chunk]]
-            writer.write_table(pa.Table.from_pylist([dict(messages=json.dumps(r["messages"][:-1], ensure_ascii=False),
-                                                          text=r["messages"][-1]["content"],
-                                                          episode=r["episode"], task="",
-                                                          images=[dict(bytes=p.read_bytes(), path=None)
-                                                                  for p in r["paths"]]) for r in rows], schema=schema))
+            writer.write_table(pa.Table.from_pylist([_stored(r) for r in rows], schema=schema))
+
+def _stored(row:dict)->dict:
+    "A conversation of a JSON file in the columns of Parquet."
+    *prompt, answer = row["messages"]
+    return dict(messages=json.dumps(prompt, ensure_ascii=False), text=answer["content"],
+                episode=row["episode"], task="",
+                images=[dict(bytes=p.read_bytes(), path=None) for p in row["paths"]])
 
 # %% ../nbs/43_preprocess.ipynb #c95025f4
 class Conversations:

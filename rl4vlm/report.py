@@ -26,7 +26,7 @@ def in_turns(
 )->list: # the same, reordered
     "Episodes in an order that takes turns among runs, actors, outcomes and failures, so that any first part is balanced."
     kinds = defaultdict(list)
-    for e in episodes: kinds[e.run, e.actor, e.task, str(e.success), any(t["cause"] for t in e.looks)].append(e)
+    for e in episodes: kinds[e.run, e.actor, e.task, str(e.success), any(t.cause for t in e.turns)].append(e)
     return [e for layer in zip_longest(*kinds.values()) for e in layer if e is not None]
 
 # %% ../nbs/51_report.ipynb #a62fa885

@@ -6,15 +6,16 @@
 __all__ = ['TEXT_LIMIT', 'Run', 'read_run', 'shard_rows', 'known_number', 'Played', 'survey', 'tally', 'measured']
 
 # %% ../nbs/50_runs.ipynb #9d1c198b
-import json, math
-from collections import Counter
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np
+from types import SimpleNamespace
 from . import __version__
-from .core import UsageError, did_you_mean
+from .core import DamagedError, UsageError, did_you_mean
 from .run_folder import RUN_SIGNS, RunFolder
-from .evaluate import bootstrap, wilson
+from .evaluate import summarise
+from .files import JsonLines, read_json
+from .store import count_episodes
 
 # %% ../nbs/50_runs.ipynb #727ea911
 @dataclass
@@ -31,25 +32,29 @@ class Run:
 # %% ../nbs/50_runs.ipynb #87f39dbc
 def _read_lines(path:Path, notes:list)->list: # of dicts
     "The rows of a JSONL file that can be read; says in `notes` how many cannot."
-    if not path.is_file(): return []
-    rows, broken = [], 0
-    for line in filter(str.strip, path.read_text(errors="replace").split("\n")):
-        try: row = json.loads(line)
-        except (ValueError, RecursionError): row = None
-        good = isinstance(row, dict) and isinstance(row.get("step"), (int, float))
-        rows, broken = (rows + [row], broken) if good else (rows, broken + 1)
-    if broken: notes.append(f"{path.parent.name}/{path.name}: {broken} of {len(rows) + broken} lines cannot be read; a run that is still going on, or was stopped while writing, ends in half a line.")
+    found = [row for _, row in JsonLines(path).lines()]
+    rows = [row for row in found if isinstance(row, dict) and isinstance(row.get("step"), (int, float))]
+    broken = len(found) - len(rows)
+    if broken:
+        notes.append(f"{path.parent.name}/{path.name}: {broken} of {len(found)} lines cannot be read; "
+                     "a run that is still going on, or was stopped while writing, ends in half a line.")
     return rows
 
 def _read_results(path:Path, notes:list)->dict:
     "results.json with a list of rows, or an empty dict."
     if not path.is_file(): return {}
-    try: results = json.loads(path.read_text(errors="replace"))
-    except (ValueError, RecursionError) as e: notes.append(f"results.json cannot be read: {e}."); return {}
+    try: results = read_json(path)
+    except DamagedError as e:
+        notes.append(f"results.json cannot be read: {e.__cause__}.")
+        return {}
     rows = results.get("rows") if isinstance(results, dict) else None
-    if not isinstance(rows, list): notes.append("results.json has no rows; it may come from another version."); return {}
+    if not isinstance(rows, list):
+        notes.append("results.json has no rows; it may come from another version.")
+        return {}
     notes += [str(note) for note in results.get("notes") or [] if isinstance(results.get("notes"), list)]
-    if (version := results.get("version", __version__)) != __version__: notes.append(f"results.json was written by rl4vlm {version}, this page by {__version__}: what it calls by other names is not shown.")
+    if (version := results.get("version", __version__)) != __version__:
+        notes.append(f"results.json was written by rl4vlm {version}, this page by {__version__}: "
+                     "what it calls by other names is not shown.")
     return dict(results, rows=[r for r in rows if isinstance(r, dict) and r.get("name")])
 
 # %% ../nbs/50_runs.ipynb #f9d34235
@@ -105,11 +110,13 @@ class Played:
     seed:int|None
     id:str
     success:bool|None       # None where the shard does not say
-    looks:list = field(default_factory=list)   # its turns, without texts and images
+    turns:list = field(default_factory=list)   # without texts and images
     rows:list = field(default_factory=list)    # their row numbers in the shard
 
     @property
-    def total_reward(self)->float: return sum(known_number(t["reward"]) or 0.0 for t in self.looks)
+    def total_reward(self)->float: return sum(known_number(t.reward) or 0.0 for t in self.turns)
+    @property
+    def columns(self)->dict: return {}
 
 # %% ../nbs/50_runs.ipynb #2086eccc
 def survey(run:Run, number:int=0)->list: # of `Played`
@@ -118,11 +125,14 @@ def survey(run:Run, number:int=0)->list: # of `Played`
     for shard in run.shards:
         try: looks = [row for batch in shard_rows(shard, _LOOK) for row in batch]
         except Exception as e:   # pyarrow has many errors for a damaged file, with no common base
-            run.notes.append(f"{shard.name} cannot be read ({type(e).__name__}); its episodes are missing."); continue
+            run.notes.append(f"{shard.name} cannot be read ({type(e).__name__}); its episodes are missing.")
+            continue
         for position, (look, id) in enumerate(zip(looks, _episode_ids(looks))):
-            actor = str(look["actor"] or shard.stem)
-            played = found.setdefault((shard, actor, id), Played(number, shard, actor, str(look["task"] or ""), look["seed"], id, _truth(look["success"])))
-            played.looks.append(look); played.rows.append(position)
+            actor, task = str(look["actor"] or shard.stem), str(look["task"] or "")
+            empty = Played(number, shard, actor, task, look["seed"], id, _truth(look["success"]))
+            played = found.setdefault((shard, actor, id), empty)
+            played.turns.append(SimpleNamespace(text="", logprobs=None, **look))
+            played.rows.append(position)
     order = {str(row["name"]): i for i, row in enumerate(run.results.get("rows", []))}   # as in the table
     return sorted(found.values(), key=lambda e: order.get(e.actor, len(order)))
 
@@ -138,17 +148,10 @@ def _episode_ids(looks:list)->list: # of str
 # %% ../nbs/50_runs.ipynb #4f557ed2
 def tally(episodes:list)->dict:
     "Counts of actions, failure causes and agreement with the oracle, over the turns of `episodes`, which are `Played`."
-    turns = [t for e in episodes for t in e.looks]
-    asked = [t for t in turns if t["suggestion"] is not None]
-    return dict(run=episodes[0].run, actor=episodes[0].actor, task=episodes[0].task, episodes=len(episodes), turns=len(turns), asked=len(asked),
-                agreed=sum(t["action"] == t["suggestion"] for t in asked),
-                actions=dict(Counter(str(t["action"]) for t in turns if t["action"] is not None)),
-                causes=dict(Counter(str(t["cause"]) for t in turns if t["cause"])))
+    first, counts = episodes[0], count_episodes(episodes)
+    shown = ("episodes", "turns", "asked", "agreed", "actions", "causes")
+    return dict(run=first.run, actor=first.actor, task=first.task, **{name: counts[name] for name in shown})
 
 def measured(episodes:list)->dict:
     "A result row, computed from `episodes`, which are `Played`."
-    counts, n = tally(episodes), len(episodes)
-    wins, returns = sum(bool(e.success) for e in episodes), [e.total_reward for e in episodes]
-    (low, high), (return_low, return_high) = wilson(wins, n), bootstrap(returns)
-    return dict(name=counts["actor"], success=wins / n, low=low, high=high, episodes=n, mean_return=float(np.mean(returns)), return_low=return_low,
-                return_high=return_high, mean_turns=counts["turns"] / n, failed_parses=sum(counts["causes"].values()) / counts["turns"], causes=counts["causes"])
+    return summarise(episodes, episodes[0].actor)

@@ -31,7 +31,7 @@ def describe_tasks(config)->list: # rows
             if config.task: raise
             tell(f"{name:<18}not here: {e}")
     if config.out:
-        from rl4vlm.dataset_card import contact_sheet
+        from rl4vlm.store import contact_sheet
         contact_sheet(images, config.out)
     if not config.task and not config.episodes: tell("--task NAME shows one with its prompt; --episodes 200 plays it now")
     return rows

@@ -3,7 +3,8 @@
 A copy of the notebooks is processed by scripts/site.py, which stops before Quarto (front matter, signatures, doclinks).
 Then: every page has a title and a description and shows no error; cells that draw have a figure; internal links, anchors,
 images and doclinks lead somewhere; public names are documented with their parameters; the sidebar names each page
-once and no other; README.md is what the index makes; and nothing is lost: every paragraph, table, figure and printed text
+once and no other; README.md is what the index makes; the glossary's terms are defined where it says, and words that it
+replaced are gone; and nothing is lost: every paragraph, table, figure and printed text
 of a notebook stands on its page, in order.
 
 `--words` prints the words of each page before and after processing. `--html FOLDER` looks at a site that was rendered
@@ -272,6 +273,42 @@ def resolves(dotted):
     return False
 
 
+OLD_WORDS = {   # of no field but ours: what was said -> the word of nbs/glossary.ipynb
+    r"\bseats?\b": "environment, or segment", r"\bfixed shapes?\b|\bshapes that stay\b": "static cache", r"\bfewer bits\b": "quantization",
+    r"\bso manieth\b": "every n-th", r"\bpictures?\b": "image", r"(?<!standard )\bdeviations?\b": "standard deviation", r"\bpupils?\b": "student, or model",
+    r"\bways? to judge\b|\bjudges? (an? |each |the )?(turn|action|episode)s?\b|\bjudged in\b|\bjudgements?\b": "advantage",
+}
+
+
+def prose_of(page):
+    "The text cells without code: what somebody reads aloud."
+    source = "\n\n".join(text_of(c["source"]) for c in page["cells"] if c["cell_type"] == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", " ", source, flags=re.S)
+
+
+def check_words(name, page):
+    "One concept, one word: those that the glossary replaced are gone."
+    prose = " ".join(prose_of(page).split())
+    for old, word in OLD_WORDS.items():
+        for m in re.finditer(old, prose, re.I): yield f"{name}: {m[0]!r}, say {word} (glossary): …{prose[max(0, m.start() - 30):m.end() + 20]}…"
+
+
+def glossary(page):
+    "The rows of the glossary: {term: (symbol, meaning, where it is defined)}."
+    rows = [[w.strip() for w in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in markdown_of(page).splitlines() if line.startswith("| ") and not line.startswith("| term |")]
+    for row in rows: assert len(row) == 4, row
+    return {term: tuple(rest) for term, *rest in rows}
+
+
+def check_glossary(name, page, pages):
+    "Each term has a meaning, and code or a page that defines it."
+    for term, (_, meaning, where) in glossary(page).items():
+        defined = re.findall(r"`(rl4vlm(?:\.\w+)+)`", where)
+        linked = [Path(p) for p in re.findall(r"\]\(([^)#]+)", where)]
+        if not meaning.strip() or not (defined or linked): yield f"{name}: {term!r} lacks a meaning or a place"
+        for wrong in [d for d in defined if not resolves(d)] + [str(p) for p in linked if p not in pages]: yield f"{name}: {term!r} is not defined in {wrong}"
+
+
 def check_names():
     "Public names have a docstring, and each parameter has a comment, a word in the docstring, or a documented class."
     from fastcore.docments import docments
@@ -344,10 +381,11 @@ def main():
         notebooks = pages_of(folder/"nbs")
         for name, page in pages.items():
             problems += [*check_page(name, page), *check_links(name, page, pages, processed, site), *check_headings(name, page), *check_alt(name, page), *check_doclinks(name, page, site["home"], means)]
-            problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page)]
+            problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page), *check_words(name, notebooks[name])]
             if "--words" in sys.argv: print(name, *words_both(notebooks[name], page))
         missing = [n for n in notebooks if n not in pages and not n.name.startswith("_")]
         problems += [f"{n}: was not processed" for n in missing]
+    problems += check_glossary("glossary.ipynb", notebooks[Path("glossary.ipynb")], notebooks)
     problems += [*check_names(), *check_sidebar(list(pages)), *check_readme()]
     return tell(pages, problems)
 

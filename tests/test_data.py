@@ -108,3 +108,26 @@ def test_best_by_success(rl4vlm, tmp_path, blind_model):
     rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--run.best", "success", "--steps", 2, "--run.eval_every", 1, "--run.max_new_tokens", 4, "--out", "b")
     rows = [json.loads(line) for line in (tmp_path/"b/sft/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "val_success" in r] == [1, 2] and "val_success" in (tmp_path/"b/sft/README.md").read_text()
+
+
+def test_the_card_the_report_and_the_evaluation_count_the_same(tmp_path):
+    "Episodes with a failed parse, an answer without the oracle's action, a group that was cut off and one without success."
+    from rl4vlm.evaluate import summarise
+    from rl4vlm.run_folder import RunFolder
+    from rl4vlm.runs import measured, read_run, survey, tally
+    from rl4vlm.store import EpisodeStore, statistics
+    from rl4vlm.types import Episode, turn_of
+    asked = [dict(role="user", content=[dict(type="text", text="Which?")])]
+    answers = [("+", None, "+", 1.0), ("-", None, "+", -1.0), (None, "no_json", None, 0.0), ("+", None, None, 0.5)]
+    def episode(n): return Episode("NumberLine", n, [turn_of(asked, [], f"answer {a}", action=a, cause=c, suggestion=s, reward=r, episode=f"e{n}", index=i, seed=n,
+                                                             terminated=i == 3) for i, (a, c, s, r) in enumerate(answers[n % 2:])], success=n % 3 == 0, actor="somebody")
+    store = EpisodeStore(RunFolder(tmp_path/"run").episodes)
+    store.write([episode(n) for n in range(5)])
+    store.write([episode(n) for n in range(5, 7)])
+    card, row = statistics(store.each_episode()), summarise(store.episodes(), "somebody", agreement=True)
+    played = survey(read_run(tmp_path/"run"))
+    page, counts = measured(played), tally(played)
+    assert page == {k: row[k] for k in page} and {"success", "low", "return_high", "failed_parses", "causes"} <= page.keys()
+    assert {k: card[k] for k in ("episodes", "success", "mean_return", "agreement", "causes")} == {k: row[k] for k in ("episodes", "success", "mean_return", "agreement", "causes")}
+    assert card["turns"] == counts["turns"] == 25 and card["actions"] == counts["actions"] == {"+": 11, "-": 7}
+    assert (counts["asked"], counts["agreed"], row["agreement"]) == (11, 4, 4 / 11) and row["success"] == 3 / 7

@@ -159,3 +159,28 @@ def test_workflows_run_here_as_far_as_they_can():
 def test_types_that_only_type_checkers_import_are_shown_as_words():
     def later(x: "Nowhere" = 1): pass                      # noqa: F821
     assert str(docs.script("site").signature(later)) == "(x: 'Nowhere' = 1)"
+
+
+NOTEBOOKS = docs.pages_of(ROOT/"nbs")
+TERMS = """observation, frame; image; prompt; response, answer; cut; turn; terminated, truncated; episode; trajectory; rollout; update; on-policy; policy;
+reference policy; log-prob; ratio; clip range; advantage; return; return-to-go; value, critic; GAE; credit assignment; standard deviation; top-k, top-p;
+prefill; decode; KV cache; static cache; quantization; staleness; importance sampling; dry run; panel; oracle; agreement""".replace("\n", " ").split("; ")
+
+
+def test_the_glossary_has_the_field_s_terms_and_says_where_they_are_defined():
+    page = NOTEBOOKS[Path("glossary.ipynb")]
+    assert set(TERMS) <= set(docs.glossary(page)), set(TERMS) - set(docs.glossary(page))
+    assert list(docs.check_glossary("glossary", page, NOTEBOOKS)) == []
+    def problems(row): return list(docs.check_glossary("g", notebook(FIRST, "| term | symbol | meaning | defined in |\n|---|---|---|---|\n" + row), NOTEBOOKS))
+    assert problems("| turn |  | One step. | `rl4vlm.types.Tern` |") and problems("| turn |  | One step. | [x](nowhere.ipynb) |") and problems("| turn |  |  | `rl4vlm.types.Turn` |") and problems("| turn |  | One step. | there |")
+    assert not problems("| turn |  | One step. | `rl4vlm.types.Turn`, [Types](04_types.ipynb) |")
+
+
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS), ids=str)
+def test_words_that_the_glossary_replaced_are_gone(name): assert list(docs.check_words(name, NOTEBOOKS[name])) == []
+
+
+@pytest.mark.parametrize("text", ["## Fewer bits", "Five ways to judge a turn", "each seat", "the returns' deviation", "a cache of [fixed shape](x.ipynb)", "every so manieth episode", "The picture shows"])
+def test_old_words_are_found(text):
+    assert len(list(docs.check_words("a", notebook(FIRST, text)))) == 1
+    assert not list(docs.check_words("a", notebook(FIRST, "Their standard deviation; `picture`, a judge rates it.\n```\na picture\n```")))

@@ -53,6 +53,10 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path, blind_model):
     other = other_model(blind_model, tmp_path/"other")
     with pytest.raises(UsageError, match="weights of model are not those"): evaluate_all(EvalConfig(**{**vars(whole), "out": str(cut), "resume": True}), dict(model=str(other)))
     assert evaluate_all(EvalConfig(**{**vars(whole), "out": str(cut)}), dict(model=str(other)))[0] != rows[0]      # without resume nothing old is taken
+    (tmp_path/"whole"/"models.json").write_text('{"model": "78571a12204a9161"}')                # as version 0.1.0 wrote it
+    with pytest.warns(UserWarning, match="is of version 0.1.0"):
+        assert evaluate_all(EvalConfig(**{**vars(whole), "resume": True}), dict(model=str(blind_model))) == rows
+    with pytest.raises(UsageError, match="weights of model are not those"): evaluate_all(EvalConfig(**{**vars(whole), "resume": True}), dict(model=str(other)))
 
 
 def test_batch_size_and_workers_change_nothing(tmp_path, blind_model):

@@ -68,7 +68,7 @@ def test_no_page_is_wider_than_the_window(site, browser, width):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name, words", [("index", "improves the model on the rewards"), ("tutorials/quickstart", "NumberLine shows two numbers")])
+@pytest.mark.parametrize("name, words", [("index", "trains the model: first by imitation"), ("tutorials/quickstart", "NumberLine shows two numbers")])
 def test_front_page_and_tutorial_as_seen(site, browser, tmp_path, name, words, width, scheme):
     visit(browser, site[1]/f"{name}.html", width, scheme)
     assert words in browser.find_element("id", "quarto-document-content").text

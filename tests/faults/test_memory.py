@@ -93,7 +93,7 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     import pyarrow.parquet as pq
     from PIL import Image
     from rl4vlm.config import PreprocessConfig, FilterConfig
-    from rl4vlm.dataset_card import write_card
+    from rl4vlm.store import write_card
     from rl4vlm.labellers import ServerActor
     from rl4vlm.preprocess import preprocess
     def no(*a, **k): raise AssertionError("a judge was asked")
