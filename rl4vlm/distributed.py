@@ -69,7 +69,7 @@ def close_process_group():
 atexit.register(close_process_group)
 
 # %% ../nbs/30_distributed.ipynb #d2d166e2
-SHARED = ("envs", "minibatch", "batch_size")   # options of `PPOConfig` and `SFTConfig` that are totals
+SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))   # options of `PPOConfig` and `SFTConfig` that are totals
 
 def share_of(
     config,      # a `PPOConfig` or an `SFTConfig`
@@ -77,8 +77,10 @@ def share_of(
 )->dict: # {option: what one process gets}
     "What each of `world` processes gets of a `config`'s totals; raises `UsageError` if one cannot be shared."
     shares = {}
-    for name in (n for n in SHARED if hasattr(config, n)):
-        whole, unit = getattr(config, name), config.group_size if name == "envs" and config.advantage in GROUPED else 1
+    for part, name in SHARED:
+        whole = getattr(getattr(config, part, None), name, None)
+        if whole is None: continue
+        unit = config.advantage.group_size if name == "envs" and config.advantage.estimator in GROUPED else 1
         if whole % (world * unit): raise UsageError(f"{name}={whole} cannot be shared by {world} processes" + (f" in whole groups of {unit}" if unit > 1 else "") + f"; take a multiple of {world * unit}")
         shares[name] = whole // world
     return shares
