@@ -75,7 +75,7 @@ def close_process_group():
 atexit.register(close_process_group)
 
 # %% ../nbs/30_distributed.ipynb #d2d166e2
-SHARED = ("envs", "minibatch", "batch_size")   # options of `PPOConfig` and `SFTConfig` that are totals
+SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))   # options of `PPOConfig` and `SFTConfig` that are totals
 
 def share_of(
     config,      # a `PPOConfig` or an `SFTConfig`
@@ -83,9 +83,11 @@ def share_of(
 )->dict: # {option: what one process gets}
     "What each of `world` processes gets of a `config`'s totals; raises `UsageError` if one cannot be shared."
     shares = {}
-    for name in (n for n in SHARED if hasattr(config, n)):
-        whole, grouped = getattr(config, name), name == "envs" and config.advantage in GROUPED
-        unit = config.group_size if grouped else 1
+    for part, name in SHARED:
+        whole = getattr(getattr(config, part, None), name, None)
+        if whole is None: continue
+        grouped = name == "envs" and config.advantage.estimator in GROUPED
+        unit = config.advantage.group_size if grouped else 1
         if whole % (world * unit):
             groups = f" in whole groups of {unit}" if unit > 1 else ""
             raise UsageError(f"{name}={whole} cannot be shared by {world} processes{groups}; "

@@ -8,7 +8,7 @@ __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 # %% ../nbs/41_filters.ipynb #c1a17654
 import hashlib, json, re
 from collections import Counter, defaultdict
-from .config import ScoreConfig
+from .config import FilterConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor
 from .images import as_image
@@ -29,20 +29,21 @@ def turn_scores(
 # %% ../nbs/41_filters.ipynb #ab32feab
 def choose(
     rows,                    # turns of an `EpisodeStore`
-    config:ScoreConfig,
+    config:FilterConfig,
     log:AnswerLog=None,      # where the judge's answers are filed
     seed:int=0,              # of the choice among surplus rows
 )->tuple: # indices kept, {reason: number of turns dropped}
     "The turns to learn from, in their order, and why the others were left out."
     scores, dropped = turn_scores(rows), Counter()
     if config.agree and all(s["agrees"] is None for s in scores):
-        raise UsageError("--score.agree: no turn of this data knows what the oracle would have done; collect it again "
+        raise UsageError("--filter.agree: no turn of this data knows what the oracle would have done; collect it again "
                          "with --label oracle or a task that has an oracle")
     kept = list(range(len(scores)))
     def drop(reason, good):
         nonlocal kept
         bad = [i for i in kept if not good(i)]
-        kept, _ = sorted({*kept} - {*bad}), dropped.update({reason: len(bad)} if bad else {})
+        kept = sorted({*kept} - {*bad})
+        if bad: dropped[reason] += len(bad)
     for cause in sorted({s["cause"] for s in scores if s["cause"]}): drop(cause, lambda i: scores[i]["cause"] != cause)
     if config.success: drop("no success", lambda i: scores[i]["success"])
     if config.min_return is not None: drop("low return", lambda i: scores[i]["total"] >= config.min_return)
@@ -50,8 +51,8 @@ def choose(
     if config.top_k: drop("not among the best of its seed", _best_episodes(scores, config.top_k))
     if config.distinct: drop("duplicate", _first_of_its_kind(rows, kept))
     if config.judge:
-        drop("low opinion of the judge",
-             lambda i, opinions=judge(rows, kept, config, log): opinions[i] >= config.min_judge)
+        opinions = judge(rows, kept, config, log)
+        drop("low opinion of the judge", lambda i: opinions[i] >= config.min_judge)
     if config.balance: drop("surplus of its action", _balanced(scores, kept, seed))
     return kept, dict(dropped)
 
@@ -68,9 +69,8 @@ def _first_of_its_kind(rows, kept:list):
     rows, first = rows.select_columns(["messages", "images", "text"]).with_format(None), {}   # images as bytes
     for i in kept:
         r = rows[i]
-        key = hashlib.blake2b(json.dumps([r["messages"], r["text"]]).encode() + b"".join(p["bytes"]
-            for p in r["images"]), digest_size=16).digest()
-        first.setdefault(key, i)
+        content = json.dumps([r["messages"], r["text"]]).encode() + b"".join(p["bytes"] for p in r["images"])
+        first.setdefault(hashlib.blake2b(content, digest_size=16).digest(), i)
     chosen = set(first.values())
     return lambda i: i in chosen
 
@@ -79,8 +79,8 @@ def _balanced(scores:list, kept:list, seed:int):
     by_action = defaultdict(list)
     for i in kept: by_action[scores[i]["action"]].append(i)
     least = min(map(len, by_action.values()), default=0)
-    chosen = {i for found in by_action.values() for i in sorted(found,
-                                                                key=lambda i: stream_seed("balance", seed, i))[:least]}
+    drawn = lambda found: sorted(found, key=lambda i: stream_seed("balance", seed, i))[:least]
+    chosen = {i for found in by_action.values() for i in drawn(found)}
     return lambda i: i in chosen
 
 # %% ../nbs/41_filters.ipynb #6e13e938
@@ -105,7 +105,7 @@ def read_opinion(text:str)->float:
 def judge(
     rows,             # turns of an `EpisodeStore`
     indices:list,     # of the turns to rate
-    config:ScoreConfig,
+    config:FilterConfig,
     log:AnswerLog=None,
     batch:int=64,     # turns whose images are in memory at the same time
 )->dict: # {index: 0 to 10}

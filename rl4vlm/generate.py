@@ -75,7 +75,7 @@ def check_cache(
     needed = cache_bytes(policy.config, tokens, policy.model.dtype.itemsize)
     if needed <= free: return
     raise UsageError(f"the key-value cache of {rows} rows of {whole} tokens needs {needed / 2**30:.1f} GiB of memory "
-                     f"and {free / 2**30:.1f} are free: lower --envs, --max_new_tokens or --max_pixels")
+                     f"and {free / 2**30:.1f} are free: lower --rollout.envs, --sampling.max_new_tokens or --loading.max_pixels")
 
 def _free_bytes(policy:VLMPolicy)->int|None:
     "Memory of the GPU that nobody uses, what PyTorch has set aside included; None without a GPU."
@@ -168,7 +168,7 @@ def _responses(policy:VLMPolicy, sampled:Sampled, temperatures:list, values:list
         dtype = str(policy.model.dtype).removeprefix("torch.")
         raise InvariantError(f"the model gives no probabilities for {broken} of {len(ids)} answers (NaN or infinite): "
                              f"its weights are broken, or overflow in {dtype}; take an earlier checkpoint, "
-                             "a lower --lr in the run that made it, or another --dtype")
+                             "a lower --optim.lr in the run that made it, or another --dtype")
     return [Response(policy.decode(ids[i, :n]), bool(ids[i, n - 1] != policy.end_id), ids[i, :n], logprobs[i, :n],
                      temperatures[i], values[i], every[i, :n] if token_values else None) for i, n in enumerate(lengths)]
 

@@ -101,15 +101,17 @@ class Remembering(Actor):
         return [self.log.answers[k] for k in keys]
 
 # %% ../nbs/40_labellers.ipynb #d2c9cb7f
-def request_messages(messages:list, images:list)->list:
-    "Chat messages with their images in them, as OpenAI's protocol wants them (with `images`)."
+def request_messages(
+    messages:list,   # with places for images
+    images:list,     # in their order
+)->list[dict]:
+    "Chat messages with their images in them, as OpenAI's protocol wants them."
     remaining = iter(images)
     def part(p):
-        return dict(type="image_url",
-                    image_url=dict(url=data_url(next(remaining)))) if p["type"] == "image" else dict(p,
-                        text=well_formed(p["text"]))
-    return [dict(m, content=well_formed(m["content"])) if isinstance(m["content"], str)
-            else dict(m, content=[part(p) for p in m["content"]]) for m in messages]
+        if p["type"] != "image": return dict(p, text=well_formed(p["text"]))
+        return dict(type="image_url", image_url=dict(url=data_url(next(remaining))))
+    def content(c): return well_formed(c) if isinstance(c, str) else [part(p) for p in c]
+    return [dict(m, content=content(m["content"])) for m in messages]
 
 def data_url(image:np.ndarray)->str:
     "An image as a `data:` address (of an `image`, anything that `as_image` takes)."
@@ -158,6 +160,16 @@ class ServerActor(Actor):
         found = {i: answer for i, answer, _ in self.ask(dict(enumerate(questions)))}
         return [found[i] for i in range(len(questions))]
 
+# %% ../nbs/40_labellers.ipynb #3218813a
+@patch
+def _spend(self:ServerActor):
+    "Count a request, or refuse it."
+    for name, limit in (("requests", self.config.max_requests), ("tokens", self.config.max_tokens)):
+        if limit and self.used[name] >= limit:
+            raise BudgetError(f"the budget of {limit} {name} is spent; what has arrived is kept: give a larger "
+                              f"--ask.max_{name} and --resume to go on")
+    self.used["requests"] += 1
+
 # %% ../nbs/40_labellers.ipynb #e12cc223
 @patch
 def ask(self:ServerActor,
@@ -188,6 +200,7 @@ def _count_refusals(self:ServerActor, refused:int, asked:int):
     warnings.warn(f"{self.url} refused {refused} of {asked} questions ({self.why}); they count as answered with "
                   f"nothing, and are not asked again")
 
+# %% ../nbs/40_labellers.ipynb #e1bb6bdd
 @patch
 async def _answer(self:ServerActor, question)->tuple:
     "One question, when there is a place for it."
@@ -210,25 +223,18 @@ async def _tries(self:ServerActor, request:dict)->tuple:
         try: answer, tokens = await self._once(request)
         except _NoReply as e: why, wait = str(e), e.wait
         except _Refused as e:
-            self.outcomes["refused"] += 1; self.why = str(e)
+            self.outcomes["refused"] += 1
+            self.why = str(e)
             return Response(""), dict(requests=tries, tokens=0, refused=self.why)
         else:
-            self.used["tokens"] += tokens; self.outcomes["answered"] += 1
+            self.used["tokens"] += tokens
+            self.outcomes["answered"] += 1
             return answer, dict(requests=tries, tokens=tokens)
         if tries <= self.config.retries:
-            await asyncio.sleep(max(min(wait, 60.0), min(60.0, self.backoff * 2**(tries - 1)) * random.uniform(0.5, 1)))
+            ours = min(60.0, self.backoff * 2**(tries - 1)) * random.uniform(0.5, 1)
+            await asyncio.sleep(max(min(wait, 60.0), ours))
     raise RL4VLMError(f"{self.url} gave no usable reply in {tries} tries, the last time: {why}; what has arrived is "
                       f"kept, and the same command with --resume goes on from there")
-
-# %% ../nbs/40_labellers.ipynb #3218813a
-@patch
-def _spend(self:ServerActor):
-    "Count a request, or refuse it."
-    for name, limit in (("requests", self.config.max_requests), ("tokens", self.config.max_tokens)):
-        if limit and self.used[name] >= limit:
-            raise BudgetError(f"the budget of {limit} {name} is spent; what has arrived is kept: give a larger "
-                              f"--ask.max_{name} and --resume to go on")
-    self.used["requests"] += 1
 
 # %% ../nbs/40_labellers.ipynb #a34eb99b
 @patch

@@ -312,11 +312,11 @@ FLOAT16 = "dtype=float16 cannot train whole weights: small gradients are zero in
 
 def check_learnable(
     name:str,   # as for `load_vlm`, or a tiny model
-    config,     # of a command that trains: `dtype`, `lora`, `quant`
+    config,     # of a command that trains: its parts `loading` and `lora`
 ):
     "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
-    adapter = config.lora.r or config.quant != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
-    if config.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
+    adapter = config.lora.r or config.loading.quantization != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
+    if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
 def check_model(name:str): # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."

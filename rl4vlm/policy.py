@@ -178,7 +178,7 @@ def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list=()
     images = f", {of_images} of them for {len(shapes)} image(s) of {_sizes(shapes)} pixels" if len(shapes) else ""
     response = f" and an answer of {answer}" if answer else ""
     raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, which reads {most}: "
-                     "lower --max_pixels, --task_options.history or --max_new_tokens, or shorten the prompt")
+                     "lower --loading.max_pixels, --task_options.history or --sampling.max_new_tokens, or shorten the prompt")
 
 def _sizes(shapes:list)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
 
@@ -579,13 +579,15 @@ def from_config(cls:VLMPolicy,
     model:str=None,     # the checkpoint that `config.model` means, where it is not that itself
 )->VLMPolicy:
     "The policy that a configuration describes; what cannot be honoured is refused."
-    model, options = model or config.model, {k: getattr(config, k) for k in ("lora", "parts", "dtype", "max_pixels", "quant", "attention") if hasattr(config, k)}
+    model, options = model or config.model, dict(vars(config.loading))
+    options["quant"] = options.pop("quantization")
+    if hasattr(config, "lora"): options.update(lora=config.lora, parts=config.trainable)
     if checkpoint_kind(model) == "adapter" and "lora" in options: _check_adapter(model, config)
     seed_everything(config.seed)   # of a fresh adapter and fresh heads
     policy = VLMPolicy.load(model, **options)
     if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()):
-        raise UsageError(f"nothing would learn: a model with quant={config.quant} learns by an adapter only; "
-                         "give --lora.r 16, or --quant none")
+        raise UsageError(f"nothing would learn: a model with quantization {config.loading.quantization} learns by an adapter only; "
+                         "give --lora.r 16, or --loading.quantization none")
     return policy
 
 def _check_adapter(model:str, config):
@@ -596,7 +598,7 @@ def _check_adapter(model:str, config):
     differs = [f"lora.{k}={v} (it has {has[k]})" for k, v in asked.items() if v != has[k]]
     if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts:
         differs.append(f"lora.parts={lora.parts} (it has {parts})")
-    if config.parts != "language": differs.append(f"parts={config.parts} (which says what learns without an adapter)")
+    if config.trainable != "language": differs.append(f"trainable={config.trainable} (which says what learns without an adapter)")
     if differs:
         raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. "
                          "Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from transformers import PrinterCallback, TrainerCallback
-from .run_folder import RunFolder, last_trainer_checkpoint, exit_for_requeue
+from .run_folder import RunFolder, exit_for_requeue, last_trainer_checkpoint
 from .config import SFTConfig, TRLConfig
 from .core import UsageError, episode_seed, install_extra
 from .files import replace_folder
@@ -34,7 +34,7 @@ def check_trl(task:Task):
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1:
         raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer "
-                         f"an episode; train it with rl4vlm ppo --advantage rloo")
+                         f"an episode; train it with rl4vlm ppo --advantage.estimator rloo")
 
 # %% ../nbs/37_trl_rloo.ipynb #95b77f25
 def example(task:Task, env:TaskEnv, seed:int)->dict: # prompt, images, seed
@@ -90,7 +90,8 @@ def teach_form(
     seeds = [episode_seed(config.seed, 1, i) for i in range(16 * steps)]   # 16 rows a step, each seen once
     turns = [t for e in play(task, OracleActor(task, error_rate), seeds, draw_seed=config.seed) for t in e.turns]
     rows = [dict(messages=t.messages + [dict(role="assistant", content=t.text)], images=t.images) for t in turns]
-    train_sft(rows, policy, SFTConfig(steps=steps, batch_size=16, lr=2e-3, seed=config.seed, save_every=10**6), folder,
+    train_sft(rows, policy, SFTConfig(steps=steps, optim=dict(batch_size=16, lr=2e-3), seed=config.seed,
+                                      run=dict(save_every=10**6)), folder,
               progress=progress)
     return str(folder)
 
@@ -110,24 +111,21 @@ def rloo_arguments(
     gpu = pick_device().type == "cuda"
     return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
-        per_device_train_batch_size=config.prompts * config.group_size // config.microbatches,
-        gradient_accumulation_steps=config.microbatches,
-        num_generations=config.group_size, max_completion_length=config.max_new_tokens, temperature=config.temperature,
-        beta=config.kl_coef,
-        learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
-        gradient_checkpointing=config.activation_checkpointing,
-        bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
-        shuffle_dataset=False, logging_nan_inf_filter=False,
-        save_steps=config.save_every, save_total_limit=2, logging_steps=1, report_to="none", disable_tqdm=True,
-        dataloader_pin_memory=False)
+        per_device_train_batch_size=config.prompts * config.group_size // config.optim.microbatches,
+        gradient_accumulation_steps=config.optim.microbatches, num_generations=config.group_size,
+        max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature, beta=config.kl.coef,
+        learning_rate=config.optim.lr, lr_scheduler_type="linear", max_grad_norm=config.optim.max_grad_norm, disable_dropout=True,
+        gradient_checkpointing=config.optim.activation_checkpointing,
+        bf16=gpu and pick_dtype(config.loading.dtype, pick_device()) == torch.bfloat16,
+        shuffle_dataset=False, logging_nan_inf_filter=False, save_steps=config.run.save_every, save_total_limit=2,
+        logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 
 # %% ../nbs/37_trl_rloo.ipynb #65a5bd93
-def banned_tokens(model, tokenizer)->list: # of ids
-    "Special tokens but the end token, and ids that have no text (of `model` and `tokenizer`)."
-    special = {i for i, token in tokenizer.added_tokens_decoder.items()
-               if token.special} | set(tokenizer.all_special_ids)
-    return sorted({*special,
-                   *range(len(tokenizer), model.config.get_text_config().vocab_size)} - {tokenizer.eos_token_id})
+def banned_tokens(model, tokenizer)->list[int]:
+    "Ids of special tokens but the end token, and ids that have no text (of `model` and `tokenizer`)."
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    without_text = range(len(tokenizer), model.config.get_text_config().vocab_size)
+    return sorted({*special, *tokenizer.all_special_ids, *without_text} - {tokenizer.eos_token_id})
 
 # %% ../nbs/37_trl_rloo.ipynb #e197df41
 RENAMED = {"reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_tokens",
@@ -149,6 +147,24 @@ class _Log(TrainerCallback):
         if self.progress: self.progress(state.global_step, state.max_steps, reward=row["reward"])
 
 # %% ../nbs/37_trl_rloo.ipynb #0e93a89e
+def _start(task:Task, config:TRLConfig, run:RunFolder, progress)->str:
+    "The checkpoint to start from; a tiny model is taught the form of the answer."
+    name = resolve_model(config.model, task, progress)
+    if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
+    if config.resume and (run.sft/"README.md").exists(): return str(run.sft)   # the card is written last
+    policy = VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.loading.dtype,
+                            attention=config.loading.attention, max_pixels=config.loading.max_pixels)
+    return teach_form(policy, task, config, run.sft, progress)
+
+def _resume_point(config:TRLConfig, run:RunFolder)->tuple: # checkpoint folder and its step, or None and None
+    "Where to go on; what was written after it is cut off by the first process."
+    # from the last checkpoint of all TRL would go a step too far
+    last, done = last_trainer_checkpoint(run.trl, before=config.steps) if config.resume else (None, None)
+    run.requeue.unlink(missing_ok=True)
+    if not int(os.environ.get("RANK", "0")): run.rewind(-1 if done is None else done)
+    return last, done
+
+# %% ../nbs/37_trl_rloo.ipynb #5ac69886
 def train_trl(
     config:TRLConfig,
     progress=None,   # called with (step, steps, numbers=...)
@@ -160,44 +176,41 @@ def train_trl(
         return _train(config, progress)
 
 def _train(config:TRLConfig, progress)->dict:
-    task, out, run = Task.from_config(config), Path(config.out), RunFolder(config.out)
+    task, run = Task.from_config(config), RunFolder(config.out)
     check_trl(task)
-    from trl import RLOOTrainer
-    class GuardedRLOO(Guarded, RLOOTrainer):
-        "TRL's trainer with float32 steps and finite numbers."
-        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-            fill_model(model or self.model, resume_from_checkpoint)
     stream = episode_stream(task, config.seed)
     # before the model: it tells transformers if DeepSpeed will share the weights out
     arguments = rloo_arguments(config, run.trl)
-    policy = VLMPolicy.from_config(config, _start(task, config, progress))
+    policy = VLMPolicy.from_config(config, _start(task, config, run, progress))
     model, processor = policy.model, policy.processor
     adamw_for(model.parameters())   # refused before a folder is written
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
-    # from the last one TRL would go a step too far
-    last, done = last_trainer_checkpoint(run.trl, before=config.steps) if config.resume else (None, None)
-    run.requeue.unlink(missing_ok=True)
-    if main := not int(os.environ.get("RANK", "0")):
-        run.rewind(-1 if done is None else done)
-    with start_trackers(config.trackers, out, config=asdict(config), resumed=done) as trackers, StopWhenAsked() as stop:
+    last, done = _resume_point(config, run)
+    with (start_trackers(config.run.trackers, run.path, config=asdict(config), resumed=done) as trackers,
+          StopWhenAsked() as stop):
         log = _Log(trackers, reward, progress)
-        trainer = GuardedRLOO(model=model, reward_funcs=reward, args=arguments, train_dataset=stream,
-                              processing_class=processor, callbacks=[log, stop])
+        trainer = _guarded_rloo()(model=model, reward_funcs=reward, args=arguments, train_dataset=stream,
+                                  processing_class=processor, callbacks=[log, stop])
         trainer.remove_callback(PrinterCallback)
         if last: log.rows = run.metrics.read()
         trainer.train(resume_from_checkpoint=last and str(last))
-    if stop.asked: exit_for_requeue(stop.asked, out)
-    replace_folder(run.rloo, lambda f: (trainer.save_model(str(f)), processor.save_pretrained(f) if main else None),
-                   main, trainer.accelerator.wait_for_everyone)
+    if stop.asked: exit_for_requeue(stop.asked, run.path)
+    _save(trainer, processor, run.rloo)
     return dict(reward=float(np.mean([r["reward"] for r in log.rows[-10:]])), rows=log.rows, folder=str(run.rloo))
 
-def _start(task:Task, config:TRLConfig, progress)->str:
-    "The checkpoint to start from; a tiny model is taught the form of the answer."
-    name = resolve_model(config.model, task, progress)
-    if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
-    # the card is written last
-    if config.resume and (Path(config.out)/"sft/README.md").exists(): return str(Path(config.out)/"sft")
-    return teach_form(VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype,
-                                     attention=config.attention, max_pixels=config.max_pixels), task, config,
-                                     Path(config.out)/"sft", progress)
+def _guarded_rloo()->type:
+    "TRL's trainer with float32 steps and finite numbers."
+    from trl import RLOOTrainer
+    class GuardedRLOO(Guarded, RLOOTrainer):
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+            fill_model(model or self.model, resume_from_checkpoint)
+    return GuardedRLOO
+
+def _save(trainer, processor, folder:Path):
+    "Weights and processor into `folder`, in one move, when all processes are there."
+    main = not int(os.environ.get("RANK", "0"))
+    def write(new):
+        trainer.save_model(str(new))
+        if main: processor.save_pretrained(new)
+    replace_folder(folder, write, main, trainer.accelerator.wait_for_everyone)

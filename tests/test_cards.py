@@ -388,8 +388,8 @@ def test_tasks(name):
         while reward is None:
             assert frame.actions == list(env.unwrapped.action_names)
             prompt, action = task.prompt(frame)[0]["content"][-1]["text"], task.oracle(env, frame.info)
-            if name != "Blackjack": assert f"Formula so far: {task.values(frame.info)['formula'] or 'empty'}\n" in prompt
-            assert set(task.values(frame.info)) == set(task.fields) and all(f'"{f}"' in prompt for f in task.fields)
+            if name != "Blackjack": assert f"Formula so far: {task.true_fields(frame.info)['formula'] or 'empty'}\n" in prompt
+            assert set(task.true_fields(frame.info)) == set(task.fields) and all(f'"{f}"' in prompt for f in task.fields)
             parsed = task.parse(task.answer(action, frame.info), frame.actions)
             assert parsed.action == action
             observation, step_reward, terminated, truncated, info = env.step(task.to_env(action, frame.info))

@@ -24,7 +24,7 @@ def links(tmp_path, text, **others):
 
 
 @pytest.mark.parametrize("text", ["[b](../b.ipynb)", "[b](../b.ipynb#a-heading-here)", "![p](../image.png)", "[x](https://elsewhere.example/y)", "[`Thing`](https://site/base/bee.html#thing.name)",
-                                  "`rl4vlm.evaluate.wilson`", "`rl4vlm.core`", "[r](https://git/repo/blob/main/README.md)", "```\n[not](a-link)\n```", "`rl4vlm.config.PPOConfig.clip`"])
+                                  "`rl4vlm.evaluate.wilson`", "`rl4vlm.core`", "[r](https://git/repo/blob/main/README.md)", "```\n[not](a-link)\n```", "`rl4vlm.config.LossConfig.clip`"])
 def test_good_links_pass(tmp_path, text): assert links(tmp_path, text) == []
 
 
