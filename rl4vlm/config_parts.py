@@ -83,7 +83,7 @@ def _finite(value)->bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 def is_part(kind)->bool:
-    "Whether a field of this type is a part."
+    "Whether a field of this type, `kind`, is a part."
     return isinstance(kind, type) and issubclass(kind, Options)
 
 @cache

@@ -91,7 +91,7 @@ ROPE = dict(   # what real checkpoints say and the defaults of their classes do 
     qwen3_5=dict(_INTERLEAVED, partial_rotary_factor=0.5), qwen3_5_moe=dict(_INTERLEAVED, partial_rotary_factor=0.5))
 
 def rope_values(
-    model_type:str,
+    model_type:str,  # as in `config.json`
     text,            # the default configuration of its language model
     head:int=32,     # channels of a head
 )->dict:
@@ -108,7 +108,7 @@ OWN = dict(mllama=dict(vision_config=dict(intermediate_layers_indices=[1], visio
                        text_config=dict(cross_attention_layers=[1])))
 
 def small_config(model_type:str, tokenizer):
-    "The configuration of a family, small, for this tokenizer."
+    "The configuration of a family (its `model_type`), small, for this tokenizer."
     from transformers import CONFIG_MAPPING
     default = CONFIG_MAPPING[model_type]()
     parts = {n: p for n in default.sub_configs if (p := getattr(default, n, None)) is not None}
@@ -167,7 +167,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 def small_processor(model_type:str, config, tokenizer):
-    "The processor of a family for a small configuration, with a chat template."
+    "The processor of a family (its `model_type`) for a small `config`, with a chat template and this `tokenizer`."
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
