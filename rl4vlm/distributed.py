@@ -12,6 +12,7 @@ import atexit, os, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 import torch
 from torch.optim.adamw import adamw
 from .config import GROUPED
@@ -153,7 +154,8 @@ class Learner:
     "A model and its optimizer, wrapped for the ranks: call it as the model, then `backward` and `step`."
     def __init__(self, ranks:Ranks, model, optimizer, max_grad_norm:float):
         self.ranks, self.model, self.optimizer, self.max_grad_norm = ranks, model, optimizer, max_grad_norm
-        self.wrapped, self.deepspeed, self.sliced = model, False, False   # `sliced`: each rank holds a part of each weight
+        self.wrapped:Any = model
+        self.deepspeed, self.sliced = False, False   # `sliced`: each rank holds a part of each weight
         if ranks.accelerator is None: return
         plugin = ranks.accelerator.state.deepspeed_plugin
         if plugin is not None:
