@@ -23,7 +23,8 @@ UNIT = (r"s|ms|µs|us|ns|min|h|sec|seconds?|minutes?|hours?|milliseconds?|MB|GB|
 VARIES = [
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),
     (re.compile(r"^.*\r(?!\n)", re.M), ""),                                          # a progress bar
-    (re.compile(r"^.*\d+%\|.*$", re.M), ""),
+    (re.compile(r"^.*\d+%\|.*$|^… .*$", re.M), ""),
+    (re.compile(r"^\[\d{4}-\d\d-\d\d.*\[(?:DEBUG|INFO|WARNING|ERROR)\].*$", re.M), ""),  # a log line of a library
     (re.compile(r"0x[0-9a-f]{6,}"), "ADDRESS"),
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"), "DATE"),
     (re.compile(r"\b\d+:\d\d(?::\d\d)?\b"), "TIME"),
