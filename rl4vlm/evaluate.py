@@ -208,7 +208,7 @@ def as_csv(rows:list)->str:
 def _baseline(task, who:str, config, store:EpisodeStore, shard:str, progress)->list: # of light episodes
     "The episodes of random play or of the oracle."
     actor = dict(random=RandomActor, oracle=OracleActor)[who](task)
-    return evaluate(task, actor, config.panel, config.envs, config.seed, who, progress, config.workers, store=store, shard=shard)[1]
+    return evaluate(task, actor, config.panel, config.rollout.envs, config.seed, who, progress, config.rollout.workers, store=store, shard=shard)[1]
 
 # %% ../nbs/25_evaluate.ipynb #89c69cf5
 def evaluate_all(
@@ -297,15 +297,15 @@ def policy(self:_Job, task, name:str):
     c = self.config
     if self.loaded[0] != name:
         self.loaded = (name, VLMPolicy.from_config(c, self.models[name]))
-        if c.compile:
+        if c.sampling.static_cache:
             from rl4vlm.static_cache import StaticCaches
             self.loaded[1].static_cache = StaticCaches(self.loaded[1])
     other = trained_on(self.models[name])
     if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     def play_with(greedy, store, images):
-        actor = PolicyActor(self.loaded[1], c.max_new_tokens, c.temperature, greedy, batch_size=c.envs, top_k=c.top_k, top_p=c.top_p)
+        actor = PolicyActor(self.loaded[1], c.sampling.max_new_tokens, c.sampling.temperature, greedy, batch_size=c.rollout.envs, top_k=c.sampling.top_k, top_p=c.sampling.top_p)
         actor.needs_oracle = c.agreement and has_oracle(task)
-        return lambda shard, tell: evaluate(task, actor, c.panel, c.envs, c.seed, name, tell, c.workers, images, store, shard)[1]
+        return lambda shard, tell: evaluate(task, actor, c.panel, c.rollout.envs, c.seed, name, tell, c.rollout.workers, images, store, shard)[1]
     self.row(task, name, play_with(False, self.sampled, 100))
     episodes = play_with(True, self.greedy, 0)(file_name(f"{task.name}-{name}"), self.screen.tell if self.screen else None)
     self.played[task.name, name, "greedy"] = episodes
@@ -328,7 +328,7 @@ def write(self:_Job):
     "Everything known so far."
     c = self.config
     tasks = dict.fromkeys(r["task"] for r in self.rows)
-    write_json(self.run.results, dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature, version=__version__,
+    write_json(self.run.results, dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.sampling.temperature, version=__version__,
                rows=self.rows, comparisons=self.comparisons, notes=self.notes))
     write_json(self.run.eval_timing, {"\t".join(k): v for k, v in self.times.items()})
     if not self.rows: return
