@@ -206,13 +206,13 @@ def group_advantages(
     returns = torch.bincount(layout.segment, rewards.double()).float()   # (E,)
     groups = numbered([t.group for t, time in zip(turns, layout.time.tolist()) if time == 0])   # (E,)
     same = equal_in_group(returns, groups)[layout.segment]
-    if config.advantage == "rloo": return Estimate(rloo(returns, groups)[layout.segment], same=same)
-    if config.advantage == "grpo": return Estimate(grpo(returns, groups)[layout.segment], same=same)
+    if config.advantage.estimator == "rloo": return Estimate(rloo(returns, groups)[layout.segment], same=same)
+    if config.advantage.estimator == "grpo": return Estimate(grpo(returns, groups)[layout.segment], same=same)
     ends = layout.grid(torch.tensor([t.done for t in turns]), True)
-    to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.gamma))   # (M,)
-    if config.advantage == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
+    to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.advantage.gamma))   # (M,)
+    if config.advantage.estimator == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
     anchors = numbered([t.anchor for t in turns])
-    return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.step_weight), same=same)
+    return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight), same=same)
 
 # %% ../nbs/34_advantages.ipynb #78afa0c3
 def compute_advantages(
@@ -223,9 +223,9 @@ def compute_advantages(
 )->Estimate: # of tensors (M,), or (M, R) where tokens are steps
     "The advantages of a rollout, by the estimator that `config` names."
     rewards = torch.tensor([float(t.reward) for t in turns])                     # (M,)
-    if config.advantage == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
+    if config.advantage.estimator == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
     rewards = rewards + penalty.sum(1)
-    if config.advantage == "gae": return turn_gae(turns, layout, rewards, config.gamma, config.gae_lambda)
+    if config.advantage.estimator == "gae": return turn_gae(turns, layout, rewards, config.advantage.gamma, config.advantage.gae_lambda)
     return group_advantages(turns, layout, rewards, config)
 
 def _padded_token_gae(turns:list, layout:Layout, rewards:Tensor, penalty:Tensor, config:PPOConfig)->Estimate:
@@ -234,7 +234,7 @@ def _padded_token_gae(turns:list, layout:Layout, rewards:Tensor, penalty:Tensor,
     # a response without tokens is one step
     by_token = [row[:max(n, 1)].numpy().copy() for row, n in zip(penalty, tokens.tolist())]
     for row, reward in zip(by_token, rewards.numpy()): row[-1] += reward
-    found = token_gae(turns, layout, by_token, config.gamma, config.gae_lambda)
+    found = token_gae(turns, layout, by_token, config.advantage.gamma, config.advantage.gae_lambda)
     mask = torch.arange(penalty.shape[1]) < tokens[:, None]                      # (M, R)
     padded = lambda x: torch.zeros_like(penalty).masked_scatter(mask, x)
     return Estimate(padded(found.advantages), padded(found.returns), padded(found.values))

@@ -87,7 +87,7 @@ def recorded(
     config:PPOConfig,
 )->TurnBatch:
     "The turns as they were played: prompts, responses, log-probs, and the weight of each token."
-    weigh = lambda is_action: token_weights(is_action, config.thought_weight, config.lambda_norm)
+    weigh = lambda is_action: token_weights(is_action, config.loss.thought_weight, config.loss.lambda_norm)
     weights = pad([weigh(policy.action_tokens(t.response_ids, t.span)) for t in turns])
     prompts, responses = [t.prompt.tokens for t in turns], [t.response_ids for t in turns]
     return TurnBatch(prompts, responses, pad([t.logprobs for t in turns]), weights)
@@ -101,20 +101,20 @@ def ask_reference(
     gather,                # collects over processes
 )->tuple[Tensor, dict]: # penalty (M, R) in reward units; what to log
     "Hold the turns against the reference policy: its log-probs for the loss, or a penalty for the reward."
-    with reference: log_probs = score_turns(policy, turns, config.minibatch)
+    with reference: log_probs = score_turns(policy, turns, config.optim.minibatch)
     mask, gap = batch.tokens(), batch.old_logprobs - log_probs
     log = dict(kl_reference=_mean(gather(gap[mask])))
-    if config.kl_kind == "k1": return -config.kl_coef * gap * mask, log
+    if config.kl.kind == "k1": return -config.kl.coef * gap * mask, log
     batch.reference = log_probs
     return torch.zeros_like(gap), log
 
 def correct_mismatch(batch:TurnBatch, turns:list, policy:VLMPolicy, config:PPOConfig, gather)->dict: # log
-    "Score the turns by the trainer, and weigh them by trainer over sampler."
+    "Score the turns by the trainer, and weigh them by trainer over sampler; `gather` collects of all processes."
     sampler, mask = batch.old_logprobs, batch.tokens()
-    batch.old_logprobs = score_turns(policy, turns, config.minibatch)
-    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.mismatch_cap, config.ratio)
+    batch.old_logprobs = score_turns(policy, turns, config.optim.minibatch)
+    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss.mismatch_cap, config.loss.ratio)
     gaps = gather((batch.old_logprobs - sampler)[mask])
-    weights = batch.correction[mask] if config.ratio == "token" else batch.correction
+    weights = batch.correction[mask] if config.loss.ratio == "token" else batch.correction
     largest = max((float(x.abs().max()) for x in gaps if len(x)), default=0.0)
     return dict(mismatch=largest, mismatch_weight=_mean(gather(weights)))
 
@@ -123,7 +123,7 @@ def make_batch(
     policy:VLMPolicy,
     segments:list,                      # N lists of turns
     config:PPOConfig,
-    reference:Reference|None = None,
+    reference:Reference|None = None,    # the policy to stay near, where the configuration asks for it
     gather=lambda x: [x],               # collects something of every process that learns with this one
 )->tuple[TurnBatch, dict]: # and what to log
     "From a rollout to a batch: advantages, and everything else that an update needs."
@@ -131,14 +131,14 @@ def make_batch(
     batch, log = recorded(turns, policy, config), {}
     penalty = torch.zeros_like(batch.old_logprobs)
     if reference is not None: penalty, log = ask_reference(batch, turns, policy, reference, config, gather)
-    if config.mismatch_cap: log.update(correct_mismatch(batch, turns, policy, config, gather))
+    if config.loss.mismatch_cap: log.update(correct_mismatch(batch, turns, policy, config, gather))
     found = compute_advantages(turns, layout, penalty, config)
     batch.advantages, batch.returns, batch.values = found.advantages, found.returns, found.values
     batch.same = torch.zeros(len(turns), dtype=torch.bool) if found.same is None else found.same
     _note_advantages(turns, batch)
-    if config.advantage in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
-    if config.normalize == "yes" or config.normalize == "auto" and config.advantage not in GROUPED:
-        mask = batch.tokens() if config.advantage == "gae-token" else torch.ones(len(turns), dtype=torch.bool)
+    if config.advantage.estimator in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
+    if config.advantage.normalize == "yes" or config.advantage.normalize == "auto" and config.advantage.estimator not in GROUPED:
+        mask = batch.tokens() if config.advantage.estimator == "gae-token" else torch.ones(len(turns), dtype=torch.bool)
         batch.advantages = normalised(batch.advantages, mask, gather, batch.returns)
     return batch, log
 

@@ -9,13 +9,15 @@ __all__ = ['ESTIMATED', 'IMPORTED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIE
            'disk_trouble', 'leaves_nothing', 'failure', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
-import errno, importlib, importlib.resources, json, logging, os, shlex, shutil, sys, warnings
+import errno, importlib, importlib.resources, json, logging, os, re, shlex, shutil, sys, warnings
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
-from .core import RL4VLMError, Heartbeat, UsageError, flatten_dict, did_you_mean, set_status, printable, read_text, tell, without_secrets
-from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run, renamed
+from .config_parts import MOVED, is_part, option_paths, today, today_tree
+from .config_parts import MOVED, is_part, option_paths, today, today_tree
+from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
+from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
 def _claim(config):
@@ -83,7 +85,7 @@ def cmd_ppo(config:PPOConfig):
         screen.stage("ppo", f"{config.model} on {config.task}")
         _claim(config)
         best = run_ppo(config, screen)["best"]
-    tell(f"best on {config.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, after update {best['update']}; checkpoint {RunFolder(config.out).best}")
+    tell(f"best on {config.run.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, after update {best['update']}; checkpoint {RunFolder(config.out).best}")
     tell(f"next: rl4vlm eval {_again(config)} --model {RunFolder(config.out).best}   or   rl4vlm report {config.out}")
 
 def cmd_trl_rloo(config:TRLConfig):
@@ -101,7 +103,7 @@ def cmd_trl_rloo(config:TRLConfig):
 
 def _again(config)->str:
     "The options that a next command needs too."
-    return " ".join([*(f"--import {m}" for m in IMPORTED), f"--task {config.task}", *(f"--task_options.{k} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for k, v in without_secrets(config.task_options).items()), f"--max_new_tokens {config.max_new_tokens}"])
+    return " ".join([*(f"--import {m}" for m in IMPORTED), f"--task {config.task}", *(f"--task_options.{k} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for k, v in without_secrets(config.task_options).items()), f"--sampling.max_new_tokens {config.sampling.max_new_tokens}"])
 
 # %% ../nbs/56_cli.ipynb #7dc6c90e
 ESTIMATED = ("sft", "ppo")   # the commands that take --dry-run
@@ -164,8 +166,17 @@ def cmd_alfworld(config:AlfworldConfig):
     games = generate_games(config.out, config.n, config.types, config.seed, config.places)
     tell(f"{len(games)} games under {config.out}; play them with --task ALFWorld --task_options.games {config.out}")
 
+def _examine(model:str)->int:
+    "Hold a checkpoint to the contract."
+    from rl4vlm.contract import run_contract
+    from rl4vlm.tiny import resolve_model
+    tell(f"doctor  {model} is held to the contract, in float32 on the CPU")
+    set_status("clauses of the contract")
+    return run_contract(resolve_model(model), tell)
+
 def cmd_doctor(config:DoctorConfig):
-    "Say what works on this machine, what is missing, and how to get it."
+    "Say what works on this machine, what is missing, and how to get it; or whether a model can be trained."
+    if config.model: return _examine(config.model)
     tell("doctor  every package is imported and a tiny model answers, which takes some seconds")
     from rl4vlm.doctor import run_doctor
     set_status("importing packages")
@@ -204,7 +215,7 @@ def read_options(command:str, arguments:list):
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
     for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
-    try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _renamed(config, arguments)))))
+    try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _with_names_of_today(config, arguments)))))
     except RL4VLMError: raise
     except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
     except (argparse.ArgumentError, TypeError, ValueError, KeyError, AttributeError, OSError, yaml.YAMLError) as e: raise UsageError(_one_line(parser, str(e)))
@@ -231,30 +242,31 @@ def _check_texts(value, name:str=""):
     elif isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)): raise UsageError(f"{name}={value!r} holds a character that cannot be written to a file")
 
 # %% ../nbs/56_cli.ipynb #c3b67e1b
-def _renamed(config, arguments:list)->list:
+def _with_names_of_today(config, arguments:list)->list:
     "Read options by the names that they had before, also in YAML files, and say so."
-    known, found = set(flatten_dict(asdict(config()) if config not in (MergeConfig, AlfworldConfig) else {})), set()
-    def today(key):
-        [new] = renamed({key: None}, known)
-        if new != key: found.add(f"{key} is called {new} now")
-        return new
-    def in_yaml(options, prefix=""):
-        return {today(prefix + k).removeprefix(prefix): in_yaml(v, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in options.items()}
-    def in_file(name):
-        import yaml
-        try: options = yaml.safe_load(read_text(name))
-        except (OSError, ValueError, UsageError, RecursionError, yaml.YAMLError): return name   # the parser says what is wrong with it
-        if not isinstance(options, dict) or not all(isinstance(k, str) for k in options): return name
-        before = len(found)
-        new = in_yaml(options)
-        return yaml.safe_dump(new, sort_keys=False) if len(found) > before else name
-    made = list(arguments)
-    for i, a in enumerate(made):
-        if i and made[i - 1] == "--config": made[i] = in_file(a)
-        elif a.startswith("--config="): made[i] = "--config=" + in_file(a.removeprefix("--config="))
-        elif a.startswith("--"): made[i] = "--" + today(a[2:].partition("=")[0]) + a[2 + len(a[2:].partition("=")[0]):]
-    for note in sorted(found): tell(f"note: {note}", file=sys.stderr)
+    known, notes, made = option_paths(config), {}, []
+    for before, argument in zip(["", *arguments], arguments):
+        name, equals, value = argument.partition("=")
+        if before == "--config": argument = _file_of_today(argument, known, notes)
+        elif argument.startswith("--config="): argument = "--config=" + _file_of_today(value, known, notes)
+        elif name.startswith("--"):
+            new = today(name[2:], known)
+            if new != name[2:]: notes[name[2:]] = new
+            argument = f"--{new}{equals}{value}"
+        made.append(argument)
+    for old, new in sorted(notes.items()): tell(f"note: {old} is called {new} now", file=sys.stderr)
     return made
+
+def _file_of_today(name:str, known, notes:dict)->str:
+    "The YAML file `name`, or what it holds with the names of today where it has older ones; `notes` gets these."
+    import yaml
+    try: options = yaml.safe_load(read_text(name))
+    except (OSError, ValueError, UsageError, RecursionError, yaml.YAMLError): return name   # the parser says what is wrong with it
+    if not isinstance(options, dict) or not all(isinstance(k, str) for k in options): return name
+    new = {}
+    options = today_tree(options, known, new)
+    notes.update(new)
+    return yaml.safe_dump(options, sort_keys=False) if new else name
 
 def _words(arguments:list, *names)->list:
     "Let the words before the first option stand for the options of these names."
@@ -262,19 +274,21 @@ def _words(arguments:list, *names)->list:
     if count > len(names): raise UsageError(f"too many words: {' '.join(arguments[:count])}; wanted {' '.join(n.upper() for n in names)}")
     return [f"--{name}={word}" for name, word in zip(names, arguments[:count])] + arguments[count:]
 
+def _flags(config, prefix:str="--"):
+    "Each option of a class as it is typed, and its type."
+    for f in fields(config):
+        if is_part(f.type): yield from _flags(f.type, f"{prefix}{f.name}.")
+        else: yield prefix + f.name, f.type
+
 def _switches(config, arguments:list)->list:
-    "Let `--resume` stand for `--resume=true`, and `--score.agree` for `--score.agree=true`."
-    def names(config, prefix):
-        for f in fields(config):
-            if f.type in (bool, "bool"): yield prefix + f.name
-            elif is_dataclass(f.default_factory): yield from names(f.default_factory, f"{prefix}{f.name}.")
-    switches = {*names(config, "--")}
+    "Let `--resume` stand for `--resume=true`, and `--filter.agree` for `--filter.agree=true`."
+    switches = {flag for flag, kind in _flags(config) if kind is bool}
     return [a + "=true" if a in switches and following not in ("true", "false") else a for a, following in zip(arguments, [*arguments[1:], ""])]
 
 def _lists(config, arguments:list)->list:
     "Let `--compare A B` stand for `--compare=[A, B]`, and names before all options for the first option that is a list."
     import json
-    lists, made, rest = [f"--{f.name}" for f in fields(config) if str(f.type).startswith("list")], [], list(arguments)
+    lists, made, rest = [flag for flag, kind in _flags(config) if str(kind).startswith("list")], [], list(arguments)
     if lists and rest and not rest[0].startswith("-"): rest.insert(0, lists[0])
     while rest:
         made.append(rest.pop(0))
@@ -288,10 +302,17 @@ def _one_line(parser, message:str)->str:
     "jsonargparse's message without its line breaks, with the nearest option."
     names = [s for a in parser._actions for s in a.option_strings]
     unknown = message.split("Option '")[1].split("'")[0] if message.startswith("Option '") else ""   # of a YAML file
-    if unknown: return f"option '{unknown}' is not accepted;" + did_you_mean(f"--{unknown}", names).replace("'--", "'")
+    if unknown: return f"option '{unknown}' is not accepted;" + _nearest(f"--{unknown}", names).replace("'--", "'")
     wrong = [w for w in message.replace("'", " ").replace('"', " ").split() if w.startswith("--")]
-    hint = did_you_mean(wrong[0].split("=")[0], names) if wrong and wrong[0].split("=")[0] not in names else ""
+    hint = _nearest(wrong[0].split("=")[0], names) if wrong and wrong[0].split("=")[0] not in names else ""
     return " ".join(message.split())[:400] + (";" + hint if hint else "")
+
+def _nearest(wrong:str, names:list)->str:
+    "A hint naming the option that is nearest to what was typed, with its part or without."
+    names = [n for n in names if not any(m.startswith(n + ".") for m in names)]   # options, not parts
+    full = {**{f"--{old}": f"--{today(old, [n[2:] for n in names])}" for old in MOVED}, **{f"--{n.split('.')[-1]}": n for n in names}}
+    full = {short: n for short, n in full.items() if n in names} | {n: n for n in names}
+    return re.sub(r"'(.+)'", lambda found: f"'{full[found[1]]}'", did_you_mean(wrong, full))
 
 def import_modules(arguments:list):
     "Import the modules and files named by `--import`, so that their tasks are registered."
@@ -345,9 +366,9 @@ def disk_trouble(error:Exception)->str:
 
 # %% ../nbs/56_cli.ipynb #d87b3561
 MEMORY = dict(   # what to change when a GPU is full
-    sft="lower --batch_size (and raise --accumulate), give --activation_checkpointing or --lora.r, lower --max_pixels",
-    ppo="raise --microbatches, lower --envs or --max_new_tokens, give --activation_checkpointing or --lora.r, lower --max_pixels",
-    eval="lower --envs or --max_new_tokens, or give --quant 4bit", merge="merge on a machine with more memory")
+    sft="lower --optim.batch_size (and raise --optim.accumulate), give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
+    ppo="raise --optim.microbatches, lower --rollout.envs or --sampling.max_new_tokens, give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
+    eval="lower --rollout.envs or --sampling.max_new_tokens, or give --loading.quantization 4bit", merge="merge on a machine with more memory")
 
 QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy", SDL_NO_SIGNAL_HANDLERS="1")
 NO_NEWS = {"DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}   # what libraries say on a laptop when they are imported

@@ -23,7 +23,8 @@ def check_names(config):
     several = getattr(config, "tasks", [])
     for name in several or [config.task]:
         if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
-    if hasattr(config, "panel"): panel_seeds(config.panel)
+    panel = config.run.panel if isinstance(config, PPOConfig) else getattr(config, "panel", "")
+    if panel: panel_seeds(panel)
     players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
         if not model or model.partition(":")[0] == "tiny": continue
@@ -53,15 +54,15 @@ def sft_rows(config:SFTConfig, part:str="train"):
     from rl4vlm.conversations import JsonConversations
     from rl4vlm.preprocess import Conversations, is_json
     if config.captions: return task_captions(Task.from_config(config))
-    if is_json(config.data): return JsonConversations(config.data, config.images or None, config.on_bad_row, part if config.best == "loss" else "all")
+    if is_json(config.data): return JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row, part if config.run.best == "loss" else "all")
     whole = Path(config.data).is_dir() or part == "validation"
-    return Conversations(Path(config.data)/f"{part}.parquet" if whole else config.data, config.on_bad_row)
+    return Conversations(Path(config.data)/f"{part}.parquet" if whole else config.data, config.rows.on_bad_row)
 
 def check_for_model(rows, config:SFTConfig, model:str):
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."
     from rl4vlm.policy import PromptEncoder
     from rl4vlm.sft import check_rows
-    if hasattr(rows, "outlines"): check_rows(rows, PromptEncoder.load(model, config.max_pixels), config.on_bad_row)
+    if hasattr(rows, "outlines"): check_rows(rows, PromptEncoder.load(model, config.loading.max_pixels), config.rows.on_bad_row)
 
 def task_captions(task)->list:
     "Images of a task with the words for them, each image once."
@@ -76,6 +77,7 @@ def run_sft(
     screen:Screen=None,
 )->Path: # checkpoint folder
     "Fine-tune and leave the policy in the run's sft/ folder."
+    from rl4vlm.contract import check_contract
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.preprocess import check_task
@@ -83,14 +85,15 @@ def run_sft(
     from rl4vlm.tiny import resolve_model
     share_of(config, launched())   # refused before a model is loaded
     screen, rows, task = screen or Screen(), sft_rows(config) if rows is None else rows, Task.from_config(config)
-    if config.check_actions and not config.captions: check_task(rows, task)
-    validation = sft_rows(config, "validation") if config.best == "loss" else ()
+    if config.rows.check_actions and not config.captions: check_task(rows, task)
+    validation = sft_rows(config, "validation") if config.run.best == "loss" else ()
     model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
     for part in (rows, validation): check_for_model(part, config, model)
     for bad in getattr(rows, "bad", [])[:10]: screen.say(f"  row {bad['row']} left out: {bad['why']}")
     policy = VLMPolicy.from_config(config, model)
+    check_contract(policy, model)
     folder = RunFolder(config.out).sft
-    success = lambda policy: panel_success(task, policy, config.max_new_tokens)
+    success = lambda policy: panel_success(task, policy, config.run.max_new_tokens)
     train_sft(rows, policy, config, folder, progress=screen.tell, validation=validation, success=success)
     return folder
 
@@ -103,6 +106,7 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 # %% ../nbs/53_commands.ipynb #68bc028d
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
+    from rl4vlm.contract import check_contract
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import train_ppo
@@ -110,8 +114,10 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     screen = screen or Screen()
     share_of(config, launched())   # refused before a model is loaded
     task = Task.from_config(config)
-    policy = VLMPolicy.from_config(config, resolve_model(config.model, task, partial(screen.tell, name=BASE)))
-    screen.say(f"a look at {config.panel} comes first, and after every {config.eval_every} updates\n{update_head()}")
+    model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
+    policy = VLMPolicy.from_config(config, model)
+    check_contract(policy, model)
+    screen.say(f"a look at {config.run.panel} comes first, and after every {config.run.eval_every} updates\n{update_head()}")
     def show(row, ppo):
         shown = dict(success="success", mean_return="return", mean_turns="length", failed_parses="failed")
         screen.tell(ppo.step, config.updates, **{title: row.get(k) for k, title in shown.items()}, **{"turns/s": ppo.timing.get("turns_per_s")})

@@ -199,11 +199,15 @@ def prompt_tokens(task, family:str, max_pixels:int=0)->int:
 
 def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns, rounds, epochs, optimizer steps, parts of one process
     "What one of `processes` puts through the model in an iteration of a PPO or SFT `config` (with `prompt` tokens)."
-    if hasattr(config, "envs"):
-        turns, share = config.envs * config.steps, max(config.minibatch // processes, 1)
-        parts = -(-config.microbatches // processes)
-        return dict(rows=max(-(-share // parts), 1), answer=config.max_new_tokens, turns=turns, rounds=config.steps, epochs=config.epochs, steps=config.epochs * max(turns // config.minibatch, 1), parts=config.epochs * max(turns // config.minibatch, 1) * parts, envs=max(config.envs // processes, 1))
-    return dict(rows=max(config.batch_size // processes, 1), answer=64, turns=config.batch_size * config.accumulate, rounds=0, epochs=1, steps=1, parts=config.accumulate, envs=0)
+    o, each = config.optim, lambda whole: max(whole // processes, 1)
+    if not hasattr(config, "rollout"):
+        return dict(rows=each(o.batch_size), answer=64, turns=o.batch_size * o.accumulate, rounds=0, epochs=1, steps=1,
+                    parts=o.accumulate, envs=0)
+    play = config.rollout
+    turns, parts = play.envs * play.steps, -(-o.microbatches // processes)
+    steps = o.epochs * max(turns // o.minibatch, 1)
+    return dict(rows=max(-(-each(o.minibatch) // parts), 1), answer=config.sampling.max_new_tokens, turns=turns,
+                rounds=play.steps, epochs=o.epochs, steps=steps, parts=steps * parts, envs=each(play.envs))
 
 # %% ../nbs/52_dry_run.ipynb #c2b9c9ef
 def estimate(
@@ -212,16 +216,16 @@ def estimate(
     layouts:list=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
 )->list: # rows: processes, stage, bytes and seconds
     "Memory and time of each layout."
-    dtype = getattr(torch, "bfloat16" if config.dtype == "auto" else config.dtype)
-    model = on_paper(config.model, config.lora, config.parts, dtype)
-    if config.quant != "none": raise UsageError(f"--dry-run does not know quant={config.quant}; leave it out, and count a quarter (4bit) or half (8bit) of the weights")
-    prompt, rows = prompt_tokens(task, model.config.model_type, config.max_pixels), []
+    dtype = getattr(torch, "bfloat16" if config.loading.dtype == "auto" else config.loading.dtype)
+    model = on_paper(config.model, config.lora, config.trainable, dtype)
+    if config.loading.quantization != "none": raise UsageError(f"--dry-run does not know quantization={config.loading.quantization}; leave it out, and count a quarter (4bit) or half (8bit) of the weights")
+    prompt, rows = prompt_tokens(task, model.config.model_type, config.loading.max_pixels), []
     for processes, stage in layouts:
         run = shape_of_run(config, prompt, processes)
-        cache = rollout_cache(model, run["envs"], prompt, run["answer"], config.compile) if run["envs"] else 0
-        needed = memory(model, processes, stage, activation_bytes(model, run["rows"], prompt, run["answer"], config.activation_checkpointing), cache)
+        cache = rollout_cache(model, run["envs"], prompt, run["answer"], config.sampling.static_cache) if run["envs"] else 0
+        needed = memory(model, processes, stage, activation_bytes(model, run["rows"], prompt, run["answer"], config.optim.activation_checkpointing), cache)
         if not run["rounds"]: needed["rollout"] = 0
-        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"], run["steps"], device, processes, stage, config.activation_checkpointing) for name, device in DEVICES.items()}
+        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"], run["steps"], device, processes, stage, config.optim.activation_checkpointing) for name, device in DEVICES.items()}
         if not run["rounds"]: times = {name: dict(t, rollout=0.0) for name, t in times.items()}
         rows.append(dict(processes=processes, stage=stage, prompt=prompt, **run, memory=needed, seconds=times, model=model))
     return rows

@@ -10,6 +10,7 @@ __all__ = ['evaluate', 'markdown_table', 'as_markdown', 'comparison_as_markdown'
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 import csv, io, re, time, warnings
@@ -41,6 +42,16 @@ def evaluate(
     "Play a panel and summarise it."
     episodes = play_panel(task, actor, panel, envs, draw_seed, name, **kwargs)
     return summarise(episodes, name or actor.name), episodes
+
+# %% ../nbs/25_evaluate.ipynb #0d1e2f31
+_MOVED = dict(panels="PANELS PANEL_VERSION panel_seeds file_name".split(),
+              statistics="wilson bootstrap paired_difference compare summarise".split())
+
+def __getattr__(name:str):
+    room = next((room for room, names in _MOVED.items() if name in names), None)
+    if room is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is rl4vlm.{room}.{name} now", FutureWarning, stacklevel=2)
+    return getattr(import_module(f"rl4vlm.{room}"), name)
 
 # %% ../nbs/25_evaluate.ipynb #d57dcb1e
 def _cell(text:str)->str:
@@ -157,7 +168,8 @@ class Evaluation:
 def write(self:Evaluation)->None:
     "Results as JSON, Markdown and CSV, as far as they are known."
     c, tasks = self.config, dict.fromkeys(r["task"] for r in self.rows)
-    head = dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION, temperature=c.temperature)
+    head = dict(task=", ".join(tasks), panel=c.panel, panel_version=PANEL_VERSION,
+                temperature=c.sampling.temperature)
     body = dict(version=__version__, rows=self.rows, comparisons=self.comparisons, notes=self.notes)
     write_json(self.run.results, {**head, **body})
     write_json(self.run.eval_timing, {"\t".join(k): v for k, v in self.seconds.items()})
@@ -234,8 +246,8 @@ def play_row(self:Evaluation, task, name:str, actor:Actor, keep_images:int=100)-
     "Play the panel, with a store, and add the row."
     c, start = self.config, time.perf_counter()
     shard = f"{task.name}-{name}" if c.tasks else name
-    episodes = play_panel(task, actor, c.panel, c.envs, c.seed, name, self.tell, c.workers, keep_images,
-                          self.sampled, shard)
+    episodes = play_panel(task, actor, c.panel, c.rollout.envs, c.seed, name, self.tell, c.rollout.workers,
+                          keep_images, self.sampled, shard)
     self.add_row(task, name, episodes, time.perf_counter() - start)
 
 # %% ../nbs/25_evaluate.ipynb #2e3c80ee
@@ -246,7 +258,7 @@ def load(self:Evaluation, name:str)->"VLMPolicy":
     if self.loaded[0] != name:
         self.loaded = (None, None)
         policy = VLMPolicy.from_config(self.config, self.models[name])
-        if self.config.compile:
+        if self.config.sampling.static_cache:
             from rl4vlm.static_cache import StaticCaches
             policy.static_cache = StaticCaches(policy)
         self.loaded = (name, policy)
@@ -255,9 +267,9 @@ def load(self:Evaluation, name:str)->"VLMPolicy":
 @patch
 def policy_actor(self:Evaluation, task, name:str, greedy:bool)->PolicyActor:
     "The model as a player."
-    c = self.config
-    actor = PolicyActor(self.load(name), c.max_new_tokens, c.temperature, greedy, batch_size=c.envs,
-                        top_k=c.top_k, top_p=c.top_p)
+    c, how = self.config, self.config.sampling
+    actor = PolicyActor(self.load(name), how.max_new_tokens, how.temperature, greedy, batch_size=c.rollout.envs,
+                        top_k=how.top_k, top_p=how.top_p)
     actor.needs_oracle = c.agreement and has_oracle(task)
     return actor
 
@@ -269,7 +281,8 @@ def play_model(self:Evaluation, task, name:str)->None:
     if other and other != task.name: self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     self.play_row(task, name, sampled)
     greedy, shard = self.policy_actor(task, name, greedy=True), f"{task.name}-{name}"
-    episodes = play_panel(task, greedy, c.panel, c.envs, c.seed, name, self.tell, c.workers, 0, self.greedy, shard)
+    episodes = play_panel(task, greedy, c.panel, c.rollout.envs, c.seed, name, self.tell, c.rollout.workers,
+                          0, self.greedy, shard)
     self.episodes[task.name, name, "greedy"] = episodes
     row = summarise(episodes, agreement=c.agreement)
     shown = ("success", "low", "high", "mean_return", "agreement", *mean_columns(episodes))

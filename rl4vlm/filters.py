@@ -8,7 +8,7 @@ __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 # %% ../nbs/41_filters.ipynb #c1a17654
 import hashlib, json, re
 from collections import Counter, defaultdict
-from .config import ScoreConfig
+from .config import FilterConfig
 from .core import UsageError, stream_seed
 from .labellers import AnswerLog, make_actor
 from .images import as_image
@@ -29,14 +29,14 @@ def turn_scores(
 # %% ../nbs/41_filters.ipynb #ab32feab
 def choose(
     rows,                    # turns of an `EpisodeStore`
-    config:ScoreConfig,
+    config:FilterConfig,
     log:AnswerLog=None,      # where the judge's answers are filed
     seed:int=0,              # of the choice among surplus rows
 )->tuple: # indices kept, {reason: number of turns dropped}
     "The turns to learn from, in their order, and why the others were left out."
     scores, dropped = turn_scores(rows), Counter()
     if config.agree and all(s["agrees"] is None for s in scores):
-        raise UsageError("--score.agree: no turn of this data knows what the oracle would have done; collect it again "
+        raise UsageError("--filter.agree: no turn of this data knows what the oracle would have done; collect it again "
                          "with --label oracle or a task that has an oracle")
     kept = list(range(len(scores)))
     def drop(reason, good):
@@ -105,7 +105,7 @@ def read_opinion(text:str)->float:
 def judge(
     rows,             # turns of an `EpisodeStore`
     indices:list,     # of the turns to rate
-    config:ScoreConfig,
+    config:FilterConfig,
     log:AnswerLog=None,
     batch:int=64,     # turns whose images are in memory at the same time
 )->dict: # {index: 0 to 10}

@@ -75,7 +75,7 @@ def check_cache(
     needed = cache_bytes(policy.config, tokens, policy.model.dtype.itemsize)
     if needed <= free: return
     raise UsageError(f"the key-value cache of {rows} rows of {whole} tokens needs {needed / 2**30:.1f} GiB of memory "
-                     f"and {free / 2**30:.1f} are free: lower --envs, --max_new_tokens or --max_pixels")
+                     f"and {free / 2**30:.1f} are free: lower --rollout.envs, --sampling.max_new_tokens or --loading.max_pixels")
 
 def _free_bytes(policy:VLMPolicy)->int|None:
     "Memory of the GPU that nobody uses, what PyTorch has set aside included; None without a GPU."
@@ -111,8 +111,8 @@ def sample_rows(
     temperatures:Tensor,      # (B,)
     uniforms:Tensor|None,     # (B, steps) random numbers; None takes the most likely token instead of drawing
     token_values:bool=False,  # also the value before each token
-    top_k:int=0,
-    top_p:float=1.0,
+    top_k:int=0,              # only so many most likely tokens; 0 takes all
+    top_p:float=1.0,          # only the fewest tokens that have this probability together
 )->Sampled:
     "Draw one token after the other in all rows that have not ended."
     sampled, state = Sampled(len(temperatures), steps, policy.end_id, policy.device), decoding.state      # (b, H)
@@ -154,7 +154,7 @@ def generate(
 
 # %% ../nbs/22_generate.ipynb #d1a0b009
 def check_sampling(temperature:float, top_k:int, top_p:float):
-    "Raise `UsageError` for options that describe no distribution."
+    "Raise `UsageError` where `temperature`, `top_k` or `top_p` describe no distribution."
     if temperature <= 0:
         raise UsageError(f"temperature must be above 0, got {temperature}; for the most likely answer give no seeds")
     if not 0 < top_p <= 1 or top_k < 0:
@@ -168,7 +168,7 @@ def _responses(policy:VLMPolicy, sampled:Sampled, temperatures:list, values:list
         dtype = str(policy.model.dtype).removeprefix("torch.")
         raise InvariantError(f"the model gives no probabilities for {broken} of {len(ids)} answers (NaN or infinite): "
                              f"its weights are broken, or overflow in {dtype}; take an earlier checkpoint, "
-                             "a lower --lr in the run that made it, or another --dtype")
+                             "a lower --optim.lr in the run that made it, or another --dtype")
     return [Response(policy.decode(ids[i, :n]), bool(ids[i, n - 1] != policy.end_id), ids[i, :n], logprobs[i, :n],
                      temperatures[i], values[i], every[i, :n] if token_values else None) for i, n in enumerate(lengths)]
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import hashlib, json, resource, shutil, sys, time
 from .commands import check_names, run_collect, run_ppo, run_sft
 from .config import PipelineConfig
+from .config_parts import first_name
+from .config_parts import first_name
 from .core import DamagedError, UsageError, did_you_mean, flatten_dict, without_secrets
 from .files import damaged_file, fingerprint, input_files, read_json, write_atomic, write_json
 from .progress import Screen
-from .run_folder import MAY_DIFFER, RENAMED, RunFolder, claim_run_folder, lock_run_folder
+from .run_folder import MAY_DIFFER, RunFolder, claim_run_folder, lock_run_folder
 from .tasks import Task
 
 # %% ../nbs/54_pipeline.ipynb #d8e6fd8b
@@ -89,8 +91,7 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
     "A hash of everything that a stage's result depends on."
     options = stage.options(c)
     options = options if isinstance(options, dict) else asdict(options)
-    first_name = {now: before for before, now in RENAMED.items()}   # as the key was made before
-    matters = {first_name.get(k, k): v for k, v in flatten_dict(options).items()
+    matters = {first_name(k): v for k, v in flatten_dict(options).items()
                if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
     inputs = [fingerprint(p) for p in stage.reads(c)]
     return hashlib.blake2b(json.dumps([matters, inputs], sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -98,7 +99,7 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
 # %% ../nbs/54_pipeline.ipynb #8e1f5a19
 def run_pipeline(
     config:PipelineConfig,
-    screen:Screen|None=None,
+    screen:Screen|None=None,   # where progress is shown
 )->list[dict]: # rows of the result table
     "Run all stages in one folder."
     _check_all_names(config)

@@ -72,18 +72,18 @@ class PPO:
     def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None):
         self.task, self.policy, self.config, self.ranks = make_task(task), policy, config, ranks or Ranks()
         self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
-        self.critic, self.envs, self.minibatch = config.advantage in CRITIC, share["envs"], share["minibatch"]
-        self.actor = PolicyActor(policy, config.max_new_tokens, config.temperature, batch_size=self.envs,
-                                 token_values=config.advantage == "gae-token")
+        self.critic, self.envs, self.minibatch = config.advantage.estimator in CRITIC, share["envs"], share["minibatch"]
+        self.actor = PolicyActor(policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
+                                 token_values=config.advantage.estimator == "gae-token")
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
-        self.player = Player(self.task, self.actor, next_plan, self.envs, config.workers)
-        if config.temperature_range and policy.temperature_head is None:
-            policy.add_temperature_head(config.temperature_range)
-        self.reference = Reference(policy) if config.kl_coef else None
-        self.learner = Learner(self.ranks, policy, _optimizer(policy, config), config.max_grad_norm)
+        self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
+        if config.sampling.temperature_range and policy.temperature_head is None:
+            policy.add_temperature_head(config.sampling.temperature_range)
+        self.reference = Reference(policy) if config.kl.coef else None
+        self.learner = Learner(self.ranks, policy, _optimizer(policy, config), config.optim.max_grad_norm)
         policy.eval().disable_dropout()
-        if config.activation_checkpointing: policy.checkpoint_activations()
-        if config.compile: self._use_static_cache()
+        if config.optim.activation_checkpointing: policy.checkpoint_activations()
+        if config.sampling.static_cache: self._use_static_cache()
         self.step, self.returns, self.best, self.timing = 0, RunningDeviation(), None, {}   # step: updates so far
         self.last_turns, self.last_episodes = [], []    # of this update, for trackers and report
         self.all_equal, self.warned = False, False      # no turn of this update is better than another
@@ -92,7 +92,7 @@ class PPO:
     def lr(self)->float:
         "Learning rate of this update."
         c = self.config
-        return learning_rate(c.schedule, c.lr, c.end_lr, (self.step - 1) / max((c.lr_updates or c.updates) - 1, 1))
+        return learning_rate(c.optim.schedule, c.optim.lr, c.optim.end_lr, (self.step - 1) / max((c.optim.lr_updates or c.updates) - 1, 1))
 
     def due(self, every:int)->bool:
         "Whether something that happens `every` so many updates, and after the last one, happens now."
@@ -101,28 +101,28 @@ class PPO:
     def _use_static_cache(self):
         from rl4vlm.static_cache import StaticCaches
         if self.learner.sliced:
-            raise UsageError("compile=true needs whole weights on each process, and ZeRO-3 slices them; "
-                             "use ZeRO-2 or DDP, or leave compile false")
+            raise UsageError("sampling.static_cache=true needs whole weights on each process, and ZeRO-3 slices them; "
+                             "use ZeRO-2 or DDP, or leave it false")
         self.policy.static_cache = StaticCaches(self.policy)
 
 def _optimizer(policy:VLMPolicy, config:PPOConfig):
     "AdamW with a learning rate for the model and one for the heads."
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     body = [p for p in policy.model.parameters() if p.requires_grad]
-    groups = [dict(params=body, lr=config.lr), dict(params=heads, lr=config.value_lr)]
+    groups = [dict(params=body, lr=config.optim.lr), dict(params=heads, lr=config.optim.value_lr)]
     return adamw_for(body + heads)(groups, weight_decay=0.0)
 
 # %% ../nbs/36_ppo.ipynb #cc4a5923
 @patch
 def plan(self:PPO, env:int, number:int)->Plan:
     "The episode that environment `env` plays as its `number`-th."
-    c, group = self.config, env // self.config.group_size if self.config.advantage in GROUPED else env
+    c, group = self.config, env // self.config.advantage.group_size if self.config.advantage.estimator in GROUPED else env
     return Plan(episode_seed(c.seed, group, number), (c.seed, env, number), f"{group}-{number}")
 
 @patch
 def play(self:PPO)->list[list]: # N segments: lists of turns
     "The rollout of one update: T turns in each environment, or a whole episode in each."
-    if self.critic: segments = [list(segment) for segment in zip(*self.player.rollout(self.config.steps))]
+    if self.critic: segments = [list(segment) for segment in zip(*self.player.rollout(self.config.rollout.steps))]
     else:
         plans = [self.plan(self.ranks.index * self.envs + i, self.step - 1) for i in range(self.envs)]
         segments = [e.turns for e in self.player.episodes(plans)]
@@ -154,9 +154,9 @@ def check_batch(self:PPO, segments:list, batch:TurnBatch):
 def score(self:PPO, batch:TurnBatch, rows)->Scores:
     "What the policy of now says about some turns."
     c, prompts, responses = self.config, [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
-    return self.learner(prompts, responses, temperature=c.temperature, entropy=c.entropy_coef > 0,
-                        token_values=c.advantage == "gae-token",
-                        detach_value=not c.value_gradient or self.step <= c.value_warmup)
+    return self.learner(prompts, responses, temperature=c.sampling.temperature, entropy=c.loss.entropy_coef > 0,
+                        token_values=c.advantage.estimator == "gae-token",
+                        detach_value=not c.loss.value_gradient or self.step <= c.optim.value_warmup)
 
 @patch
 def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
@@ -169,22 +169,22 @@ def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
 def policy_terms(self:PPO, scores:Scores, turns, totals:dict, part:int)->tuple[Tensor, dict]: # loss, stats
     "Clipped objective, entropy bonus and KL to the reference policy."
     c, share = self.config, dict(token=float(turns.weights.sum()) / totals["token"], turn=part / totals["turn"])
-    loss, found = ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.clip, c.ratio,
-                           totals[c.ratio], turns.correction)
+    loss, found = ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio,
+                           totals[c.loss.ratio], turns.correction)
     stats = dict(policy_loss=loss.item(), kl=share["token"] * found["kl"],
-                 clip_fraction=share[c.ratio] * found["clip_fraction"])
-    if c.entropy_coef:
-        entropy = (scores.entropy * turns.weights).sum() / totals[c.ratio]
-        loss, stats["entropy"] = loss - c.entropy_coef * entropy, entropy.item()
+                 clip_fraction=share[c.loss.ratio] * found["clip_fraction"])
+    if c.loss.entropy_coef:
+        entropy = (scores.entropy * turns.weights).sum() / totals[c.loss.ratio]
+        loss, stats["entropy"] = loss - c.loss.entropy_coef * entropy, entropy.item()
     if turns.reference is not None:
-        kl = (kl_estimate(turns.reference - scores.logprobs, c.kl_kind) * scores.mask).sum() / totals["tokens"]
-        loss, stats["kl_loss"] = loss + c.kl_coef * kl, kl.item()
+        kl = (kl_estimate(turns.reference - scores.logprobs, c.kl.kind) * scores.mask).sum() / totals["tokens"]
+        loss, stats["kl_loss"] = loss + c.kl.coef * kl, kl.item()
     return loss, stats
 
 @patch
 def value_term(self:PPO, scores:Scores, turns, totals:dict)->Tensor:
     "Squared error of the critic, a mean over turns or tokens."
-    errors = value_loss(scores.values, turns.returns, self.policy.value_scale, turns.values, self.config.value_clip)
+    errors = value_loss(scores.values, turns.returns, self.policy.value_scale, turns.values, self.config.loss.value_clip)
     return (errors * scores.mask).sum() / totals["tokens"] if errors.ndim == 2 else errors.sum() / totals["turn"]
 
 # %% ../nbs/36_ppo.ipynb #a6f0e005
@@ -208,10 +208,10 @@ def loss(self:PPO,
     if check:
         logprobs, full_precision = scores.logprobs.detach(), self.policy.base.dtype == torch.float32
         stats["logprob_gap"] = check_same_policy(logprobs, turns.old_logprobs, scores.mask, full_precision)
-    if self.critic and self.step <= self.config.value_warmup: loss = zeroed(loss)
+    if self.critic and self.step <= self.config.optim.value_warmup: loss = zeroed(loss)
     if self.critic:
         value = self.value_term(scores, turns, totals)
-        loss, stats["value_loss"] = loss + self.config.value_coef * value, value.item()
+        loss, stats["value_loss"] = loss + self.config.loss.value_coef * value, value.item()
     else: loss = loss + zeroed(scores.values.sum())
     check_finite(f"update {self.step}", log_probs=scores.logprobs, values=scores.values, loss=loss.detach())
     return loss, stats
@@ -221,7 +221,7 @@ def loss(self:PPO,
 def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
     "The turns of a minibatch in parts of similar length, on each rank so many."
     by_length = np.asarray(rows)[np.argsort(batch.lengths()[rows], kind="stable")]
-    parts = np.array_split(by_length, -(-self.config.microbatches // self.ranks.world))
+    parts = np.array_split(by_length, -(-self.config.optim.microbatches // self.ranks.world))
     return [p for p in parts if len(p)] if self.ranks.world == 1 else parts
 
 @patch
@@ -233,7 +233,7 @@ def totals_of(self:PPO, batch:TurnBatch, rows)->dict:
 @patch
 def too_far(self:PPO, stats:dict)->bool:
     "Whether the policy has moved further from the one that played than `max_kl` allows."
-    return bool(self.config.max_kl and stats["kl"] > self.config.max_kl)
+    return bool(self.config.kl.max and stats["kl"] > self.config.kl.max)
 
 @patch
 def gradients(self:PPO, batch:TurnBatch, rows, check:bool)->tuple[dict, bool]: # stats; whether to take the step
@@ -297,7 +297,7 @@ def update(self:PPO, batch:TurnBatch)->dict: # what to log
 def epochs(self:PPO, batch:TurnBatch):
     "Yields, for each epoch, the minibatches: arrays of indices of turns."
     count = max(self.ranks.gather(-(-len(batch) // self.minibatch)))   # minibatches in an epoch
-    for epoch in range(self.config.epochs):
+    for epoch in range(self.config.optim.epochs):
         seed = stream_seed("order", self.config.seed, self.step, epoch, *[self.ranks.index] * (self.ranks.world > 1))
         order = np.random.default_rng(seed).permutation(len(batch))
         yield np.array_split(order, count) if count else []
@@ -354,15 +354,15 @@ def memory_advice(where:str, advice:str):
 def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     "Play, compute advantages, update."
     self.step, start = self.step + 1, time.perf_counter()
-    fewer = f"lower --envs (now {self.config.envs}), --max_new_tokens or --max_pixels"
-    smaller = f"raise --microbatches (now {self.config.microbatches}) or give --activation_checkpointing true"
+    fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
+    smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
     with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
         segments = self.agreed_play()
         played = time.perf_counter()
         batch, log = self.compute_advantages(segments)
     turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
     row = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
-    if not self.config.temperature_range: row.pop("temperature")
+    if not self.config.sampling.temperature_range: row.pop("temperature")
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
         with memory_advice(f"update {self.step}", smaller):
@@ -396,10 +396,10 @@ def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
     "The turns to learn from: all, or those of groups with different returns (on each of several ranks at least one)."
     c, nobody = self.config, torch.zeros(0, dtype=torch.long)
     better = any(self.ranks.gather(bool(batch.advantages.any())))
-    self.all_equal = not better and not c.entropy_coef and batch.reference is None
+    self.all_equal = not better and not c.loss.entropy_coef and batch.reference is None
     if self.all_equal: self.warn_once()
     if self.all_equal and not self.critic: return batch.rows(nobody)
-    if not c.filter_groups: return batch
+    if not c.advantage.filter_groups: return batch
     rows = (~batch.same).nonzero()[:, 0]
     return batch.rows(rows if len(rows) or self.ranks.world == 1 else torch.zeros(1, dtype=torch.long))
 
@@ -427,8 +427,8 @@ def validate(self:PPO)->dict:
 @patch
 def play_panel(self:PPO)->list: # of `Episode`, in the panel's order
     "The episodes of the validation panel, shared out among the ranks."
-    seeds, share = panel_seeds(self.config.panel), (self.ranks.index, self.ranks.world)
-    episodes = play_episodes(self.task, self.actor, seeds, self.envs, workers=self.config.workers,
+    seeds, share = panel_seeds(self.config.run.panel), (self.ranks.index, self.ranks.world)
+    episodes = play_episodes(self.task, self.actor, seeds, self.envs, workers=self.config.rollout.workers,
                              keep_images=0, share=share)
     for turn in (t for e in episodes for t in e.turns): turn.prompt = Prompt([], [])   # light enough to be sent
     return sorted((e for part in self.ranks.gather(episodes) for e in part), key=lambda e: int(e.id.split("-")[-1]))
@@ -479,7 +479,7 @@ def _load(self:PPO, folder, state)->bool:
 def train_ppo(
     task,                            # a `Task` or its name
     policy:VLMPolicy,                # changed in place
-    config:PPOConfig|None = None,
+    config:PPOConfig|None = None,    # the options; None takes the defaults
     callbacks:list = (),             # functions called after each update with (metrics row, `PPO`)
     folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
     ranks:Ranks|None = None,         # the processes that learn together; found out by default
@@ -493,12 +493,12 @@ def train_ppo(
         if not resumed: log(dict(step=0, **ppo.validate()))
         while ppo.step < config.updates:
             row, timing = ppo.run_update()
-            if ppo.due(config.eval_every):
+            if ppo.due(config.run.eval_every):
                 row.update(ppo.validate())
                 ppo.keep_episodes()
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
-            if folder and (asked or ppo.due(config.save_every)): ppo.save()
+            if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
             if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
     return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
 
@@ -507,7 +507,7 @@ class _Log:
     def __init__(self, ppo:PPO, callbacks:list, folder, resumed:bool):
         self.ppo, self.callbacks = ppo, callbacks
         self.rows = ppo.run.metrics.read() if resumed else []
-        self.trackers = start_trackers(ppo.config.trackers, folder, config=asdict(ppo.config),
+        self.trackers = start_trackers(ppo.config.run.trackers, folder, config=asdict(ppo.config),
                                        resumed=ppo.step if resumed else None)
 
     def __call__(self, row:dict, timing:dict|None=None):

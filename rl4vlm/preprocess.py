@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from .config import PreprocessConfig, ScoreConfig
+from .config import FilterConfig, PreprocessConfig
 from .conversations import JsonConversations, check_row, is_validation, told_bad, write_conversations
 from .core import UsageError, from_json
 from .files import scratch, write_file, write_json
@@ -67,7 +67,7 @@ COLUMNS = ["messages", "images", "text", "episode", "task"]
 def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."
     rows = EpisodeStore(config.data).read()
-    kept, dropped = choose(rows, config.score, AnswerLog(RunFolder(config.out).opinions) if config.score.judge
+    kept, dropped = choose(rows, config.filter, AnswerLog(RunFolder(config.out).opinions) if config.filter.judge
                            else None, config.seed)
     return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:],
                 write=lambda indices, path: write_file(path, lambda file: _write_turns(rows, indices, str(file))))
@@ -91,16 +91,16 @@ def _write_turns(rows, indices:list, file:str, chunk:int=64):
 # %% ../nbs/43_preprocess.ipynb #537a155d
 def _json_rows(config:PreprocessConfig)->dict:
     "The rows of a JSON file."
-    asked = [name for name, default in vars(ScoreConfig()).items()
-             if name not in ("distinct", "rubric", "ask", "min_judge") and getattr(config.score, name) != default]
+    asked = [name for name, default in vars(FilterConfig()).items()
+             if name not in ("distinct", "rubric", "ask", "min_judge") and getattr(config.filter, name) != default]
     if asked:
-        raise UsageError(f"--score.{asked[0]} needs turns that were played; {config.data} has conversations only "
-                         f"(--score.distinct works)")
-    data = JsonConversations(config.data, config.images or None, config.on_bad_row)
+        raise UsageError(f"--filter.{asked[0]} needs turns that were played; {config.data} has conversations only "
+                         f"(--filter.distinct works)")
+    data = JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row)
     kept, seen, dropped = [], set(), Counter(bad["kind"] for bad in data.bad)
     for i, row in enumerate(data.rows):
         key = json.dumps([row["messages"], [str(p) for p in row["paths"]]])
-        if config.score.distinct and key in seen: dropped["duplicate"] += 1
+        if config.filter.distinct and key in seen: dropped["duplicate"] += 1
         else: kept.append(i); seen.add(key)
     return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows],
                 write=lambda indices, path: write_file(path, lambda file: _write_rows(data, indices, str(file))))
@@ -204,4 +204,4 @@ def check_task(
     if 2 * len(wrong) > len(answers):
         raise UsageError(f"{len(wrong)} of the first {len(answers)} answers state no action of task {task.name} "
                          f"({', '.join(task.actions[:8])}), for example {wrong[0][:100]!r}; "
-                         "give the --task that the data is about, or --check_actions false if it is about none")
+                         "give the --task that the data is about, or --rows.check_actions false if it is about none")

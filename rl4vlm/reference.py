@@ -79,7 +79,7 @@ def options_page()->str:
         parts += [f"## {command}", function.__doc__ + (f" In Python: `{config.__name__}`." if config else "")]
         own = [o for o in options_of(command) if o["option"] not in {c["option"] for c in common}]
         parts.append(_options_table(own))
-        if stages := stages_of(command): parts.append("An option of a stage has the stage before its name, such as `--ppo.lr 3e-4`: " + ", ".join(f"`--{f}.…` as in [{c}](#{c})" for f, c in stages.items()) + ".")
+        if stages := stages_of(command): parts.append("An option of a stage has the stage before its name, such as `--ppo.optim.lr 3e-4`: " + ", ".join(f"`--{f}.…` as in [{c}](#{c})" for f, c in stages.items()) + ".")
         if recipe := recipe_of(command): parts += ["This command's recipe sets, where the stage alone would have another default:", markdown_table(["option", "here", "alone"], [[f"`{r['option']}`", _shown(r["default"]), _shown(r["alone"])] for r in recipe])]
     return "\n\n".join(parts)
 

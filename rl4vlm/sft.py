@@ -57,7 +57,7 @@ def learnable(
     bad = {number: why for number, row in enumerate(rows) if (why := _unlearnable(row, policy))}
     if bad and (on_bad_row == "stop" or len(bad) == len(rows)):
         [(number, why), *_] = bad.items()
-        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --on_bad_row skip leaves "
+        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves "
                          "them out and counts them)")
     for number, why in list(bad.items())[:10]: warnings.warn(f"row {number} is left out: {why}")
     return ([r for n, r in enumerate(rows) if n not in bad] if bad else rows), sorted(bad)
@@ -173,11 +173,11 @@ def sft_arguments(
     return trainer_arguments(TrainingArguments, cpu,
         output_dir=str(folder), seed=config.seed, max_steps=config.steps,
         per_device_train_batch_size=share_of(config, launched())["batch_size"],
-        gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.lr, warmup_steps=config.warmup, lr_scheduler_type="cosine",
-        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, adam_beta2=0.95,
-        save_steps=config.save_every, save_total_limit=2,
-        logging_steps=math.gcd(min(10, config.steps), config.save_every), logging_nan_inf_filter=False,
+        gradient_accumulation_steps=config.optim.accumulate,
+        learning_rate=config.optim.lr, warmup_steps=config.optim.warmup, lr_scheduler_type="cosine",
+        weight_decay=config.optim.weight_decay, max_grad_norm=config.optim.max_grad_norm, adam_beta2=0.95,
+        save_steps=config.run.save_every, save_total_limit=2,
+        logging_steps=math.gcd(min(10, config.steps), config.run.save_every), logging_nan_inf_filter=False,
         report_to="none", disable_tqdm=True,
         train_sampling_strategy="random" if shuffle else "sequential", remove_unused_columns=False,
         dataloader_num_workers=0, dataloader_pin_memory=False,
@@ -204,9 +204,9 @@ class _Steps(Trainer):
 class VLMTrainer(Guarded, _Steps):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
-        size = config.batch_size * config.accumulate
+        size = config.optim.batch_size * config.optim.accumulate
         self.groups = GroupedSampler(*row_costs(rows, policy), size, config.seed,
-                                     config.group) if config.group else None
+                                     config.rows.group) if config.rows.group else None
         super().__init__(model=policy, args=sft_arguments(config, folder, policy.device.type == "cpu", shuffle),
                          train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = True   # the loss is divided by the tokens of the step, not by its parts
@@ -325,10 +325,10 @@ def write_model_card(
     saved = read_json(folder/"adapter_config.json", {})   # what was trained, whatever the options say
     logged = [r["loss"] for r in RunFolder(folder).metrics.read() if "loss" in r]
     numbers = {"start": config.model, "task": config.task, "data": _origin(config), "rows": len(rows),
-               "steps": result["steps"], "rows in a step": config.batch_size * config.accumulate,
-               "learning rate": config.lr, "adapter": _adapter(config, saved), "seed": config.seed,
+               "steps": result["steps"], "rows in a step": config.optim.batch_size * config.optim.accumulate,
+               "learning rate": config.optim.lr, "adapter": _adapter(config, saved), "seed": config.seed,
                "loss at the end": f"{logged[-1]:.4f}" if logged else "–"}
-    if best: numbers[f"best by {config.best}"] = ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")
+    if best: numbers[f"best by {config.run.best}"] = ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k != "score")
     on_hub = "/" in config.model and not os.path.isabs(config.model)
     write_atomic(folder/"README.md", "\n".join([
         "---", *([f"base_model: {config.model}"] if on_hub else []), f"tags: [rl4vlm, {config.task}]", "---",
@@ -342,7 +342,7 @@ def _origin(config:SFTConfig)->str: return config.data or ("captions of the task
 
 def _adapter(config:SFTConfig, saved:dict)->str:
     "What was learned, in words; `saved` is the adapter's configuration, empty without one."
-    if not saved: return f"none; {config.parts} learned"
+    if not saved: return f"none; {config.trainable} learned"
     return f"LoRA of rank {saved.get('r')}, " + (f"on {config.lora.parts}" if config.lora.r
                                                  else "the one it started from")
 
@@ -365,27 +365,27 @@ def check_rows(
 
 # %% ../nbs/32_sft.ipynb #22ad610d
 def checked_rows(
-    rows,
-    validation,
+    rows,            # conversations to learn from
+    validation,      # conversations to validate on, or None
     policy:VLMPolicy,
     config:SFTConfig,
-    success=None,
+    success=None,    # measures success on a panel, or None
 )->tuple: # rows, validation rows, numbers of the rows left out
     "The rows of `train_sft` that can be learned from; `UsageError` for a request that cannot be met."
-    for part in (rows, validation): check_rows(part, policy, config.on_bad_row)
+    for part in (rows, validation): check_rows(part, policy, config.rows.on_bad_row)
     if not len(rows): raise UsageError("there are no conversations to learn from")
-    if config.best == "loss" and not len(validation):
+    if config.run.best == "loss" and not len(validation):
         raise UsageError("best=loss needs validation rows, and there are none: preprocess with a larger "
                          "--validation_share or more episodes")
-    if config.best == "success" and success is None:
+    if config.run.best == "success" and success is None:
         raise UsageError("best=success needs a way to measure it: pass success=function of the policy")
     share_of(config, launched())
     adamw_for(policy.model.parameters())
-    rows, left_out = learnable(rows, policy, config.on_bad_row)
-    validation, _ = learnable(validation, policy, config.on_bad_row)
-    if config.best and with_deepspeed():
+    rows, left_out = learnable(rows, policy, config.rows.on_bad_row)
+    validation, _ = learnable(validation, policy, config.rows.on_bad_row)
+    if config.run.best and with_deepspeed():
         raise UsageError("best needs the whole weights on one process; launch with torchrun or ddp.yaml, or "
-                         "without --best")
+                         "without --run.best")
     return rows, validation, left_out
 
 # %% ../nbs/32_sft.ipynb #c2c45748
@@ -429,10 +429,10 @@ def train_sft(
     # a run that can be resumed, not a part of something else
     run = RunFolder(config.out) if Path(config.out) in folder.parents else None
     if run: run.requeue.unlink(missing_ok=True)
-    if config.activation_checkpointing: policy.checkpoint_activations()
+    if config.optim.activation_checkpointing: policy.checkpoint_activations()
     last, done = resume_point(config, folder)
     with (frozen_heads(policy), StopWhenAsked() if run else nullcontext() as stop,
-          start_trackers(config.trackers, folder, config=asdict(config), resumed=done) as trackers):
+          start_trackers(config.run.trackers, folder, config=asdict(config), resumed=done) as trackers):
         keeper = _keeper(policy, folder, config, validation, success, trackers)
         hooks = [_Log(trackers, progress), stop, *callbacks, keeper]
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [h for h in hooks if h], shuffle)
@@ -445,12 +445,12 @@ def train_sft(
     return result
 
 def _keeper(policy, folder, config:SFTConfig, validation, success, trackers)->KeepBest|None:
-    "What keeps the best checkpoint by `config.best`, if that is asked for."
-    if config.best == "loss":
-        measure = lambda p: dict(val_loss=validation_loss(p, validation, config.batch_size))
-    elif config.best == "success": measure = lambda p: dict(val_success=success(p))
+    "What keeps the best checkpoint by `config.run.best`, if that is asked for."
+    if config.run.best == "loss":
+        measure = lambda p: dict(val_loss=validation_loss(p, validation, config.optim.batch_size))
+    elif config.run.best == "success": measure = lambda p: dict(val_success=success(p))
     else: return None
-    return KeepBest(policy, folder, measure, config.eval_every, -1 if config.best == "loss" else 1, trackers)
+    return KeepBest(policy, folder, measure, config.run.eval_every, -1 if config.run.best == "loss" else 1, trackers)
 
 def _save_result(trainer:VLMTrainer, folder:Path, config:SFTConfig, rows, result:dict):
     "The best checkpoint, or the last, and its card at the top of the folder."

@@ -230,8 +230,8 @@ def teach_to_see(
     size, rng = min(32, len(rows)), random.Random(0)
     # each batch shows as many different images as it can
     lessons = [row for _ in range(-(-steps * size // len(rows))) for row in rng.sample(rows, len(rows))]
-    config = SFTConfig(steps=steps, batch_size=size, lr=1e-3, warmup=min(1.0, 30 / steps), parts="all",
-                       save_every=10**6)
+    config = SFTConfig(steps=steps, optim=dict(batch_size=size, lr=1e-3, warmup=min(1.0, 30 / steps)),
+                       trainable="all", run=dict(save_every=10**6))
     train_sft(lessons, policy, config, folder, [UntilRight()], progress, shuffle=False)
     return caption_accuracy(policy, rows)
 

@@ -34,7 +34,7 @@ def check_trl(task:Task):
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1:
         raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer "
-                         f"an episode; train it with rl4vlm ppo --advantage rloo")
+                         f"an episode; train it with rl4vlm ppo --advantage.estimator rloo")
 
 # %% ../nbs/37_trl_rloo.ipynb #95b77f25
 def example(task:Task, env:TaskEnv, seed:int)->dict: # prompt, images, seed
@@ -90,7 +90,8 @@ def teach_form(
     seeds = [episode_seed(config.seed, 1, i) for i in range(16 * steps)]   # 16 rows a step, each seen once
     turns = [t for e in play(task, OracleActor(task, error_rate), seeds, draw_seed=config.seed) for t in e.turns]
     rows = [dict(messages=t.messages + [dict(role="assistant", content=t.text)], images=t.images) for t in turns]
-    train_sft(rows, policy, SFTConfig(steps=steps, batch_size=16, lr=2e-3, seed=config.seed, save_every=10**6), folder,
+    train_sft(rows, policy, SFTConfig(steps=steps, optim=dict(batch_size=16, lr=2e-3), seed=config.seed,
+                                      run=dict(save_every=10**6)), folder,
               progress=progress)
     return str(folder)
 
@@ -110,13 +111,13 @@ def rloo_arguments(
     gpu = pick_device().type == "cuda"
     return trainer_arguments(RLOOConfig, not gpu,
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
-        per_device_train_batch_size=config.prompts * config.group_size // config.microbatches,
-        gradient_accumulation_steps=config.microbatches, num_generations=config.group_size,
-        max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=config.kl_coef,
-        learning_rate=config.lr, lr_scheduler_type="linear", max_grad_norm=config.max_grad_norm, disable_dropout=True,
-        gradient_checkpointing=config.activation_checkpointing,
-        bf16=gpu and pick_dtype(config.dtype, pick_device()) == torch.bfloat16,
-        shuffle_dataset=False, logging_nan_inf_filter=False, save_steps=config.save_every, save_total_limit=2,
+        per_device_train_batch_size=config.prompts * config.group_size // config.optim.microbatches,
+        gradient_accumulation_steps=config.optim.microbatches, num_generations=config.group_size,
+        max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature, beta=config.kl.coef,
+        learning_rate=config.optim.lr, lr_scheduler_type="linear", max_grad_norm=config.optim.max_grad_norm, disable_dropout=True,
+        gradient_checkpointing=config.optim.activation_checkpointing,
+        bf16=gpu and pick_dtype(config.loading.dtype, pick_device()) == torch.bfloat16,
+        shuffle_dataset=False, logging_nan_inf_filter=False, save_steps=config.run.save_every, save_total_limit=2,
         logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
 
 # %% ../nbs/37_trl_rloo.ipynb #65a5bd93
@@ -151,8 +152,8 @@ def _start(task:Task, config:TRLConfig, run:RunFolder, progress)->str:
     name = resolve_model(config.model, task, progress)
     if not config.model.startswith("tiny") or not form_lesson(task, config)[0]: return name
     if config.resume and (run.sft/"README.md").exists(): return str(run.sft)   # the card is written last
-    policy = VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.dtype,
-                            attention=config.attention, max_pixels=config.max_pixels)
+    policy = VLMPolicy.load(name, parts="all" if task.thoughts else "language", dtype=config.loading.dtype,
+                            attention=config.loading.attention, max_pixels=config.loading.max_pixels)
     return teach_form(policy, task, config, run.sft, progress)
 
 def _resume_point(config:TRLConfig, run:RunFolder)->tuple: # checkpoint folder and its step, or None and None
@@ -186,7 +187,7 @@ def _train(config:TRLConfig, progress)->dict:
     arguments.generation_kwargs = dict(suppress_tokens=banned_tokens(model, processor.tokenizer))
     reward = Reward(task, processor.tokenizer.eos_token_id)
     last, done = _resume_point(config, run)
-    with (start_trackers(config.trackers, run.path, config=asdict(config), resumed=done) as trackers,
+    with (start_trackers(config.run.trackers, run.path, config=asdict(config), resumed=done) as trackers,
           StopWhenAsked() as stop):
         log = _Log(trackers, reward, progress)
         trainer = _guarded_rloo()(model=model, reward_funcs=reward, args=arguments, train_dataset=stream,

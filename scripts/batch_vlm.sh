@@ -3,7 +3,7 @@
 # itself into the queue again, until it is done.
 #
 #   sbatch scripts/batch_vlm.sh RUN_FOLDER COMMAND [options]
-#   sbatch --nodes 4 scripts/batch_vlm.sh runs/doorkey ppo --config scripts/configs/ppo/minigrid_doorkey_qwen25.yaml --envs 64
+#   sbatch --nodes 4 scripts/batch_vlm.sh runs/doorkey ppo --config scripts/configs/ppo/minigrid_doorkey_qwen25.yaml --rollout.envs 64
 #
 # Hardware: nodes with eight GPUs each and a disk that all of them see; other sizes by options of sbatch. Give your
 # partition and account there too, and activate the environment with rl4vlm before you call sbatch.

@@ -2,7 +2,7 @@
 # MiniGrid-DoorKey-6x6 × Qwen2.5-VL-3B: examples of the oracle, then fine-tuning on them into the run folder OUT.
 #
 #   ./scripts/run_minigrid_sft.sh OUT [options of `rl4vlm sft`]
-#   PROCESSES=8 STAGE=sft ./scripts/run_minigrid_sft.sh runs/minigrid_qwen25_sft --batch_size 8 --accumulate 16
+#   PROCESSES=8 STAGE=sft ./scripts/run_minigrid_sft.sh runs/minigrid_qwen25_sft --optim.batch_size 8 --optim.accumulate 16
 #
 # Hardware: one GPU of 40 GB, or several (STAGE=sft is ZeRO-2 with scripts/accelerate/ds_config.json); the examples
 # are made on the CPU in some minutes, once.

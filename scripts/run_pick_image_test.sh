@@ -6,5 +6,5 @@
 #
 # Hardware: two CPU cores, under two minutes (the first run also makes the tiny model, some minutes more).
 . "$(dirname "$0")/launch.sh"
-launch pipeline --config scripts/configs/pipeline/pick_image_test.yaml --overwrite --out runs/pick_image_test --collect.episodes 40 --sft.steps 4 --sft.batch_size 4 \
-  --ppo.updates 1 --ppo.envs 4 --ppo.minibatch 4 --ppo.max_new_tokens 8 --eval.panel val-50 --eval.max_new_tokens 8 "$@"
+launch pipeline --config scripts/configs/pipeline/pick_image_test.yaml --overwrite --out runs/pick_image_test --collect.episodes 40 --sft.steps 4 --sft.optim.batch_size 4 \
+  --ppo.updates 1 --ppo.rollout.envs 4 --ppo.optim.minibatch 4 --ppo.sampling.max_new_tokens 8 --eval.panel val-50 --eval.sampling.max_new_tokens 8 "$@"

@@ -3,9 +3,9 @@
     python scripts/train_ppo.py --task NumberLine --model runs/sft/sft --out runs/ppo --updates 40
 
 goes on from what scripts/train_sft.py leaves: a tiny model, on a laptop's CPU. For a real one, on one GPU on which it
-fits in bfloat16 together with the activations of a part of a minibatch (more --microbatches, less memory):
+fits in bfloat16 together with the activations of a part of a minibatch (more --optim.microbatches, less memory):
 
-    python scripts/train_ppo.py --task NumberLine --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --lr 1e-5 --microbatches 16 --out runs/ppo3b
+    python scripts/train_ppo.py --task NumberLine --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --optim.lr 1e-5 --optim.microbatches 16 --out runs/ppo3b
 
 Every field of `PPOConfig` is an option, and `--help` explains each.
 """

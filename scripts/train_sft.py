@@ -5,9 +5,9 @@
     python scripts/train_sft.py --task NumberLine --data runs/collect/data --out runs/sft
 
 fine-tunes a tiny model on a laptop's CPU. For a real one, on one GPU on which it fits in bfloat16
-together with the activations of a batch (less --batch_size and more --accumulate, less memory):
+together with the activations of a batch (less --optim.batch_size and more --optim.accumulate, less memory):
 
-    python scripts/train_sft.py --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --lr 1e-5 --batch_size 4 --accumulate 8 --data runs/collect/data --out runs/sft3b
+    python scripts/train_sft.py --model Qwen/Qwen2.5-VL-3B-Instruct --lora.r 128 --optim.lr 1e-5 --optim.batch_size 4 --optim.accumulate 8 --data runs/collect/data --out runs/sft3b
 
 Every field of `SFTConfig` is an option, and `--help` explains each.
 """

@@ -12,7 +12,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)   # a job started in th
 
 @pytest.fixture
 def rl4vlm(tmp_path):
-    "Run `rl4vlm ...` in an empty folder: rl4vlm('ppo', '--steps', '2') -> completed process."
+    "Run `rl4vlm ...` in an empty folder: rl4vlm('ppo', '--rollout.steps', '2') -> completed process."
     def run(*arguments, timeout=600, code=0, **env):
         done = subprocess.run([sys.executable, "-m", "rl4vlm.cli", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True,
                               timeout=timeout, env={**os.environ, **env})

@@ -162,7 +162,7 @@ def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
     from rl4vlm.batch import make_batch
     from rl4vlm.logprobs import TokenScores
     policy, segments = played
-    batch, _ = make_batch(policy, segments, PPOConfig(thought_weight=0.3, ratio="turn"))
+    batch, _ = make_batch(policy, segments, PPOConfig(loss=dict(thought_weight=0.3, ratio="turn")))
     assert ((batch.weights > 0) & (batch.weights < 1)).any() and (batch.weights == 1).any()
     policy.double()
     try:
@@ -193,7 +193,7 @@ def test_order_and_padding_change_nothing(played):
     "The loss of a minibatch does not depend on the order of its turns, nor on how long the longest answer or prompt is."
     from rl4vlm.ppo import PPO
     policy, segments = played
-    learner = PPO("NumberLine", policy, PPOConfig(max_kl=0, entropy_coef=0.01))
+    learner = PPO("NumberLine", policy, PPOConfig(kl=dict(max=0), loss=dict(entropy_coef=0.01)))
     from rl4vlm.batch import make_batch
     batch, _ = make_batch(policy, segments, learner.config)
     totals = lambda rows: dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(batch.responses[i]) for i in rows)))

@@ -2,7 +2,7 @@
 import json
 import pytest, yaml
 
-TINY = ["--updates", 2, "--envs", 4, "--steps", 2, "--minibatch", 4, "--epochs", 1, "--max_new_tokens", 8, "--save_every", 1]
+TINY = ["--updates", 2, "--rollout.envs", 4, "--steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--run.save_every", 1]
 
 
 def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
@@ -12,7 +12,7 @@ def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
     rows = [json.loads(line) for line in (tmp_path/"runs/b/sft/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and all("loss" in r for r in rows)     # short as it is, it is logged
     rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", *TINY)
-    table = rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--max_new_tokens", 8, "--out", "runs/d").stdout
+    table = rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--out", "runs/d").stdout
     assert all(f"| {name} |" in table for name in ("random", "oracle", "model"))
     results = json.loads((tmp_path/"runs/d/results.json").read_text())
     assert results["panel"] == "val-50" and {"name", "success", "low", "high", "episodes"} <= set(results["rows"][0])
@@ -26,9 +26,9 @@ def test_adapters_go_the_same_way(rl4vlm, tmp_path, blind_model):
     rl4vlm("preprocess", "--data", "runs/a/data/episodes", "--out", "runs/a")
     rl4vlm("sft", "--model", blind_model, "--data", "runs/a/data", "--steps", 2, "--lora.r", 4, "--out", "runs/b")
     assert (tmp_path/"runs/b/sft/adapter_config.json").exists() and (tmp_path/"runs/b/sft/heads.safetensors").exists()
-    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--activation_checkpointing", *TINY)
-    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--activation_checkpointing", "--resume", *TINY)
-    rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--max_new_tokens", 8, "--baselines", "false", "--out", "runs/d")
+    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--optim.activation_checkpointing", *TINY)
+    rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--optim.activation_checkpointing", "--resume", *TINY)
+    rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--baselines", "false", "--out", "runs/d")
 
 
 def test_print_config_reads_back(rl4vlm, tmp_path):
@@ -53,14 +53,14 @@ def test_a_run_folder_is_not_overwritten_in_silence(rl4vlm, tmp_path):
     (["ppo", "--task", "numberlin"], "did you mean 'NumberLine'?"),
     (["pop"], "did you mean 'ppo'?"),
     (["ppo", "--leaning_rate", "1"], "--leaning_rate"),
-    (["ppo", "--thought_weight", "1.5"], "between 0 and 1"),
+    (["ppo", "--loss.thought_weight", "1.5"], "between 0 and 1"),
     (["ppo", "--steps", "-3"], "at least 1"),
     (["ppo", "--steps", "many"], "many"),
     (["ppo", "--model", "./nowhere"], "does not exist"),
     (["sft", "--data", "nowhere"], "rl4vlm preprocess"),
     (["eval", "--panel", "test-20"], "did you mean 'test-200'?"),
     (["ppo", "--import", "no_such_module"], "no_such_module"),
-    (["quickstart", "--ppo.clip", "0"], "above 0"),
+    (["quickstart", "--ppo.loss.clip", "0"], "above 0"),
 ])
 def test_wrong_commands_get_one_clear_line(rl4vlm, arguments, says, tmp_path):
     done = rl4vlm(*arguments, code=2)

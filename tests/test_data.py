@@ -27,12 +27,12 @@ def edit(path, **changes):
 
 
 def test_a_published_file_is_imported_and_trained_on(rl4vlm, published, tmp_path, blind_model):
-    rl4vlm("sft", "--data", published, "--model", blind_model, "--steps", 3, "--batch_size", 4, "--group", "length", "--best", "loss", "--eval_every", 2, "--out", "direct")
+    rl4vlm("sft", "--data", published, "--model", blind_model, "--steps", 3, "--optim.batch_size", 4, "--rows.group", "length", "--run.best", "loss", "--run.eval_every", 2, "--out", "direct")
     assert "val_loss" in (tmp_path/"direct/sft/README.md").read_text()
     rl4vlm("preprocess", "--data", published, "--out", "imported", "--validation_share", 0.3, "--export", "messages")
     counts = json.loads((tmp_path/"imported/data/counts.json").read_text())
     assert counts["train"] + counts["validation"] == len(json.loads(published.read_text()))
-    rl4vlm("sft", "--data", "imported/data", "--model", blind_model, "--steps", 2, "--best", "loss", "--out", "two")
+    rl4vlm("sft", "--data", "imported/data", "--model", blind_model, "--steps", 2, "--run.best", "loss", "--out", "two")
     rl4vlm("sft", "--data", "imported/data/messages/train.json", "--model", blind_model, "--steps", 2, "--out", "three")
     a, b = (json.loads((tmp_path/name/"sft/metrics.jsonl").read_text().splitlines()[-1]) if (tmp_path/name/"sft/metrics.jsonl").exists() and (tmp_path/name/"sft/metrics.jsonl").read_text() else None for name in ("two", "three"))
     from rl4vlm.policy import VLMPolicy
@@ -44,12 +44,12 @@ def test_bad_rows_are_skipped_counted_and_listed(rl4vlm, published, tmp_path, bl
     (published.parent/"images"/"0.png").write_bytes((published.parent/"images"/"0.png").read_bytes()[:100])
     edit(published, r1=dict(image="../outside.png"), r2=dict(image="http://example.org/1.png"), r3=dict(image="images/link.png"), r4=dict(image=["images/4.png", "images/5.png"]), r5=dict(conversations=[]))
     done = rl4vlm("preprocess", "--data", published, "--out", "run", code=2)
-    assert done.stderr.startswith("error: row 0 of data.json: image 'images/0.png' cannot be decoded") and "--on_bad_row skip" in done.stderr and not (tmp_path/"run").exists()
-    out = rl4vlm("preprocess", "--data", published, "--out", "run", "--on_bad_row", "skip").stdout
+    assert done.stderr.startswith("error: row 0 of data.json: image 'images/0.png' cannot be decoded") and "--rows.on_bad_row skip" in done.stderr and not (tmp_path/"run").exists()
+    out = rl4vlm("preprocess", "--data", published, "--out", "run", "--rows.on_bad_row", "skip").stdout
     counts = json.loads((tmp_path/"run/data/counts.json").read_text())
     assert counts["dropped"] == {"corrupt image": 1, "image outside": 2, "remote image": 1, "image count": 1, "empty conversation": 1}
     assert [bad["row"] for bad in counts["bad_rows"]] == [0, 1, 2, 3, 4, 5] and "row 2: image 'http://example.org/1.png' is an address" in out
-    out = rl4vlm("sft", "--data", published, "--on_bad_row", "skip", "--model", blind_model, "--steps", 1, "--out", "sft").stdout
+    out = rl4vlm("sft", "--data", published, "--rows.on_bad_row", "skip", "--model", blind_model, "--steps", 1, "--out", "sft").stdout
     assert "row 5 left out" in out
 
 
@@ -93,19 +93,19 @@ def test_data_for_another_task_is_said_before_training(rl4vlm, tmp_path, blind_m
     rl4vlm("preprocess", "--data", "cards/data/episodes", "--out", "cards")
     arguments = ["sft", "--data", "cards/data", "--model", blind_model, "--steps", 1, "--out", "run"]
     assert "state no action of task NumberLine (-, +)" in rl4vlm(*arguments, code=2).stderr
-    rl4vlm(*arguments, "--check_actions", "false", "--overwrite")
+    rl4vlm(*arguments, "--rows.check_actions", "false", "--overwrite")
 
 
 def test_an_empty_validation_split_is_said_before_training(rl4vlm, tmp_path, blind_model):
     rl4vlm("collect", "--episodes", 3, "--out", "run")
     assert "no validation rows: none of 3 episodes" in rl4vlm("preprocess", "--data", "run/data/episodes", "--out", "run", "--validation_share", 0.001).stdout
-    assert "best=loss needs validation rows" in rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--best", "loss", "--out", "b", code=2).stderr
+    assert "best=loss needs validation rows" in rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--run.best", "loss", "--out", "b", code=2).stderr
 
 
 def test_best_by_success(rl4vlm, tmp_path, blind_model):
     rl4vlm("collect", "--episodes", 5, "--out", "run")
     rl4vlm("preprocess", "--data", "run/data/episodes", "--out", "run")
-    rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--best", "success", "--steps", 2, "--eval_every", 1, "--max_new_tokens", 4, "--out", "b")
+    rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--run.best", "success", "--steps", 2, "--run.eval_every", 1, "--run.max_new_tokens", 4, "--out", "b")
     rows = [json.loads(line) for line in (tmp_path/"b/sft/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "val_success" in r] == [1, 2] and "val_success" in (tmp_path/"b/sft/README.md").read_text()
 

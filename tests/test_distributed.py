@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 8 --steps 4 --minibatch 512 --max_new_tokens 8 --eval_every 2 --save_every 1 --value_warmup 0 --max_kl 0 --seed 5".split()
+RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 8 --steps 4 --optim.minibatch 512 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1 --optim.value_warmup 0 --kl.max 0 --seed 5".split()
 STAGES = dict(
-    sft="sft --task NumberLine --steps 10 --batch_size 4 --accumulate 2 --save_every 10".split(),
+    sft="sft --task NumberLine --steps 10 --optim.batch_size 4 --optim.accumulate 2 --run.save_every 10".split(),
     ppo=["ppo", *RL],
-    rloo=["ppo", *RL, "--advantage", "rloo", "--group_size", "4", "--kl_coef", "0.05"],
-    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --microbatches 2 --max_new_tokens 8".split())
+    rloo=["ppo", *RL, "--advantage.estimator", "rloo", "--group_size", "4", "--kl.coef", "0.05"],
+    trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --optim.microbatches 2 --sampling.max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]
 MODES = dict(one=[sys.executable], ddp=DDP, zero2=accelerate("zero2.yaml"), zero3=accelerate("zero3.yaml"))
@@ -92,8 +92,8 @@ def test_what_cannot_be_shared_is_refused_before_a_model_is_loaded(monkeypatch):
     from rl4vlm.core import UsageError
     from rl4vlm.commands import run_ppo, run_sft
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="batch_size=5 cannot be shared by 2 processes"): run_sft(SFTConfig(batch_size=5, model="/nowhere", data="/nowhere"))
-    with pytest.raises(UsageError, match="envs=3 cannot be shared by 2 processes"): run_ppo(PPOConfig(envs=3, model="/nowhere"))
+    with pytest.raises(UsageError, match="batch_size=5 cannot be shared by 2 processes"): run_sft(SFTConfig(optim=dict(batch_size=5), model="/nowhere", data="/nowhere"))
+    with pytest.raises(UsageError, match="envs=3 cannot be shared by 2 processes"): run_ppo(PPOConfig(rollout=dict(envs=3), model="/nowhere"))
 
 
 ENDS = """

@@ -6,7 +6,7 @@ from rl4vlm.core import UsageError
 from rl4vlm.files import read_json
 from rl4vlm.evaluate import as_csv, as_markdown, evaluate_all
 
-SHORT = ["--panel", "val-50", "--max_new_tokens", 6]
+SHORT = ["--panel", "val-50", "--sampling.max_new_tokens", 6]
 
 
 def other_model(blind_model, folder):
@@ -24,7 +24,7 @@ def other_model(blind_model, folder):
 def test_two_models_on_two_tasks(rl4vlm, tmp_path, blind_model):
     other_model(blind_model, tmp_path/"b")
     shutil.copytree(blind_model, tmp_path/"a")
-    printed = rl4vlm("eval", "--compare", "a", "b", "--tasks", "NumberLine", "EZPoints", "--out", "runs/e", "--envs", 25, *SHORT).stdout
+    printed = rl4vlm("eval", "--compare", "a", "b", "--tasks", "NumberLine", "EZPoints", "--out", "runs/e", "--rollout.envs", 25, *SHORT).stdout
     results = json.loads((tmp_path/"runs/e/results.json").read_text())
     assert [(r["task"], r["name"]) for r in results["rows"]] == [(t, n) for t in ("NumberLine", "EZPoints") for n in ("random", "oracle", "a", "b")]
     assert [(c["task"], c["play"], c["episodes"]) for c in results["comparisons"]] == [(t, p, 50) for t in ("NumberLine", "EZPoints") for p in ("sampled", "greedy")]
@@ -38,7 +38,8 @@ def test_two_models_on_two_tasks(rl4vlm, tmp_path, blind_model):
 
 
 def test_an_evaluation_that_was_stopped_goes_on(tmp_path, blind_model):
-    whole = EvalConfig(panel="val-50", max_new_tokens=6, envs=4, out=str(tmp_path/"whole"), baselines=False)
+    whole = EvalConfig(panel="val-50", sampling=dict(max_new_tokens=6), rollout=dict(envs=4),
+                       out=str(tmp_path/"whole"), baselines=False)
     rows = evaluate_all(whole, dict(model=str(blind_model)))
     shards = sorted(p.name for p in (tmp_path/"whole"/"episodes").glob("*.parquet"))
     assert len(shards) == 4                                                      # 16 episodes each
@@ -63,7 +64,8 @@ def test_batch_size_and_workers_change_nothing(tmp_path, blind_model):
     texts = []
     for number, how in enumerate((dict(envs=1), dict(envs=7), dict(envs=50, workers=2))):
         out = tmp_path/str(number)
-        evaluate_all(EvalConfig(panel="val-50", max_new_tokens=6, out=str(out), baselines=False, dtype="float32", **how), dict(model=str(blind_model)))
+        evaluate_all(EvalConfig(panel="val-50", sampling=dict(max_new_tokens=6), out=str(out), baselines=False,
+                                loading=dict(dtype="float32"), **how), dict(model=str(blind_model)))
         texts.append([[t.text for t in e.turns] for folder in ("episodes", "greedy") for e in EpisodeStore(out/folder).episodes()])
     assert texts[0] == texts[1] == texts[2] and len(texts[0]) == 100
 
@@ -103,3 +105,12 @@ def test_tables_of_rows_that_know_less():
     lines = as_markdown(rows, {("U", "b|c"): 3.2}).splitlines()
     assert all(line.count(" | ") == lines[0].count(" | ") for line in lines[2:]) and "12.3" in lines[3] and "3 s" in lines[3] and "no_json 2" in lines[3]
     assert [r["name"] for r in csv.DictReader(io.StringIO(as_csv(rows)))] == ["a", "b|c"]
+
+
+def test_names_of_version_0_1_0_are_found_where_they_are_now():
+    import rl4vlm.evaluate
+    from rl4vlm import panels, statistics
+    for room, names in ((panels, ("PANELS", "panel_seeds", "file_name")), (statistics, ("wilson", "bootstrap", "paired_difference"))):
+        for name in names:
+            with pytest.warns(FutureWarning, match=f"is {room.__name__}.{name} now"): assert getattr(rl4vlm.evaluate, name) is getattr(room, name)
+    assert rl4vlm.evaluate.summarise is statistics.summarise and not hasattr(rl4vlm.evaluate, "summarize")

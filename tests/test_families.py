@@ -310,7 +310,7 @@ def test_fine_tuning_counts_the_answer_and_nothing_else(family, folders, tmp_pat
     assert scores.mask.sum(1).tolist() == [len(r) for r in batch["responses"]]
     loss = -torch.cat(each).mean()
     assert abs(-scores.logprobs.sum() / scores.mask.sum() - loss) < 1e-4
-    train_sft(rows * 4, policy, SFTConfig(steps=25, batch_size=6), tmp_path)
+    train_sft(rows * 4, policy, SFTConfig(steps=25, optim=dict(batch_size=6)), tmp_path)
     with torch.no_grad(): after = policy(**batch)
     assert -after.logprobs.sum() / after.mask.sum() < loss / 2
 
@@ -323,7 +323,9 @@ def test_an_update_by_reinforcement(family, folders):
     from rl4vlm.tasks import make_task
     policy = VLMPolicy.load(folders[family], lora=LoRAConfig(r=2), device="cpu")
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
-    ppo = PPO(make_task("NumberLine"), policy, PPOConfig(envs=4, steps=4, epochs=1, minibatch=8, max_new_tokens=8, value_warmup=0, lr=1e-2))
+    ppo = PPO(make_task("NumberLine"), policy, PPOConfig(rollout=dict(envs=4, steps=4),
+                                                         optim=dict(epochs=1, minibatch=8, value_warmup=0, lr=1e-2),
+                                                         sampling=dict(max_new_tokens=8)))
     row, _ = ppo.run_update()
     assert row["turns"] == 16 and row["logprob_gap"] < 1e-4
     moved = {n for n, p in policy.model.named_parameters() if (p != before[n]).any()}
@@ -403,7 +405,7 @@ def test_more_than_the_model_can_read(family, folders, tmp_path):
     folder = broken(folders, family, tmp_path)
     edit(folder/"config.json", text_config__max_position_embeddings=40)
     policy = VLMPolicy.load(folder, device="cpu")
-    with pytest.raises(UsageError, match=r"for 3 image\(s\) of 150×300, 300×300 pixels is too long for this model, which reads 40: lower --max_pixels"):
+    with pytest.raises(UsageError, match=r"for 3 image\(s\) of 150×300, 300×300 pixels is too long for this model, which reads 40: lower --loading.max_pixels"):
         policy.encode(ask("Which?", 3), [SQUARE, SQUARE, WIDE])
     with pytest.raises(UsageError, match="a prompt of .* tokens is too long"): policy.encode(ask("one two three four five six seven eight nine ten " * 5))
     prompt = policy.encode(ask("Which?"))
@@ -458,7 +460,7 @@ def test_quantised(family, quant, folders, policies, tmp_path):
 
 def test_nothing_would_learn(folders):
     pytest.importorskip("bitsandbytes")
-    with pytest.raises(UsageError, match="learns by an adapter only; give --lora.r 16"): VLMPolicy.from_config(SFTConfig(quant="8bit", dtype="float32"), str(folders["qwen2_5_vl"]))
+    with pytest.raises(UsageError, match="learns by an adapter only; give --lora.r 16"): VLMPolicy.from_config(SFTConfig(loading=dict(quantization="8bit", dtype="float32")), str(folders["qwen2_5_vl"]))
 
 
 # --- the commands ---
@@ -467,8 +469,8 @@ def test_the_preset_of_llava_runs(folders, rl4vlm, tmp_path):
     "scripts/configs/ppo/numberline_llava.yaml, made small: adapters on all parts, one update."
     from pathlib import Path
     preset = Path(__file__).resolve().parent.parent/"scripts/configs/ppo/numberline_llava.yaml"
-    rl4vlm("ppo", "--config", preset, "--model", folders["llava_next"], "--out", "run", "--updates=1", "--envs=2", "--steps=2", "--epochs=1", "--minibatch=4", "--microbatches=2",
-           "--max_new_tokens=4", "--lora.r=2", "--value_warmup=0")
+    rl4vlm("ppo", "--config", preset, "--model", folders["llava_next"], "--out", "run", "--updates=1", "--rollout.envs=2", "--rollout.steps=2", "--optim.epochs=1", "--optim.minibatch=4", "--optim.microbatches=2",
+           "--sampling.max_new_tokens=4", "--lora.r=2", "--optim.value_warmup=0")
     best = VLMPolicy.load(tmp_path/"run"/"ppo"/"best", heads="required", device="cpu")
     assert {part_of(n) for n, p in best.model.named_parameters() if p.requires_grad} == {"language", "merger", "vision"}
 

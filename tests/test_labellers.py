@@ -83,7 +83,7 @@ def test_answers_on_their_way_are_kept_when_another_fails(tmp_path):
         assert len(questions) == len(set(questions))
 
 
-COLLECT = ["collect", "--episodes", 12, "--shard_episodes", 4, "--envs", 4, "--seed", 3, "--task_options.max_turns", 3, "--ask.concurrency", 2]
+COLLECT = ["collect", "--episodes", 12, "--shard_episodes", 4, "--rollout.envs", 4, "--seed", 3, "--task_options.max_turns", 3, "--ask.concurrency", 2]
 
 
 def data(folder):
@@ -149,13 +149,14 @@ def test_a_policy_visits_and_the_oracle_labels(rl4vlm, tmp_path, blind_model):
 
 def test_a_judge_is_asked_once(tmp_path, monkeypatch):
     from rl4vlm.collect import collect
-    from rl4vlm.config import CollectConfig, PreprocessConfig, ScoreConfig
+    from rl4vlm.config import CollectConfig, PreprocessConfig, FilterConfig
     from rl4vlm.preprocess import preprocess
     folder = collect(CollectConfig(episodes=10, out=str(tmp_path/"run")))
     with Misbehaving(["fine"], text='{"reason": "so so", "score": 5}') as server:
         score = dict(judge=f"openai:judge@{server.url}", distinct=True)
-        kept = preprocess(PreprocessConfig(data=str(folder), out=str(tmp_path/"a"), validation_share=0, score=ScoreConfig(**score, min_judge=5)))
+        kept = preprocess(PreprocessConfig(data=str(folder), out=str(tmp_path/"a"), validation_share=0,
+                                           filter=FilterConfig(**score, min_judge=5)))
         asked = len(server.requests)
         assert kept["train"] == asked
-        with pytest.raises(Exception, match="low opinion of the judge"): preprocess(PreprocessConfig(data=str(folder), out=str(tmp_path/"a"), score=ScoreConfig(**score)))
+        with pytest.raises(Exception, match="low opinion of the judge"): preprocess(PreprocessConfig(data=str(folder), out=str(tmp_path/"a"), filter=FilterConfig(**score)))
         assert len(server.requests) == asked

@@ -94,7 +94,7 @@ def test_a_small_script_runs(path, place, blind_model):
 
 @pytest.mark.full
 def test_two_processes(place, blind_model):
-    place("run_nl_test.sh", "--model", blind_model, "--max_new_tokens", 4, PROCESSES="2")
+    place("run_nl_test.sh", "--model", blind_model, "--sampling.max_new_tokens", 4, PROCESSES="2")
     rows = [json.loads(line) for line in (place.folder/"runs/numberline_test/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [0, 1, 2] and rows[1]["turns"] == 16   # 4 environments × 4 turns, shared
 
@@ -141,7 +141,7 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(place, blind_model):
     env = {**place.env, "PATH": f"{tools}:{place.env['PATH']}", "SLURM_SUBMIT_DIR": str(place.folder), "SLURM_JOB_NODELIST": "two", "SLURM_JOB_NUM_NODES": "2",
            "SLURM_JOB_ID": str(port - 20000 if port >= 20000 else port)}
     arguments = ["bash", str(place.folder/"scripts/batch_vlm.sh"), "runs/job", "ppo", "--config", "scripts/configs/ppo/numberline_test.yaml", "--model", str(blind_model),
-                 "--max_new_tokens", "4", "--updates", "40", "--eval_every", "40", "--save_every", "100"]
+                 "--sampling.max_new_tokens", "4", "--updates", "40", "--run.eval_every", "40", "--run.save_every", "100"]
     with open(place.folder/"log", "w") as log: job = subprocess.Popen(arguments, env=env, cwd=place.folder, stdout=log, stderr=log)
     said = lambda: (place.folder/"log").read_text()[-3000:]
     try:

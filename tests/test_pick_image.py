@@ -161,8 +161,8 @@ def test_a_policy_reads_several_images(correct_index, blind):
 @KINDS
 def test_every_stage_takes_several_images(rl4vlm, tmp_path, blind, correct_index):
     options = ["--task", "PickImage", "--task_options.correct_index", "null" if correct_index is None else correct_index]
-    rl4vlm("quickstart", *options, "--model", blind, "--out", "run", "--collect.episodes", 20, "--sft.steps", 3, "--sft.batch_size", 4, "--ppo.updates", 2, "--ppo.envs", 4,
-           "--ppo.steps", 2, "--ppo.minibatch", 4, "--ppo.max_new_tokens", 8, "--eval.panel", "val-50", "--eval.max_new_tokens", 8)
+    rl4vlm("quickstart", *options, "--model", blind, "--out", "run", "--collect.episodes", 20, "--sft.steps", 3, "--sft.optim.batch_size", 4, "--ppo.updates", 2, "--ppo.rollout.envs", 4,
+           "--ppo.rollout.steps", 2, "--ppo.optim.minibatch", 4, "--ppo.sampling.max_new_tokens", 8, "--eval.panel", "val-50", "--eval.sampling.max_new_tokens", 8)
     rows = EpisodeStore(tmp_path/"run/data/episodes").read()
     assert len(rows) == 20 and all(len(r["images"]) == 4 for r in rows) and set(rows["cause"]) == {None}
     results = {r["name"]: r for r in json.loads((tmp_path/"run/results.json").read_text())["rows"]}
@@ -174,4 +174,4 @@ def test_every_stage_takes_several_images(rl4vlm, tmp_path, blind, correct_index
 def test_in_words(blind, rl4vlm):
     options = ["--task", "PickImage", "--task_options.correct_index", "null", "--task_options.text_only", "true"]
     assert "Pictures: 0 " in rl4vlm("tasks", *options, "--episodes", 0).stdout
-    rl4vlm("ppo", *options, "--model", blind, "--updates", 1, "--envs", 4, "--steps", 2, "--max_new_tokens", 8, "--eval_every", 5)
+    rl4vlm("ppo", *options, "--model", blind, "--updates", 1, "--rollout.envs", 4, "--rollout.steps", 2, "--sampling.max_new_tokens", 8, "--run.eval_every", 5)

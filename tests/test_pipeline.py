@@ -13,7 +13,8 @@ def config(tmp_path_factory, blind_model):
     os.chdir(tmp_path_factory.mktemp("pipeline"))
     small = dict(max_new_tokens=8)
     return PipelineConfig(model=str(blind_model), out="run", collect=CollectConfig(episodes=20), sft=SFTConfig(steps=2), eval=EvalConfig(panel="val-50", **small),
-                          ppo=PPOConfig(updates=1, envs=4, steps=2, minibatch=8, epochs=1, **small))
+                          ppo=PPOConfig(updates=1, rollout=dict(envs=4, steps=2), optim=dict(minibatch=8, epochs=1),
+                                        **small))
 
 
 def run(config, **options):

@@ -77,11 +77,11 @@ def test_small_presets_use_a_tiny_model(path):
 def test_published_numbers():
     c = read(ROOT/"scripts/configs/ppo/numberline_llava.yaml")
     assert (c.task, c.model, c.seed) == ("NumberLine", "llava-hf/llava-v1.6-mistral-7b-hf", 1)
-    assert (c.lr, c.end_lr, c.schedule, c.lr_updates) == (1e-5, 1e-9, "cosine", 25)
+    assert (c.optim.lr, c.optim.end_lr, c.optim.schedule, c.optim.lr_updates) == (1e-5, 1e-9, "cosine", 25)
     assert (c.lora.r, c.lora.alpha, c.lora.dropout, c.lora.parts) == (128, 256, 0.0, "all")
-    assert (c.clip, c.gamma, c.gae_lambda, c.temperature, c.max_grad_norm, c.value_coef) == (0.1, 0.9, 0.95, 0.2, 0.01, 0.5)
-    assert (c.envs * c.steps, c.epochs, c.minibatch, c.microbatches, c.updates) == (512, 4, 128, 128, 29)
-    assert (c.max_new_tokens, c.thought_weight, c.ratio, c.lambda_norm) == (256, 0.5, "turn", "sum")
+    assert (c.loss.clip, c.advantage.gamma, c.advantage.gae_lambda, c.sampling.temperature, c.optim.max_grad_norm, c.loss.value_coef) == (0.1, 0.9, 0.95, 0.2, 0.01, 0.5)
+    assert (c.rollout.envs * c.rollout.steps, c.optim.epochs, c.optim.minibatch, c.optim.microbatches, c.updates) == (512, 4, 128, 128, 29)
+    assert (c.sampling.max_new_tokens, c.loss.thought_weight, c.loss.ratio, c.loss.lambda_norm) == (256, 0.5, "turn", "sum")
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
@@ -96,7 +96,7 @@ def test_published_rules(game):
     assert make_task(c.task, **c.task_options).make_env().unwrapped.version == 0 and make_task(game).make_env().unwrapped.version == 1
 
 
-@pytest.mark.parametrize("line, says", [("clipp: 0.1", "clipp"), ("lora: {rank: 8}", "rank"), ("clip: 7.0", "above 0 and at most 1"), ("steps: many", "many"), ("top_p: 0.9", "top_p")])
+@pytest.mark.parametrize("line, says", [("clipp: 0.1", "clipp"), ("lora: {rank: 8}", "rank"), ("rollout: {envz: 8}", "envz"), ("loss: {clip: 7.0}", "above 0 and at most 1"), ("clip: 7.0", "above 0 and at most 1"), ("rollout: {steps: many}", "many"), ("top_p: 0.9", "top_p")])
 def test_a_wrong_key_or_value_in_a_preset_is_refused(line, says, tmp_path, capsys):
     text = (ROOT/"scripts/configs/ppo/numberline_test.yaml").read_text()
     key = line.split(":")[0]

@@ -3,8 +3,8 @@ import json, signal, subprocess, sys, time
 import pytest
 
 COMMAND = [sys.executable, "-m", "rl4vlm.cli", "quickstart"]
-SMALL = ["--model", "{model}", "--collect.episodes", "20", "--sft.steps", "4", "--ppo.updates", "6", "--ppo.envs", "4", "--ppo.steps", "2", "--ppo.minibatch", "8",
-         "--ppo.max_new_tokens", "8", "--eval.panel", "val-50", "--eval.max_new_tokens", "8", "--ppo.save_every", "1", "--ppo.eval_every", "3"]
+SMALL = ["--model", "{model}", "--collect.episodes", "20", "--sft.steps", "4", "--ppo.updates", "6", "--ppo.rollout.envs", "4", "--ppo.rollout.steps", "2", "--ppo.optim.minibatch", "8",
+         "--ppo.sampling.max_new_tokens", "8", "--eval.panel", "val-50", "--eval.sampling.max_new_tokens", "8", "--ppo.run.save_every", "1", "--ppo.run.eval_every", "3"]
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_keys_are_not_recorded(name):
 def test_no_environment_variable_is_written(tmp_path, rl4vlm, blind_model):
     "A run with every kind of secret in its environment leaves none of them in any file."
     secrets = dict(OPENAI_API_KEY="sk-zebra-1111", WANDB_API_KEY="zebra-2222" * 4, HF_TOKEN="hf_zebra3333", MY_PLAIN_VARIABLE="zebra-4444")
-    rl4vlm("ppo", "--model", blind_model, "--updates", 1, "--envs", 2, "--steps", 1, "--minibatch", 2, "--max_new_tokens", 2, "--trackers", "tensorboard", "--out", "run", **secrets)
+    rl4vlm("ppo", "--model", blind_model, "--updates", 1, "--rollout.envs", 2, "--rollout.steps", 1, "--optim.minibatch", 2, "--sampling.max_new_tokens", 2, "--run.trackers", "tensorboard", "--out", "run", **secrets)
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert any(p.name == "config.yaml" for p in files) and any("tfevents" in p.name for p in files)
     for p in files: assert b"zebra" not in p.read_bytes(), f"{p.relative_to(tmp_path)} holds an environment variable"

@@ -19,7 +19,7 @@ def served(tmp_path_factory):
     build_tiny(folder/"base", texts=frame_texts(task, sample_frames(task, 20)))
     rows = [dict(messages=t.messages + [dict(role="assistant", content=t.text)], images=t.images) for e in play(task, OracleActor(task), range(40)) for t in e.turns]
     policy = VLMPolicy.load(folder/"base")
-    train_sft(rows, policy, SFTConfig(steps=60, batch_size=16, save_every=1000), folder/"sft")
+    train_sft(rows, policy, SFTConfig(steps=60, optim=dict(batch_size=16), run=dict(save_every=1000)), folder/"sft")
     policy.model.save_pretrained(folder/"model"); policy.processor.save_pretrained(folder/"model")
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     (folder/"cache").mkdir()

@@ -6,7 +6,7 @@ from rl4vlm.tasks import make_task
 from rl4vlm.trl_rloo import Reward, episode_stream
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ["--steps", 2, "--prompts", 2, "--group_size", 2, "--max_new_tokens", 8]
+SHORT = ["--steps", 2, "--prompts", 2, "--group_size", 2, "--sampling.max_new_tokens", 8]
 says = lambda text: [dict(role="assistant", content=text)]
 
 
@@ -36,7 +36,7 @@ def test_what_an_answer_is_worth():
 
 def test_a_task_of_several_turns_is_refused(rl4vlm, tmp_path):
     [line] = rl4vlm("trl-rloo", "--task", "NumberLine", code=2).stderr.strip().splitlines()
-    assert line.startswith("error: ") and "rl4vlm ppo --advantage rloo" in line and not (tmp_path/"runs").exists()
+    assert line.startswith("error: ") and "rl4vlm ppo --advantage.estimator rloo" in line and not (tmp_path/"runs").exists()
 
 
 def test_without_the_extra(rl4vlm, tmp_path):
@@ -46,7 +46,7 @@ def test_without_the_extra(rl4vlm, tmp_path):
     assert line.startswith("error: ") and "pip install -e '.[trl]'" in line and not (tmp_path/"runs").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [(["--group_size", 1], "at least 2"), (["--microbatches", 3], "must divide"), (["--lr", 0], "above 0"), (["--steps", 0], "at least 1"),
+@pytest.mark.parametrize("arguments, says", [(["--group_size", 1], "at least 2"), (["--optim.microbatches", 3], "must divide"), (["--optim.lr", 0], "above 0"), (["--steps", 0], "at least 1"),
                                              (["--model", "./nowhere"], "does not exist"), (["--num_rollouts", 4], "--num_rollouts")])
 def test_wrong_options_get_one_clear_line(rl4vlm, arguments, says):
     [line] = rl4vlm("trl-rloo", *arguments, code=2).stderr.strip().splitlines()
@@ -54,12 +54,12 @@ def test_wrong_options_get_one_clear_line(rl4vlm, arguments, says):
 
 
 def test_a_short_run_repeats_and_can_be_played(rl4vlm, tmp_path, blind):
-    for name in "ab": done = rl4vlm("trl-rloo", "--task", "PickImage", "--model", blind, "--out", name, *SHORT, "--microbatches", 2)
+    for name in "ab": done = rl4vlm("trl-rloo", "--task", "PickImage", "--model", blind, "--out", name, *SHORT, "--optim.microbatches", 2)
     rows = [json.loads(line) for line in (tmp_path/"a/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2] and all(0 <= r["reward"] <= 1 and r["response_tokens"] <= 8 and r["failed_parses"] == sum(r["causes"].values()) / 4 for r in rows)
     assert (tmp_path/"a/metrics.jsonl").read_text() == (tmp_path/"b/metrics.jsonl").read_text()
     assert yaml.safe_load((tmp_path/"a/config.yaml").read_text())["group_size"] == 2 and "a/rloo" not in done.stdout
-    assert "| model |" in rl4vlm("eval", "--task", "PickImage", "--model", "a/rloo", "--panel", "val-50", "--max_new_tokens", 8, "--out", "c").stdout
+    assert "| model |" in rl4vlm("eval", "--task", "PickImage", "--model", "a/rloo", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--out", "c").stdout
 
 
 def test_a_folder_an_adapter_and_a_reference(rl4vlm, tmp_path, blind):
@@ -67,9 +67,9 @@ def test_a_folder_an_adapter_and_a_reference(rl4vlm, tmp_path, blind):
     (tmp_path/"toys").mkdir()
     for i, name in enumerate(("cat", "dog", "owl", "cow", "hen")): Image.new("RGB", (50, 40), (50 * i, 90, 20)).save(tmp_path/f"toys/{name}.png")
     options = ["--task", "PickImage", "--task_options.data_root", "toys", "--task_options.correct_index", "null"]
-    rl4vlm("trl-rloo", *options, "--model", blind, "--out", "a", "--lora.r", 4, "--kl_coef", 0.1, *SHORT)
+    rl4vlm("trl-rloo", *options, "--model", blind, "--out", "a", "--lora.r", 4, "--kl.coef", 0.1, *SHORT)
     assert (tmp_path/"a/rloo/adapter_config.json").exists() and "kl" in json.loads((tmp_path/"a/metrics.jsonl").read_text().splitlines()[0])
-    rl4vlm("eval", *options, "--model", "a/rloo", "--panel", "val-50", "--max_new_tokens", 8, "--baselines", "false", "--out", "b")
+    rl4vlm("eval", *options, "--model", "a/rloo", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--baselines", "false", "--out", "b")
 
 
 def test_zero3_is_what_accelerate_reads():

@@ -47,7 +47,7 @@ def test_a_turn_is_encoded_once(blind_model, monkeypatch):
     segments, played = [list(s) for s in zip(*rows)], len(read)
     bootstraps = sum(t.next_value is not None for row in rows for t in row)
     assert played == 12 + bootstraps
-    batch, _ = make_batch(policy, segments, PPOConfig(envs=4, steps=3))
+    batch, _ = make_batch(policy, segments, PPOConfig(rollout=dict(envs=4, steps=3)))
     assert len(read) == played and all(any(p is r for r in read) for p in batch.prompts)
     same = {}
     for p in batch.prompts: assert same.setdefault(p.ids.tobytes(), p.ids) is p.ids

@@ -107,7 +107,9 @@ def our_ppo(base, new_tokens, turns, epochs=2, envs=64, device="cpu", **options)
     options = dict(parts="language", max_kl=0.0, value_warmup=0, lr=1e-5, end_lr=1e-5, minibatch=turns) | options
     policy = VLMPolicy.load(base, device=device)
     policy.allowed[len(policy.tokenizer):] = True; policy.forbid()   # as in a model whose tokenizer fills its vocabulary; the plain loop writes these ids too
-    return PPO("NumberLine", policy, PPOConfig(envs=envs, steps=turns // envs, epochs=epochs, max_new_tokens=new_tokens, **options))
+    return PPO("NumberLine", policy, PPOConfig(rollout=dict(envs=envs, steps=turns // envs),
+                                               optim=dict(epochs=epochs), sampling=dict(max_new_tokens=new_tokens),
+                                               **options))
 
 
 def matmul_rate(n=512):

@@ -38,7 +38,8 @@ def trl_trainer(base, folder, task):
     from trl import RLOOTrainer
     from rl4vlm.models import load_vlm
     from rl4vlm.trl_rloo import Reward, episode_stream, rloo_arguments
-    arguments = rloo_arguments(TRLConfig(prompts=PROMPTS, group_size=GROUP, max_new_tokens=TOKENS, steps=10**6, lr=1e-5), folder)
+    arguments = rloo_arguments(TRLConfig(prompts=PROMPTS, group_size=GROUP, sampling=dict(max_new_tokens=TOKENS),
+                                         steps=10**6, optim=dict(lr=1e-5)), folder)
     arguments.logging_steps = 10**6
     model, processor = load_vlm(base, dtype="float32", device="cpu")
     arguments.generation_kwargs = dict(suppress_tokens=no_end(model, processor.tokenizer))
@@ -67,8 +68,11 @@ def against_trl(width, layers, repeats):
         policy = VLMPolicy.load(base, device="cpu")
         parameters = sum(p.numel() for p in policy.model.parameters())
         policy.forbid(policy.end_id)
-        ours = PPO(task, policy, PPOConfig(task="PickImage", advantage="rloo", group_size=GROUP, envs=PROMPTS * GROUP, minibatch=PROMPTS * GROUP, epochs=1, max_new_tokens=TOKENS,
-                                           lr=1e-5, end_lr=1e-5, max_kl=0.0, value_warmup=0, thought_weight=1.0))
+        ours = PPO(task, policy, PPOConfig(task="PickImage", advantage=dict(estimator="rloo", group_size=GROUP),
+                                           rollout=dict(envs=PROMPTS * GROUP),
+                                           optim=dict(minibatch=PROMPTS * GROUP, epochs=1, lr=1e-5, end_lr=1e-5, value_warmup=0),
+                                           sampling=dict(max_new_tokens=TOKENS), kl=dict(max=0.0),
+                                           loss=dict(thought_weight=1.0)))
         mine, trainer = [], trl_trainer(base, Path(folder)/"trl", task)
         def turn():   # after each of TRL's steps one of ours; the time of ours is taken out again
             seconds = time.process_time() - turn.last

@@ -33,7 +33,8 @@ def epoch(base, rows, aside, group, device, batch=8):
     steps = len(rows) // batch
     with tempfile.TemporaryDirectory() as folder:
         start = clock()
-        train_sft(rows, policy, SFTConfig(steps=steps, batch_size=batch, lr=1e-3, group=group, save_every=10**6), folder)
+        train_sft(rows, policy, SFTConfig(steps=steps, optim=dict(batch_size=batch, lr=1e-3), rows=dict(group=group),
+                                          run=dict(save_every=10**6)), folder)
         seconds = clock() - start
     return seconds, validation_loss(policy, aside)
 

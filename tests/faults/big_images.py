@@ -35,7 +35,8 @@ if __name__ == "__main__":
     from rl4vlm.tasks import make_task
     from rl4vlm.tiny import sample_frames
     before = peak()
-    if what == "collect": collect(CollectConfig(task="BigImages", actor="random", episodes=episodes, envs=4, shard_episodes=episodes, out=folder))
+    if what == "collect": collect(CollectConfig(task="BigImages", actor="random", episodes=episodes,
+                                                rollout=dict(envs=4), shard_episodes=episodes, out=folder))
     if what == "eval": evaluate("BigImages", RandomActor(make_task("BigImages")), range(episodes), envs=4, store=EpisodeStore(folder))
     if what == "tiny": sample_frames(make_task("BigImages"), episodes)
     print(round(peak() - before))

@@ -28,7 +28,8 @@ def test_an_edit_in_a_module_that_the_task_imports_changes_the_number(tmp_path, 
     helper, task = tmp_path/"stale_helper.py", tmp_path/"stale_task.py"
     task.write_text(TASK.format(helper="stale_helper", name="StaleGame")); helper.write_text(HELPER.format(1.0))
     module = importlib.import_module("stale_task")
-    play = lambda out: evaluate_all(EvalConfig(task="StaleGame", panel="val-50", envs=2, out=str(tmp_path/out)), {})[0]["success"]
+    play = lambda out: evaluate_all(EvalConfig(task="StaleGame", panel="val-50", rollout=dict(envs=2),
+                                               out=str(tmp_path/out)), {})[0]["success"]
     assert play("before") == 1.0
     helper.write_text(HELPER.format(-1.0)); module.helper.REWARD = -1.0     # as after an edit and a new start
     assert play("after") == 0.0
@@ -48,9 +49,10 @@ def alive(monkeypatch):
 
 def test_never_more_environments_than_asked_for(alive, tmp_path, blind_model):
     from rl4vlm.collect import collect
-    evaluate_all(EvalConfig(panel="val-50", envs=2, max_new_tokens=2, out=str(tmp_path/"a")), dict(model=str(blind_model)))
+    evaluate_all(EvalConfig(panel="val-50", rollout=dict(envs=2), sampling=dict(max_new_tokens=2),
+                            out=str(tmp_path/"a")), dict(model=str(blind_model)))
     assert alive == dict(now=0, most=2)
-    collect(CollectConfig(episodes=9, envs=3, shard_episodes=4, out=str(tmp_path/"b")))
+    collect(CollectConfig(episodes=9, rollout=dict(envs=3), shard_episodes=4, out=str(tmp_path/"b")))
     assert alive == dict(now=0, most=3)
 
 

@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 import pytest, torch
 
-OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1".split()
+OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 4 --steps 2 --optim.minibatch 8 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1".split()
 
 
 def test_a_full_disk_while_logging(tmp_path):
@@ -56,7 +56,9 @@ def learner(blind_model, tmp_path):
     from rl4vlm.config import PPOConfig
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import PPO
-    ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(envs=4, steps=2, minibatch=8, max_new_tokens=8), tmp_path)
+    ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(rollout=dict(envs=4, steps=2),
+                                                                        optim=dict(minibatch=8),
+                                                                        sampling=dict(max_new_tokens=8)), tmp_path)
     yield ppo
     ppo.player.close()
 
@@ -99,11 +101,11 @@ def test_no_memory_in_an_update(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     learner.loss = hungry
-    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --microbatches \(now 1\)"): learner.run_update()
+    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --optim.microbatches \(now 1\)"): learner.run_update()
 
 
 def test_no_memory_in_a_rollout(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     learner.policy.prefill = hungry
-    with pytest.raises(RL4VLMError, match=r"out of memory in the rollout of update 1: lower --envs \(now 4\)"): learner.run_update()
+    with pytest.raises(RL4VLMError, match=r"out of memory in the rollout of update 1: lower --rollout.envs \(now 4\)"): learner.run_update()

@@ -14,7 +14,7 @@ FILES = {"bad.yaml": "a: [1\n b: {", "list.yaml": "- 1\n", "text.yaml": "hello\n
          "m_text/model.safetensors": "x", "m_new/config.json": '{"model_type": "zzz"}', "m_new/model.safetensors": "x", "a_bare/adapter_config.json": "{}", "a_half/adapter_config.json": "[",
          "a_lost/adapter_config.json": '{"peft_type": "LORA", "base_model_name_or_path": "./nowhere"}'}
 RUNS = ("quickstart", "pipeline", "collect", "sft", "ppo", "trl-rloo", "eval")
-BASIC = {"collect": ["--episodes", 1, "--envs", 1], "sft": ["--captions"], "eval": ["--panel", "val-50"], "preprocess": ["--data", "eps"], "tasks": ["--task", "NumberLine"],
+BASIC = {"collect": ["--episodes", 1, "--rollout.envs", 1], "sft": ["--captions"], "eval": ["--panel", "val-50"], "preprocess": ["--data", "eps"], "tasks": ["--task", "NumberLine"],
          "merge": ["--model", "a_lost"], "alfworld": ["generate", "OUT"], "report": ["odd_run"]}
 LONG, NUL = "a" * 300, "a\0b"
 
@@ -95,9 +95,9 @@ def test_what_belongs_to_one_command(place):
     commands = [["collect", *BASIC["collect"], who, name, "--ask.retries", 0, "--out", "w"] for who in ("--actor", "--label") for name in
                 ("nosuch", "local:", "local:m_list", "local:a_bare", "openai:", "openai:x", "openai:x@", "openai:m@ftp://x", "openai:m@http://", "openai:m@http://u:p@h", "openai:m@http://h/#key=1", "openai:m@http://h:abc", "openai:m@http://[::1", ":")]
     for data in ("nowhere", "nowhere.json", "plain", "empty", "eps", "data", "folder.json", "bytes.json", "half.json", "null.json", "rows.json", "deep.json", "half.jsonl", "/dev/null", LONG + ".json", "plain/x.json"):
-        commands += [["preprocess", "--data", data, "--out", "w"], ["preprocess", "--data", data, "--out", "w", "--score.success"], ["sft", "--data", data, "--out", "w"], ["sft", "--data", data, "--out", "w", "--on_bad_row", "skip"]]
-    commands += [["eval", *words, "--out", "w"] for words in (["--tasks", "nosuch"], ["--compare", "a"], ["--compare", "a", "a"], ["--panel", "5"], ["--workers", -2], ["--model", "tiny:nosuch"])]
-    commands += [["ppo", *words, "--out", "w"] for words in (["--trackers", "nosuch"], ["--lora.parts", "x"], ["--parts", "x"], ["--group_size", 3, "--advantage", "rloo"], ["--panel", "nosuch"])]
+        commands += [["preprocess", "--data", data, "--out", "w"], ["preprocess", "--data", data, "--out", "w", "--filter.success"], ["sft", "--data", data, "--out", "w"], ["sft", "--data", data, "--out", "w", "--rows.on_bad_row", "skip"]]
+    commands += [["eval", *words, "--out", "w"] for words in (["--tasks", "nosuch"], ["--compare", "a"], ["--compare", "a", "a"], ["--panel", "5"], ["--rollout.workers", -2], ["--model", "tiny:nosuch"])]
+    commands += [["ppo", *words, "--out", "w"] for words in (["--run.trackers", "nosuch"], ["--lora.parts", "x"], ["--trainable", "x"], ["--group_size", 3, "--advantage.estimator", "rloo"], ["--panel", "nosuch"])]
     commands += [[c, f"--model={m}", "--dry-run"] for c in ("ppo", "sft") for m in ("nowhere", "m_list", "m_new", "a_bare", "a_half", "a_lost", "tiny")]
     commands += [["report", *words] for words in (["nowhere"], ["plain"], ["empty"], ["/dev/null"], ["odd_run", "nowhere"], ["odd_run", "--out", "/proc/x.html"], ["odd_run", "--out", "plain/x.html"], ["nowhere", "--serve"], ["odd_run", "--serve", "--port", 70000], ["--runs", "[]"])]
     commands += [["merge", "--model", m, "--out", o] for m in ("a_lost", "a_bare", "odd_run", "nowhere") for o in ("new", "plain", "mine", "/proc/x")]
@@ -133,6 +133,6 @@ class LakeByPath(Task):
     for number, name in enumerate(("./sub/lake_task.py", str(place/"sub"/"lake_task.py"))):
         err = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-            code = cli.main(["collect", "--import", name, "--task", "LakeByPath", "--actor", "random", "--episodes", "2", "--envs", "2", "--workers", "2", "--out", f"r{number}"])
+            code = cli.main(["collect", "--import", name, "--task", "LakeByPath", "--actor", "random", "--episodes", "2", "--rollout.envs", "2", "--rollout.workers", "2", "--out", f"r{number}"])
         assert code == 0, err.getvalue()
     for m in ("lake_task", "lake_helper"): sys.modules.pop(m, None)

@@ -124,7 +124,10 @@ def test_nothing_to_learn_from_changes_nothing_and_says_so(blind_model, options)
 def test_a_batch_of_one(blind_model, options):
     "It ended with NaN."
     from rl4vlm.policy import VLMPolicy
-    ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(envs=1, steps=1, minibatch=1, max_new_tokens=4, value_warmup=0, task_options=dict(max_turns=1), **options))
+    ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(rollout=dict(envs=1, steps=1),
+                                                                        optim=dict(minibatch=1, value_warmup=0),
+                                                                        sampling=dict(max_new_tokens=4),
+                                                                        task_options=dict(max_turns=1), **options))
     try: rows = [ppo.run_update()[0] for _ in range(2)]
     finally: ppo.player.close()
     assert all(np.isfinite(v) for row in rows for v in row.values() if isinstance(v, float)) and all(p.isfinite().all() for p in ppo.policy.parameters())
@@ -135,7 +138,10 @@ def test_answers_without_tokens(blind_model, advantage):
     "Some or all answers of a rollout are empty: they weigh nothing, and nothing becomes NaN."
     from rl4vlm.policy import VLMPolicy
     for empty in (2, 8):
-        ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(advantage=advantage, envs=4, steps=2, minibatch=4, max_new_tokens=4, value_warmup=0))
+        ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(advantage=dict(estimator=advantage),
+                                                                            rollout=dict(envs=4, steps=2),
+                                                                            optim=dict(minibatch=4, value_warmup=0),
+                                                                            sampling=dict(max_new_tokens=4)))
         played = ppo.play
         def emptied():
             segments = played()
@@ -152,7 +158,10 @@ def test_the_value_head_alone_learns_in_warmup(blind_model):
     "value_gradient lets the value loss change the model, but not in the updates in which only the head learns."
     from rl4vlm.policy import VLMPolicy
     for warmup, gradient, moves in ((0, True, True), (1, True, False), (1, False, False)):
-        ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(envs=4, steps=2, minibatch=8, max_new_tokens=4, value_warmup=warmup, value_gradient=gradient))
+        ppo = PPO("NumberLine", VLMPolicy.load(str(blind_model)), PPOConfig(rollout=dict(envs=4, steps=2),
+                                                                            optim=dict(minibatch=8, value_warmup=warmup),
+                                                                            sampling=dict(max_new_tokens=4),
+                                                                            loss=dict(value_gradient=gradient)))
         torch.nn.init.normal_(ppo.policy.value_head[-1].weight)
         before = [p.detach().clone() for p in ppo.policy.model.parameters()]
         try: ppo.run_update()

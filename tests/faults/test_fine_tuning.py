@@ -34,7 +34,9 @@ class Look(TrainerCallback):
 def gradient(model, batch_size, accumulate, folder, **options):
     "Loss and gradient of one step on the eight rows."
     look = Look()
-    train_sft(unequal(), VLMPolicy.load(model, device="cpu"), SFTConfig(steps=1, batch_size=batch_size, accumulate=accumulate, max_grad_norm=1e9, **options), Path(folder)/"sft", [look], shuffle=False)
+    train_sft(unequal(), VLMPolicy.load(model, device="cpu"), SFTConfig(steps=1,
+                                                                        optim=dict(batch_size=batch_size, accumulate=accumulate, max_grad_norm=1e9),
+                                                                        **options), Path(folder)/"sft", [look], shuffle=False)
     return dict(loss=look.loss, gradient=look.gradient)
 
 def same(a, b):
@@ -109,7 +111,8 @@ def test_a_validation_loss_that_is_not_finite_stops(blind_model, tmp_path, monke
     from rl4vlm import sft
     monkeypatch.setattr(sft, "validation_loss", lambda *a: float("nan"))
     with pytest.raises(InvariantError, match="val_loss is nan"):
-        train_sft(unequal(), VLMPolicy.load(blind_model, device="cpu"), SFTConfig(steps=2, batch_size=2, best="loss", eval_every=1), tmp_path/"sft", validation=unequal(2))
+        train_sft(unequal(), VLMPolicy.load(blind_model, device="cpu"), SFTConfig(steps=2, optim=dict(batch_size=2),
+                                                                                  run=dict(best="loss", eval_every=1)), tmp_path/"sft", validation=unequal(2))
     assert not (log := tmp_path/"sft"/"metrics.jsonl").exists() or "NaN" not in log.read_text()
 
 
@@ -124,7 +127,8 @@ def test_trls_trainer_stops_too(blind_model, tmp_path, monkeypatch, what):
         loss.register_hook(lambda g: g * float("inf"))
         return loss
     monkeypatch.setattr(trl.RLOOTrainer, "compute_loss", broken)
-    config = TRLConfig(model=str(blind_model), task="PickImage", steps=1, prompts=2, group_size=2, max_new_tokens=4, out=str(tmp_path/"run"), trackers=[])
+    config = TRLConfig(model=str(blind_model), task="PickImage", steps=1, prompts=2, group_size=2,
+                       sampling=dict(max_new_tokens=4), out=str(tmp_path/"run"), run=dict(trackers=[]))
     with pytest.raises(InvariantError, match=f"step 1: the {what} is not finite"): train_trl(config)
     assert load_file(tmp_path/"run"/"broken_batch_0.safetensors") and not (tmp_path/"run"/"rloo").exists()
 
@@ -135,13 +139,13 @@ def test_trls_trainer_stops_too(blind_model, tmp_path, monkeypatch, what):
 def test_a_row_whose_answer_cannot_be_sampled(blind_model, tmp_path, answer):
     rows = unequal(6); rows[3]["messages"][-1]["content"] = answer
     policy = VLMPolicy.load(blind_model, device="cpu")
-    with pytest.raises(UsageError, match=r"row 3 cannot be learned from: .*--on_bad_row skip"): train_sft(rows, policy, SFTConfig(steps=1, batch_size=2), tmp_path/"sft")
+    with pytest.raises(UsageError, match=r"row 3 cannot be learned from: .*--rows.on_bad_row skip"): train_sft(rows, policy, SFTConfig(steps=1, optim=dict(batch_size=2)), tmp_path/"sft")
     assert not (tmp_path/"sft").exists()
-    with pytest.warns(UserWarning, match="row 3 is left out"): result = train_sft(rows, policy, SFTConfig(steps=1, batch_size=2, on_bad_row="skip"), tmp_path/"sft")
+    with pytest.warns(UserWarning, match="row 3 is left out"): result = train_sft(rows, policy, SFTConfig(steps=1, optim=dict(batch_size=2), rows=dict(on_bad_row="skip")), tmp_path/"sft")
     assert result["left_out"] == [3] and result["loss"] < 100
 
 
 def test_tokens_that_were_forbidden_count_too(blind_model, tmp_path):
     policy = VLMPolicy.load(blind_model, device="cpu")
     policy.forbid(*policy.answer_ids("yes")[:1])
-    with pytest.raises(UsageError, match="row 1 cannot be learned from: .* never sampled"): train_sft(unequal(6), policy, SFTConfig(steps=1, batch_size=2), tmp_path/"sft")
+    with pytest.raises(UsageError, match="row 1 cannot be learned from: .* never sampled"): train_sft(unequal(6), policy, SFTConfig(steps=1, optim=dict(batch_size=2)), tmp_path/"sft")

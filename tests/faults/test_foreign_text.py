@@ -21,7 +21,7 @@ def run(*arguments):
 @pytest.mark.parametrize("arguments", [
     ["tasks", "--task", EVIL], ["ppo", "--model", EVIL], ["ppo", "--task", EVIL], ["report", EVIL], ["eval", "--panel", EVIL], [EVIL], ["ppo", f"--{EVIL}", "1"],
     ["preprocess", "--data", EVIL + ".json"], ["merge", "--model", EVIL, "--out", "x"], ["collect", "--actor", EVIL], ["tasks", "--import", EVIL], ["ppo", "--config", EVIL],
-    ["tasks", "--task", "NumberLine", "--task_options.goal", EVIL], ["sft", "--data", EVIL, "--images", EVIL]])
+    ["tasks", "--task", "NumberLine", "--task_options.goal", EVIL], ["sft", "--data", EVIL, "--rows.images", EVIL]])
 def test_nothing_that_a_terminal_obeys_is_printed(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*arguments)
@@ -68,9 +68,9 @@ from rl4vlm.tasks import register_task
 class Keyed(NumberLine): api_key, address = "", ""
 ''')
     options = ["--import", "keyed_task", "--task", "Keyed", "--task_options.api_key", "zebra", "--task_options.address", "http://u:zebra@h/#key=zebra"]
-    code, out, err = run("collect", "--episodes", 2, "--envs", 1, "--out", "r", *options)
+    code, out, err = run("collect", "--episodes", 2, "--rollout.envs", 1, "--out", "r", *options)
     assert code == 0, err
-    code, out2, err2 = run("eval", "--panel", "val-50", "--envs", 2, "--out", "e", *options)
+    code, out2, err2 = run("eval", "--panel", "val-50", "--rollout.envs", 2, "--out", "e", *options)
     assert code == 0 and "zebra" not in out + err + out2 + err2
     run("report", "e")
     for path in tmp_path.rglob("*"):

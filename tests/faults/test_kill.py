@@ -8,7 +8,7 @@ import pytest
 from processes import finish, kill, start
 from safetensors.numpy import load_file
 
-OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --envs 4 --steps 2 --minibatch 8 --max_new_tokens 8 --eval_every 2 --save_every 1 --seed 3".split()
+OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --rollout.envs 4 --steps 2 --optim.minibatch 8 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1 --seed 3".split()
 
 
 def command(model, out, processes, *more):

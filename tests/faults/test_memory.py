@@ -92,7 +92,7 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     "Neither to a judge nor into new data, by any reader of a store."
     import pyarrow.parquet as pq
     from PIL import Image
-    from rl4vlm.config import PreprocessConfig, ScoreConfig
+    from rl4vlm.config import PreprocessConfig, FilterConfig
     from rl4vlm.store import write_card
     from rl4vlm.labellers import ServerActor
     from rl4vlm.preprocess import preprocess
@@ -105,8 +105,8 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     listed[4] = [{k: str(tmp_path/"secret.png") if v == "SECRET" else v for k, v in image.items()}]
     import pyarrow as pa
     pq.write_table(rows.set_column(rows.schema.get_field_index("images"), rows.schema.field("images"), pa.array(listed, rows.schema.field("images").type)), path)
-    score = ScoreConfig(judge="openai:j@http://127.0.0.1:9/v1")
-    for read in (store.read, lambda: write_card(store, "NumberLine", "a"), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run"), score=score)), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run")))):
+    score = FilterConfig(judge="openai:j@http://127.0.0.1:9/v1")
+    for read in (store.read, lambda: write_card(store, "NumberLine", "a"), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run"), filter=score)), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run")))):
         with pytest.raises(UsageError, match="00000.parquet, row 4: ") as error: read()
         assert says in str(error.value)
     assert not (tmp_path/"run"/"data"/"train.parquet").exists()

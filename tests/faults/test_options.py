@@ -17,10 +17,17 @@ number = lambda f: re.search(r"\b(int|float|Any)\b", str(f.type))
 
 
 # every option has a reader
-READERS = dict(PPOConfig=("ppo", "batch", "advantages"), JudgeConfig=("ppo", "batch", "advantages"), PlayConfig=("ppo",), TRLConfig=("trl_rloo",), SFTConfig=("sft", "pipeline"), EvalConfig=("evaluate",), CollectConfig=("collect",),
-               ScoreConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
-               TasksConfig=("pipeline",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",), LoadingConfig=(), LearningConfig=("ppo", "sft"))
-SHARED_READERS = ("policy", "tasks", "cli", "core", "distributed", "pipeline")   # they serve every configuration
+READERS = dict(PPOConfig=("ppo", "batch", "advantages"), TRLConfig=("trl_rloo",), SFTConfig=("sft",), EvalConfig=("evaluate",), CollectConfig=("collect",),
+               FilterConfig=("filters", "preprocess"), PreprocessConfig=("preprocess",), AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"), PipelineConfig=("pipeline",), ReportConfig=("cli",),
+               TasksConfig=("task_list",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",))
+SHARED_READERS = ("policy", "tasks", "cli", "run_folder", "distributed", "pipeline", "commands")   # they serve every configuration
+
+def readers(config)->set:
+    "Modules that read a class: its own, or of a part those of the commands that have it."
+    if config.__name__ in READERS: return {*READERS[config.__name__]}
+    owners = [c for c in CONFIGS if c is not PipelineConfig and any(isinstance(f.type, type) and issubclass(f.type, config) for f in fields(c))]
+    assert owners, f"no command has a part {config.__name__}"
+    return set().union(*map(readers, owners))
 
 def read_in(module:str)->set:
     "Names of attributes that a module reads, also by getattr and from lists of names."
@@ -31,7 +38,7 @@ def read_in(module:str)->set:
     return found
 
 def unread(config)->list:
-    known = set().union(*(read_in(m) for m in {*READERS[config.__name__], *SHARED_READERS}))
+    known = set().union(*(read_in(m) for m in {*readers(config), *SHARED_READERS}))
     return [f.name for f in fields(config) if f.name not in known]
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.__name__)
@@ -57,8 +64,8 @@ def test_no_option_is_nan_or_infinite(config, value):
 def test_seeds_that_some_library_refuses(config, seed):
     with pytest.raises(UsageError, match="seed=.*between 0 and 4294967295"): make(config, seed=seed)
 
-@pytest.mark.parametrize("words", ["ppo --seed -1", "sft --seed 99999999999", "eval --seed -5", "pipeline --seed -1", "quickstart --seed -1", "collect --seed -1", "tasks --seed -1", "trl-rloo --seed -1", "ppo --lr .nan", "ppo --clip nan", "eval --temperature .inf",
-                                   "pipeline --ppo.lr .inf", "collect --ask.timeout inf", "ppo --task_options.max_turns 0", "eval --task_options.history -1", "collect --task_options.max_turns .inf", "ppo --task_options.max_turns 2.5", "pipeline --task_options.max_turns 0"])
+@pytest.mark.parametrize("words", ["ppo --seed -1", "sft --seed 99999999999", "eval --seed -5", "pipeline --seed -1", "quickstart --seed -1", "collect --seed -1", "tasks --seed -1", "trl-rloo --seed -1", "ppo --optim.lr .nan", "ppo --loss.clip nan", "eval --sampling.temperature .inf",
+                                   "pipeline --ppo.optim.lr .inf", "collect --ask.timeout inf", "ppo --task_options.max_turns 0", "eval --task_options.history -1", "collect --task_options.max_turns .inf", "ppo --task_options.max_turns 2.5", "pipeline --task_options.max_turns 0"])
 def test_one_line_and_no_folder(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*words.split(), *(["--data", "x"] if words.startswith("sft") else []), *(["--out", "run"] if not words.startswith("tasks") else [])]) == 2
@@ -78,7 +85,7 @@ def adapter(blind_model, tmp_path_factory):
     VLMPolicy.load(blind_model, lora=LoRAConfig(r=4, alpha=8)).save(folder)
     return str(folder)
 
-@pytest.mark.parametrize("options, says", [(dict(lora=LoRAConfig(r=32, alpha=64, parts="all")), r"lora.r=32 \(it has 4\).*lora.parts=all \(it has language\)"), (dict(parts="all"), "parts=all"), (dict(lora=LoRAConfig(r=4)), r"lora.alpha=32 \(it has 8\)"),
+@pytest.mark.parametrize("options, says", [(dict(lora=LoRAConfig(r=32, alpha=64, parts="all")), r"lora.r=32 \(it has 4\).*lora.parts=all \(it has language\)"), (dict(trainable="all"), "trainable=all"), (dict(lora=LoRAConfig(r=4)), r"lora.alpha=32 \(it has 8\)"),
                                            (dict(lora=LoRAConfig(r=4, alpha=8, dropout=0.1)), "lora.dropout=0.1")])
 @pytest.mark.parametrize("config", [PPOConfig, SFTConfig, TRLConfig])
 def test_an_adapter_is_not_what_was_asked_for(adapter, config, options, says):
@@ -87,7 +94,8 @@ def test_an_adapter_is_not_what_was_asked_for(adapter, config, options, says):
 
 def test_a_policy_has_what_its_configuration_says(adapter, blind_model):
     from rl4vlm.policy import VLMPolicy
-    policy = VLMPolicy.from_config(PPOConfig(model=str(blind_model), lora=LoRAConfig(r=2, alpha=6), dtype="bfloat16", max_pixels=60 * 60, attention="eager"))
+    policy = VLMPolicy.from_config(PPOConfig(model=str(blind_model), lora=LoRAConfig(r=2, alpha=6),
+                                             loading=dict(dtype="bfloat16", max_pixels=60 * 60, attention="eager")))
     images = policy.processor.image_processor
     assert policy.base.dtype.__str__() == "torch.bfloat16" and policy.model.peft_config["default"].lora_alpha == 6 and images.size["longest_edge"] == 3600 and policy.base.config._attn_implementation == "eager"
     assert VLMPolicy.from_config(PPOConfig(model=adapter, lora=LoRAConfig(r=4, alpha=8))).model.peft_config["default"].r == 4
@@ -97,7 +105,7 @@ def test_a_policy_has_what_its_configuration_says(adapter, blind_model):
 
 def test_options_that_are_about_something_else():
     with pytest.raises(UsageError, match="lora.alpha=64 without lora.r"): LoRAConfig(alpha=64)
-    with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(parts="all", lora=LoRAConfig(r=4))
+    with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(trainable="all", lora=LoRAConfig(r=4))
 
 @pytest.mark.parametrize("script, config", [("train_ppo.py", PPOConfig), ("train_sft.py", SFTConfig)])
 def test_scripts_take_the_public_way(script, config):
@@ -106,25 +114,63 @@ def test_scripts_take_the_public_way(script, config):
 
 
 # old names
-def test_old_names_are_read_with_a_note(tmp_path, capsys):
-    assert read_options("ppo", ["--accumulate", "4"]).microbatches == 4 and "note: accumulate is called microbatches now" in capsys.readouterr().err
-    assert read_options("trl-rloo", ["--accumulate=4"]).microbatches == 4
-    assert read_options("sft", ["--accumulate", "4"]).accumulate == 4
-    capsys.readouterr()
-    (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n")
-    c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml")])
-    assert (c.sft.accumulate, c.ppo.microbatches) == (3, 5) and capsys.readouterr().err.splitlines() == ["note: ppo.accumulate is called ppo.microbatches now"]
+OLD = ROOT/"tests"/"faults"/"old"   # what version 0.1.0 wrote
 
-def test_old_runs_resume(tmp_path):
+def test_old_names_are_read_with_a_note(tmp_path, capsys):
+    assert read_options("ppo", ["--accumulate", "4"]).optim.microbatches == 4 and "note: accumulate is called optim.microbatches now" in capsys.readouterr().err
+    assert read_options("trl-rloo", ["--accumulate=4"]).optim.microbatches == 4
+    assert read_options("sft", ["--accumulate", "4"]).optim.accumulate == 4
+    capsys.readouterr()
+    (tmp_path/"old.yaml").write_text("sft:\n  accumulate: 3\nppo:\n  accumulate: 5\n  advantage: rloo\npreprocess:\n  score:\n    agree: true\n")
+    c = read_options("pipeline", ["--config", str(tmp_path/"old.yaml"), "--ppo.envs", "16"])
+    assert (c.sft.optim.accumulate, c.ppo.optim.microbatches, c.ppo.advantage.estimator, c.ppo.rollout.envs, c.preprocess.filter.agree) == (3, 5, "rloo", 16, True)
+    assert capsys.readouterr().err.splitlines() == [f"note: {line} now" for line in ("ppo.accumulate is called ppo.optim.microbatches", "ppo.advantage is called ppo.advantage.estimator", "ppo.envs is called ppo.rollout.envs",
+                                                    "preprocess.score.agree is called preprocess.filter.agree", "sft.accumulate is called sft.optim.accumulate")]
+
+def test_every_old_name_leads_somewhere():
+    from rl4vlm.config_parts import MOVED, option_paths, today
+    paths = {path for _, config in COMMANDS.values() for path in option_paths(config)}
+    for old, new in MOVED.items(): assert old == "score" or {*new.split()} <= paths, f"{old} leads nowhere"
+    for _, config in COMMANDS.values():
+        for path in option_paths(config): assert today(path, option_paths(config)) == path
+
+def test_old_keywords_and_attributes_warn_and_work():
+    with pytest.warns(DeprecationWarning, match="advantage of PPOConfig is called advantage.estimator now"): c = PPOConfig(advantage="rloo", envs=16, rollout=dict(steps=4))
+    assert (c.advantage.estimator, c.rollout.envs, c.rollout.steps) == ("rloo", 16, 4)
+    with pytest.warns(DeprecationWarning, match="gamma of PPOConfig is called advantage.gamma now"): assert c.gamma == 0.9
+    with pytest.warns(DeprecationWarning, match="envs of PPOConfig"): assert dataclasses.replace(c, envs=8).rollout == dataclasses.replace(c.rollout, envs=8)
+    with pytest.raises(AttributeError): c.nothing_of_the_kind
+    with pytest.raises(TypeError): PPOConfig(nothing_of_the_kind=1)
+
+@pytest.mark.parametrize("typed, meant", [("--envz", "--rollout.envs"), ("--lrr", "--optim.lr"), ("--rollout.envz", "--rollout.envs"), ("--thought_wieght", "--loss.thought_weight"), ("--advantge", "--advantage.estimator")])
+def test_a_wrong_name_gets_the_nearest_with_its_part(typed, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"): read_options("ppo", [typed, "1"])
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*.yaml")), ids=lambda p: p.stem)
+def test_old_files_mean_the_same(path, capsys):
+    command, _, name = path.stem.replace("trl-rloo", "trl_rloo").partition("-")
+    command = command.replace("_", "-")
+    old = read_options(command, ["--config", str(path)])
+    assert "is called" in capsys.readouterr().err
+    if name != "run": assert old == read_options(command, ["--config", str(ROOT/"scripts/configs"/command/f"{name}.yaml")]) and not capsys.readouterr().err
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*-run.yaml")), ids=lambda p: p.stem)
+def test_old_runs_resume(path, tmp_path):
     from rl4vlm.run_folder import claim_run_folder
-    for config, old in ((PPOConfig(out="x"), ("accumulate",)), (PipelineConfig(out="x"), ("ppo", "accumulate"))):
-        saved, folder = asdict(config), tmp_path/type(config).__name__
-        part = saved if len(old) == 1 else saved["ppo"]
-        part["accumulate"] = part.pop("microbatches")
-        folder.mkdir(); (folder/"config.yaml").write_text(yaml.safe_dump(saved)); (folder/"metrics.jsonl").write_text("")
-        claim_run_folder(folder, asdict(config), resume=True)
-        part["accumulate"] = 7; (folder/"config.yaml").write_text(yaml.safe_dump(saved))
-        with pytest.raises(UsageError, match="microbatches was 7, now 1"): claim_run_folder(folder, asdict(config), resume=True)
+    now = read_options(path.stem.split("-")[0], ["--config", str(path)])
+    (tmp_path/"config.yaml").write_text(path.read_text()); (tmp_path/"metrics.jsonl").write_text("")
+    claim_run_folder(tmp_path, asdict(now), resume=True)
+    now.optim.lr = 7.0
+    with pytest.raises(UsageError, match="optim.lr was .*, now 7.0"): claim_run_folder(tmp_path, asdict(now), resume=True)
+
+def test_stages_of_old_pipelines_are_done():
+    from rl4vlm.pipeline import STAGES, stage_key
+    from rl4vlm.core import flatten_dict
+    from rl4vlm.config_parts import first_name
+    old = flatten_dict(yaml.safe_load((OLD/"ppo-run.yaml").read_text()))
+    old["accumulate"] = old.pop("microbatches")   # as the keys of finished stages have it
+    assert {first_name(k) for k in flatten_dict(asdict(PPOConfig()))} == {*old}
+    assert callable(stage_key) and STAGES
 
 
 # broken weights and rewards

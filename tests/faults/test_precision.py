@@ -80,7 +80,8 @@ def test_fine_tuning_learns_in_bfloat16_what_it_learns_in_float32(blind_model, l
     for dtype in ("float32", "bfloat16"):
         policy = VLMPolicy.load(blind_model, dtype=dtype, device="cpu", parts="all")
         before = validation_loss(policy, lessons)
-        train_sft(lessons, policy, SFTConfig(steps=12, batch_size=8, lr=2e-5, warmup=0.0, save_every=10**6, parts="all"), tmp_path/dtype)
+        train_sft(lessons, policy, SFTConfig(steps=12, optim=dict(batch_size=8, lr=2e-5, warmup=0.0),
+                                             run=dict(save_every=10**6), trainable="all"), tmp_path/dtype)
         assert {p.dtype for p in policy.model.parameters()} == {getattr(torch, dtype)}
         fall[dtype] = before - validation_loss(policy, lessons)
     assert fall["float32"] > 0.1 and abs(fall["bfloat16"] / fall["float32"] - 1) < 0.05, fall
@@ -90,7 +91,9 @@ def test_ppo_learns_with_float32_copies_and_resumes_exactly(blind_model, tmp_pat
     from rl4vlm.ppo import PPO
     def ppo(folder):
         torch.manual_seed(0)
-        config = PPOConfig(envs=4, steps=2, minibatch=8, max_new_tokens=4, updates=2, epochs=1, lr=1e-5, parts="all", value_warmup=0, dtype="bfloat16")
+        config = PPOConfig(rollout=dict(envs=4, steps=2), optim=dict(minibatch=8, epochs=1, lr=1e-5, value_warmup=0),
+                           sampling=dict(max_new_tokens=4), updates=2, trainable="all",
+                           loading=dict(dtype="bfloat16"))
         return PPO("NumberLine", VLMPolicy.load(blind_model, dtype="bfloat16", device="cpu", parts="all"), config, folder)
     one = ppo(tmp_path/"one")
     start = {n: p.detach().float().clone() for n, p in one.policy.model.named_parameters()}
@@ -110,7 +113,9 @@ def test_trls_trainer_steps_float32_copies(blind_model, tmp_path, monkeypatch):
     from rl4vlm import trl_rloo
     seen = []
     monkeypatch.setattr(MasterAdamW, "_step_master", lambda self, group, p, seed, do=MasterAdamW._step_master: (seen.append(p.dtype), do(self, group, p, seed)))
-    trl_rloo.train_trl(TRLConfig(model=str(blind_model), task="PickImage", steps=1, prompts=2, group_size=2, max_new_tokens=4, dtype="bfloat16", out=str(tmp_path/"run"), trackers=[]))
+    trl_rloo.train_trl(TRLConfig(model=str(blind_model), task="PickImage", steps=1, prompts=2, group_size=2,
+                                 sampling=dict(max_new_tokens=4), loading=dict(dtype="bfloat16"),
+                                 out=str(tmp_path/"run"), run=dict(trackers=[])))
     assert set(seen) == {torch.bfloat16} and len(seen) > 10
 
 
@@ -121,13 +126,15 @@ def test_float16_with_whole_weights_is_refused(blind_model, lessons, tmp_path, s
         policy = VLMPolicy.load(blind_model, dtype="float16", device="cpu")
         if stage == "sft":
             from rl4vlm.sft import train_sft
-            train_sft(lessons, policy, SFTConfig(steps=1, batch_size=2), tmp_path/"run")
+            train_sft(lessons, policy, SFTConfig(steps=1, optim=dict(batch_size=2)), tmp_path/"run")
         elif stage == "ppo":
             from rl4vlm.ppo import train_ppo
-            train_ppo("NumberLine", policy, PPOConfig(envs=2, steps=1, minibatch=2, dtype="float16"), folder=tmp_path/"run")
+            train_ppo("NumberLine", policy, PPOConfig(rollout=dict(envs=2, steps=1), optim=dict(minibatch=2),
+                                                      loading=dict(dtype="float16")), folder=tmp_path/"run")
         else:
             from rl4vlm.trl_rloo import train_trl
-            train_trl(TRLConfig(model=str(blind_model), task="PickImage", steps=1, dtype="float16", out=str(tmp_path/"run"), trackers=[]))
+            train_trl(TRLConfig(model=str(blind_model), task="PickImage", steps=1, loading=dict(dtype="float16"),
+                                out=str(tmp_path/"run"), run=dict(trackers=[])))
     with pytest.raises(UsageError, match="float16 cannot train whole weights"): run()
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 

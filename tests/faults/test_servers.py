@@ -111,6 +111,8 @@ def test_a_collection_goes_on(tmp_path):
     from rl4vlm.store import EpisodeStore
     good = body([dict(type="text", text='{"action": "+", "thoughts": "half \\ud83d"}')], usage=None)
     with Server(good, odd.status(400), good) as server, pytest.warns(UserWarning, match="refused 1 of"):
-        folder = collect(CollectConfig(actor=f"openai:m@{server.url}", episodes=4, envs=2, out=str(tmp_path/"run"), task_options=dict(max_turns=2), ask=AskConfig(concurrency=1)))
+        folder = collect(CollectConfig(actor=f"openai:m@{server.url}", episodes=4, rollout=dict(envs=2),
+                                       out=str(tmp_path/"run"), task_options=dict(max_turns=2),
+                                       ask=AskConfig(concurrency=1)))
     rows = EpisodeStore(folder).read()
     assert sum(t == "" for t in rows["text"]) == 1 and len(set(rows["episode"])) == 4 and re.search("answers without an action, by cause", (folder/"README.md").read_text())

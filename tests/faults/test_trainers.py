@@ -6,8 +6,8 @@ from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
 STAGES = {   # options, metrics, folder of the result, metrics' rows before the kill
-    "sft": ("--task NumberLine --captions true --steps 40 --batch_size 4 --save_every 5 --lora.r 4 --lora.dropout 0.1", "sft/metrics.jsonl", "sft", 3),
-    "trl-rloo": ("--task PickImage --steps 8 --prompts 2 --group_size 2 --max_new_tokens 8 --save_every 2", "metrics.jsonl", "rloo", 3)}
+    "sft": ("--task NumberLine --captions true --steps 40 --optim.batch_size 4 --run.save_every 5 --lora.r 4 --lora.dropout 0.1", "sft/metrics.jsonl", "sft", 3),
+    "trl-rloo": ("--task PickImage --steps 8 --prompts 2 --group_size 2 --sampling.max_new_tokens 8 --run.save_every 2", "metrics.jsonl", "rloo", 3)}
 
 
 def command(stage, model, out, *more):
