@@ -47,7 +47,7 @@ def evaluate(
 _MOVED = dict(panels="PANELS PANEL_VERSION panel_seeds file_name".split(),
               statistics="wilson bootstrap paired_difference compare summarise".split())
 
-def __getattr__(name:str):
+def __getattr__(name:str)->object:
     room = next((room for room, names in _MOVED.items() if name in names), None)
     if room is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(f"{__name__}.{name} is rl4vlm.{room}.{name} now", FutureWarning, stacklevel=2)
