@@ -114,7 +114,7 @@ def _own_inputs(s:Subject, number:int, ids=())->dict:
 
 @torch.no_grad()
 def own_logprobs(s:Subject, number:int, temperature:float)->torch.Tensor: # (R,)
-    "The log-probabilities of an answer by the class's own forward."
+    "The log-probs of answer `number` at a `temperature` by the class's own forward."
     ids = torch.from_numpy(s.ids[number]).to(s.policy.device)
     logits = s.policy.base(**_own_inputs(s, number, s.ids[number])).logits[0, -len(ids) - 1:-1].float() / temperature
     logits[:, ~s.policy.allowed] = -torch.inf
@@ -276,7 +276,7 @@ def examine(
     policy=None,           # loaded from it already
     **options,             # for `load_vlm`
 ): # yields a `Verdict` for each clause
-    "Hold a checkpoint to the contract."
+    "Hold a checkpoint, loaded with these `options`, to the contract."
     subject = Subject(folder, policy, **options)
     for name in clauses:
         try: yield Verdict(name, *CLAUSES[name](subject))
@@ -284,7 +284,7 @@ def examine(
 
 # %% ../nbs/26_contract.ipynb #14abb76d
 def run_contract(name:str, tell=print)->int: # exit code: 1 if training needs a clause that does not hold
-    "Print what becomes of each clause for the checkpoint `name`, and one line of conclusion."
+    "Say by `tell` what becomes of each clause for the checkpoint `name`, and one line of conclusion."
     broken = []
     for verdict in examine(name):
         tell(str(verdict))

@@ -28,7 +28,7 @@ def with_deepspeed()->bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
 
 def check_connected(world:int, remedy:str=""):
-    "Raise `RL4VLMError` if fewer processes found each other than were launched."
+    "Raise `RL4VLMError` (with a `remedy`) if fewer processes found each other than the `world` that was launched."
     if world == launched(): return
     raise RL4VLMError(f"{launched()} processes were launched but {world} are connected: "
                       f"each would train a model of its own{remedy}")
