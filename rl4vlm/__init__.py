@@ -14,13 +14,17 @@ import gymnasium as _gym
 for _name in ["NumberLine", "EZPoints", "Points24", "Blackjack"]:
     for _v in (0, 1):
         if f"gym_cards/{_name}-v{_v}" not in _gym.registry:
-            _gym.register(f"gym_cards/{_name}-v{_v}", entry_point=f"rl4vlm.envs.cards:{_name}Env", kwargs=dict(version=_v))
-if "rl4vlm/PickImage-v0" not in _gym.registry: _gym.register("rl4vlm/PickImage-v0", entry_point="rl4vlm.envs.pick_image:PickImageEnv")
+            _where = f"rl4vlm.envs.cards:{_name}Env"
+            _gym.register(f"gym_cards/{_name}-v{_v}", entry_point=_where, kwargs=dict(version=_v))
+if "rl4vlm/PickImage-v0" not in _gym.registry:
+    _gym.register("rl4vlm/PickImage-v0", entry_point="rl4vlm.envs.pick_image:PickImageEnv")
 
 for _name, _where in [("ALFWorld", "alfworld:ALFWorldEnv"), ("AlfThor", "alfworld_thor:AlfThorEnv")]:
-    if f"rl4vlm/{_name}-v0" not in _gym.registry: _gym.register(f"rl4vlm/{_name}-v0", entry_point=f"rl4vlm.envs.{_where}")
+    if f"rl4vlm/{_name}-v0" not in _gym.registry:
+        _gym.register(f"rl4vlm/{_name}-v0", entry_point=f"rl4vlm.envs.{_where}")
 
 # %% ../nbs/00_package.ipynb #a2f86b30
 import os as _os
 
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(_os.environ): _os.environ["OMP_WAIT_POLICY"] = "passive"
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(_os.environ):
+    _os.environ["OMP_WAIT_POLICY"] = "passive"

@@ -109,7 +109,7 @@ def ask_reference(
     return torch.zeros_like(gap), log
 
 def correct_mismatch(batch:TurnBatch, turns:list, policy:VLMPolicy, config:PPOConfig, gather)->dict: # log
-    "Score the turns by the trainer, and weigh them by trainer over sampler."
+    "Score the turns by the trainer, and weigh them by trainer over sampler; `gather` collects of all processes."
     sampler, mask = batch.old_logprobs, batch.tokens()
     batch.old_logprobs = score_turns(policy, turns, config.optim.minibatch)
     batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss.mismatch_cap, config.loss.ratio)
@@ -123,7 +123,7 @@ def make_batch(
     policy:VLMPolicy,
     segments:list,                      # N lists of turns
     config:PPOConfig,
-    reference:Reference|None = None,
+    reference:Reference|None = None,    # the policy to stay near, where the configuration asks for it
     gather=lambda x: [x],               # collects something of every process that learns with this one
 )->tuple[TurnBatch, dict]: # and what to log
     "From a rollout to a batch: advantages, and everything else that an update needs."

@@ -166,8 +166,17 @@ def cmd_alfworld(config:AlfworldConfig):
     games = generate_games(config.out, config.n, config.types, config.seed, config.places)
     tell(f"{len(games)} games under {config.out}; play them with --task ALFWorld --task_options.games {config.out}")
 
+def _examine(model:str)->int:
+    "Hold a checkpoint to the contract."
+    from rl4vlm.contract import run_contract
+    from rl4vlm.tiny import resolve_model
+    tell(f"doctor  {model} is held to the contract, in float32 on the CPU")
+    set_status("clauses of the contract")
+    return run_contract(resolve_model(model), tell)
+
 def cmd_doctor(config:DoctorConfig):
-    "Say what works on this machine, what is missing, and how to get it."
+    "Say what works on this machine, what is missing, and how to get it; or whether a model can be trained."
+    if config.model: return _examine(config.model)
     tell("doctor  every package is imported and a tiny model answers, which takes some seconds")
     from rl4vlm.doctor import run_doctor
     set_status("importing packages")

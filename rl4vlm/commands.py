@@ -77,6 +77,7 @@ def run_sft(
     screen:Screen=None,
 )->Path: # checkpoint folder
     "Fine-tune and leave the policy in the run's sft/ folder."
+    from rl4vlm.contract import check_contract
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.preprocess import check_task
@@ -90,6 +91,7 @@ def run_sft(
     for part in (rows, validation): check_for_model(part, config, model)
     for bad in getattr(rows, "bad", [])[:10]: screen.say(f"  row {bad['row']} left out: {bad['why']}")
     policy = VLMPolicy.from_config(config, model)
+    check_contract(policy, model)
     folder = RunFolder(config.out).sft
     success = lambda policy: panel_success(task, policy, config.run.max_new_tokens)
     train_sft(rows, policy, config, folder, progress=screen.tell, validation=validation, success=success)
@@ -104,6 +106,7 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 # %% ../nbs/53_commands.ipynb #68bc028d
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
+    from rl4vlm.contract import check_contract
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import train_ppo
@@ -111,7 +114,9 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # su
     screen = screen or Screen()
     share_of(config, launched())   # refused before a model is loaded
     task = Task.from_config(config)
-    policy = VLMPolicy.from_config(config, resolve_model(config.model, task, partial(screen.tell, name=BASE)))
+    model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
+    policy = VLMPolicy.from_config(config, model)
+    check_contract(policy, model)
     screen.say(f"a look at {config.run.panel} comes first, and after every {config.run.eval_every} updates\n{update_head()}")
     def show(row, ppo):
         shown = dict(success="success", mean_return="return", mean_turns="length", failed_parses="failed")

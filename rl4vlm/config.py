@@ -615,5 +615,7 @@ class AlfworldConfig(Options):
 @dataclass
 class DoctorConfig(Options):
     "Say what works here and what is missing."
+    model: str = ""
+    """A checkpoint to hold to the contract of all models instead: a folder, a hub name, or tiny[:family]."""
     network: bool = False
     """Try to reach the Hugging Face hub too."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from .core import UsageError, did_you_mean
 
 # %% ../nbs/24_families.ipynb #1f3516f3
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "gemma3", "smolvlm", "idefics3", "internvl",
-            "llava_next", "llava_onevision", "glm4v", "glm46v", "mistral3", "mllama")   # the ones that people use
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "gemma3", "smolvlm", "idefics3",
+            "internvl", "llava_next", "llava_onevision", "glm4v", "glm46v", "mistral3", "mllama")   # the ones that people use
 
 def family_classes()->dict: # model type -> name of its class
     "All classes of image-text-to-text models that transformers has."
@@ -91,7 +91,7 @@ ROPE = dict(   # what real checkpoints say and the defaults of their classes do 
     qwen3_5=dict(_INTERLEAVED, partial_rotary_factor=0.5), qwen3_5_moe=dict(_INTERLEAVED, partial_rotary_factor=0.5))
 
 def rope_values(
-    model_type:str,
+    model_type:str,  # as in `config.json`
     text,            # the default configuration of its language model
     head:int=32,     # channels of a head
 )->dict:
@@ -108,7 +108,7 @@ OWN = dict(mllama=dict(vision_config=dict(intermediate_layers_indices=[1], visio
                        text_config=dict(cross_attention_layers=[1])))
 
 def small_config(model_type:str, tokenizer):
-    "The configuration of a family, small, for this tokenizer."
+    "The configuration of a family (its `model_type`), small, for this tokenizer."
     from transformers import CONFIG_MAPPING
     default = CONFIG_MAPPING[model_type]()
     parts = {n: p for n in default.sub_configs if (p := getattr(default, n, None)) is not None}
@@ -167,7 +167,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 def small_processor(model_type:str, config, tokenizer):
-    "The processor of a family for a small configuration, with a chat template."
+    "The processor of a family (its `model_type`) for a small `config`, with a chat template and this `tokenizer`."
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
@@ -182,6 +182,7 @@ def small_processor(model_type:str, config, tokenizer):
     processor = kind(tokenizer=tokenizer, **values)
     token = getattr(processor, "image_token", None) or tokenizer.image_token
     if hasattr(config, "vision_start_token_id"): token = f"<|vision_start|>{token}<|vision_end|>"
+    if hasattr(config, "image_start_token_id"): token = f"<|begin_of_image|>{token}<|end_of_image|>"
     processor.chat_template = TEMPLATE.replace("IMAGE", token)
     return processor
 
@@ -211,7 +212,8 @@ def build_family(
     "Make a small untrained model of a family and save it as an ordinary checkpoint folder."
     import torch, transformers
     if model_type not in (classes := family_classes()):
-        raise UsageError(f"no family '{model_type}';{did_you_mean(model_type, classes)} transformers has {len(classes)}")
+        near = did_you_mean(model_type, classes)
+        raise UsageError(f"no family '{model_type}';{near} transformers has {len(classes)}")
     tokenizer = byte_tokenizer()
     config, kind = small_config(model_type, tokenizer), getattr(transformers, classes[model_type])
     with torch.device("meta"): size = sum(p.numel() for p in kind(copy.deepcopy(config)).parameters())

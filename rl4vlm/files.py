@@ -13,7 +13,7 @@ from .core import DamagedError, RL4VLMError, from_json, json_lines, to_json
 
 # %% ../nbs/02_files.ipynb #ee0203f6
 def move_into_place(temporary, path):
-    "Give a file or folder that is complete its name, at which it replaces what was there."
+    "Move a complete file or folder from `temporary` to `path`, where it replaces what was there."
     os.replace(temporary, path)
 
 def _fsync(path:Path):

@@ -111,8 +111,8 @@ def sample_rows(
     temperatures:Tensor,      # (B,)
     uniforms:Tensor|None,     # (B, steps) random numbers; None takes the most likely token instead of drawing
     token_values:bool=False,  # also the value before each token
-    top_k:int=0,
-    top_p:float=1.0,
+    top_k:int=0,              # only so many most likely tokens; 0 takes all
+    top_p:float=1.0,          # only the fewest tokens that have this probability together
 )->Sampled:
     "Draw one token after the other in all rows that have not ended."
     sampled, state = Sampled(len(temperatures), steps, policy.end_id, policy.device), decoding.state      # (b, H)
@@ -154,7 +154,7 @@ def generate(
 
 # %% ../nbs/22_generate.ipynb #d1a0b009
 def check_sampling(temperature:float, top_k:int, top_p:float):
-    "Raise `UsageError` for options that describe no distribution."
+    "Raise `UsageError` where `temperature`, `top_k` or `top_p` describe no distribution."
     if temperature <= 0:
         raise UsageError(f"temperature must be above 0, got {temperature}; for the most likely answer give no seeds")
     if not 0 < top_p <= 1 or top_k < 0:

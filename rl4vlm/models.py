@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'SMALL', 'OLD_NAMES', 'FLOAT16', 'pick_device', 'pick_dtype',
-           'checkpoint_kind', 'part_of', 'train_parts', 'lora_targets', 'add_lora', 'check_processor', 'limit_pixels',
-           'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
-           'load_processor', 'load_vlm', 'check_learnable', 'check_model']
+           'checkpoint_kind', 'part_of', 'check_parts', 'train_parts', 'lora_targets', 'add_lora', 'check_processor',
+           'limit_pixels', 'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter',
+           'fill_model', 'load_processor', 'load_vlm', 'check_learnable', 'check_model']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import os, re, warnings
@@ -52,8 +52,9 @@ def checkpoint_kind(name:str)->str:
     return "hub"
 
 # %% ../nbs/20_models.ipynb #904a20d0
-VISION_NAMES = ("visual", "vision_tower")
-MERGER_NAMES = ("merger", "deepstack_merger_list", "multi_modal_projector", "image_newline")
+VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "video_tower")
+MERGER_NAMES = ("merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector",
+                "aligner", "vision_projection")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(
@@ -63,6 +64,18 @@ def part_of(
     words = name.split(".")
     if any(w in MERGER_NAMES for w in words): return "merger"
     return "vision" if any(w in VISION_NAMES for w in words) else "language"
+
+def check_parts(
+    model,      # without adapters
+    name:str,   # of the checkpoint, for the message
+):
+    "Raise `UsageError` unless the names agree with what the model itself calls its language model."
+    inside = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    language = {id(p) for module in inside if module is not None for p in module.parameters()}
+    for n, p in model.named_parameters():
+        if (part_of(n) == "language") != (id(p) in language):
+            raise UsageError(f"'{name}' has parameters of no known part, such as {n} ({model.config.model_type}); "
+                             "what should learn could not be told from what should not")
 
 def _never_read(config)->re.Pattern:
     "Names in LLaVA's vision tower above the layer that it reads (the last but one): they never get a gradient."
@@ -117,8 +130,11 @@ def check_processor(
     "Raise `UsageError` if the processor cannot serve this model."
     def wrong(what): raise UsageError(f"the processor of '{name}' does not fit its model: {what}")
     if not hasattr(processor, "image_processor"): wrong("it has no image processor, so images cannot be read (preprocessor_config.json is missing)")
-    token, images, tokens = getattr(config, "image_token_id", None), processor.image_processor, processor.tokenizer
-    if token is None or token != getattr(processor, "image_token_id", None): wrong(f"its image token is {getattr(processor, 'image_token_id', None)}, the model's is {token}")
+    images, tokens = processor.image_processor, processor.tokenizer
+    token = getattr(config, "image_token_id", None)
+    written = {getattr(processor, "image_token_id", None), getattr(tokens, "image_token_id", None)}   # Gemma's differ
+    if token is None or token not in written:
+        wrong(f"its image token is {getattr(processor, 'image_token_id', None)}, the model's is {token}")
     if len(tokens) > config.get_text_config().vocab_size: wrong(f"its tokenizer has {len(tokens)} tokens, the model {config.get_text_config().vocab_size}")
     if not (processor.chat_template or tokens.chat_template): wrong("it has no chat template (chat_template.jinja is missing)")
     text = processor.apply_chat_template([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])], add_generation_prompt=True, tokenize=False)
@@ -129,7 +145,7 @@ def check_processor(
 def _sizes(vision, config, images, processor):
     "Pairs that must agree: (the processor's, the model's, what it is)."
     if hasattr(vision, "spatial_merge_size"): return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
-    if not hasattr(config, "image_grid_pinpoints"): return []
+    if not hasattr(config, "image_grid_pinpoints") or not hasattr(processor, "patch_size"): return []
     grids = [list(p) for p in images.image_grid_pinpoints]
     return [(processor.patch_size, vision.patch_size, "patch_size"), (images.crop_size["height"], vision.image_size, "the size of a tile"),
             (processor.vision_feature_select_strategy, config.vision_feature_select_strategy, "vision_feature_select_strategy"),
@@ -143,6 +159,9 @@ def limit_pixels(processor, max_pixels:int):
         kept = [p for p in images.image_grid_pinpoints if p[0] * p[1] <= max_pixels]
         if not kept: raise UsageError(f"max_pixels={max_pixels} is less than the smallest shape of this model, {min(p[0] * p[1] for p in images.image_grid_pinpoints)} pixels")
         images.image_grid_pinpoints = kept
+    elif not hasattr(images, "merge_size") or "longest_edge" not in dict(images.size):
+        raise UsageError(f"max_pixels={max_pixels} cannot be honoured: {type(images).__name__} has no such limit, "
+                         "leave it at 0")
     else:
         side = images.patch_size * images.merge_size
         if max_pixels < side * side: raise UsageError(f"max_pixels={max_pixels} is less than the pixels of one image token, {side} × {side} = {side * side}")
@@ -285,6 +304,7 @@ def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:
             if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
             raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); auto always can")
     need_all(name, report["missing_keys"], report["unexpected_keys"])
+    check_parts(model, name)
     for module in model.modules():   # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
         if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
     return model if quant != "none" else model.to(device)

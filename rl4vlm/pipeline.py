@@ -99,7 +99,7 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
 # %% ../nbs/54_pipeline.ipynb #8e1f5a19
 def run_pipeline(
     config:PipelineConfig,
-    screen:Screen|None=None,
+    screen:Screen|None=None,   # where progress is shown
 )->list[dict]: # rows of the result table
     "Run all stages in one folder."
     _check_all_names(config)

@@ -478,7 +478,7 @@ def _load(self:PPO, folder, state)->bool:
 def train_ppo(
     task,                            # a `Task` or its name
     policy:VLMPolicy,                # changed in place
-    config:PPOConfig|None = None,
+    config:PPOConfig|None = None,    # the options; None takes the defaults
     callbacks:list = (),             # functions called after each update with (metrics row, `PPO`)
     folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
     ranks:Ranks|None = None,         # the processes that learn together; found out by default

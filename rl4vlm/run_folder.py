@@ -102,8 +102,8 @@ def _same_config(path:Path, old:dict, new:dict):
 
 # %% ../nbs/03_run_folder.ipynb #ee195602
 RUN_SIGNS = (   # one of these at least makes a folder a run that can be shown
-    "results.json", "metrics.jsonl", "timing.jsonl", "sft/metrics.jsonl", "episodes/*.parquet", "data/episodes/*.parquet",
-    "config.yaml")
+    "results.json", "metrics.jsonl", "timing.jsonl", "sft/metrics.jsonl", "episodes/*.parquet",
+    "data/episodes/*.parquet", "config.yaml")
 
 UNBEGUN = ("config.yaml", "stages.json", "models.json")   # what a run writes before it has done anything
 

@@ -65,8 +65,9 @@ def read_run(
     "Everything in a run folder that a report can show."
     path = Path(path)
     if not path.is_dir():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()]) if path.parent.is_dir() else ""
-        raise UsageError(f"{path} is not a folder;{near} a report is made of a run folder, which holds {', '.join(RUN_SIGNS)}")
+        folders = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        raise UsageError(f"{path} is not a folder;{did_you_mean(path.name, folders)} a report is made of a run folder, "
+                         f"which holds {', '.join(RUN_SIGNS)}")
     if not any(True for pattern in RUN_SIGNS for _ in path.glob(pattern)):
         raise UsageError(f"{path} is not a run folder; expected at least one of {', '.join(RUN_SIGNS)} in it")
     run, where = Run(path, name or path.resolve().name), RunFolder(path)
@@ -83,10 +84,11 @@ def read_run(
 TEXT_LIMIT = 20_000   # characters of one text that the page shows
 
 # %% ../nbs/50_runs.ipynb #d608902b
-_LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion", "terminated", "truncated")
+_LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion",
+         "terminated", "truncated")
 
 def shard_rows(shard:Path, columns:tuple):
-    "The rows of a `shard` as lists of dicts with these `columns`, a few at a time, so that its images are never all in memory."
+    "The rows of a `shard` as lists of dicts with these `columns`, a few at a time to spare memory."
     import pyarrow.parquet as pq
     file = pq.ParquetFile(shard)
     have = [c for c in columns if c in file.schema_arrow.names]

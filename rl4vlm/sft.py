@@ -365,11 +365,11 @@ def check_rows(
 
 # %% ../nbs/32_sft.ipynb #22ad610d
 def checked_rows(
-    rows,
-    validation,
+    rows,            # conversations to learn from
+    validation,      # conversations to validate on, or None
     policy:VLMPolicy,
     config:SFTConfig,
-    success=None,
+    success=None,    # measures success on a panel, or None
 )->tuple: # rows, validation rows, numbers of the rows left out
     "The rows of `train_sft` that can be learned from; `UsageError` for a request that cannot be met."
     for part in (rows, validation): check_rows(part, policy, config.rows.on_bad_row)

@@ -246,7 +246,8 @@ class EpisodeStore:
         "The turns as a `datasets.Dataset`, images decoded on access; `with_format(None)` gives their bytes instead."
         from datasets import concatenate_datasets
         if not self.shards:
-            raise UsageError(f"no episodes in {self.folder} (no *.parquet); `rl4vlm collect --out {self.folder}` makes some")
+            raise UsageError(f"no episodes in {self.folder} (no *.parquet); "
+                             f"`rl4vlm collect --out {self.folder}` makes some")
         broken = [p.name for p in self.shards if not _readable(p)]
         if broken:
             raise UsageError(f"{self.folder}: {', '.join(broken)} cannot be read (cut off or damaged); "
@@ -273,7 +274,8 @@ def count_episodes(
             if turn.suggestion is not None: counts.update(asked=1, agreed=turn.action == turn.suggestion)
             counts["characters"] += len(turn.text or "")
     names = ("episodes", "turns", "wins", "asked", "agreed", "characters")   # asked: where the oracle said an action
-    return dict({name: int(counts[name]) for name in names}, returns=returns, actions=dict(actions), causes=dict(causes))
+    numbers = {name: int(counts[name]) for name in names}
+    return dict(numbers, returns=returns, actions=dict(actions), causes=dict(causes))
 
 # %% ../nbs/05_store.ipynb #0dfb99d8
 def statistics(

@@ -66,15 +66,18 @@ def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:in
     import wandb
     marker = folder/"wandb_run.json"
     known = read_json(marker, {}).get("id") if resumed is not None else None
-    settings = wandb.Settings(console="off", x_disable_meta=True, disable_git=True, save_code=False, host="", quiet=True, **PATIENCE)
+    settings = wandb.Settings(console="off", x_disable_meta=True, disable_git=True, save_code=False, host="",
+                              quiet=True, **PATIENCE)
     def start(**mode):
-        tracker = WandBTracker(project, dir=str(folder), name=run_name, id=known, resume="allow" if known else None, settings=settings, **mode)
+        tracker = WandBTracker(project, dir=str(folder), name=run_name, id=known, resume="allow" if known else None,
+                               settings=settings, **mode)
         tracker.start()
         return tracker
     try: tracker = start()
     except wandb.errors.AuthenticationError: raise
     except wandb.errors.CommError as e:
-        warnings.warn(f"W&B cannot be reached, training goes on; `wandb sync {folder}/wandb/offline-run-*` sends the run later ({' '.join(str(e).split())[:200]})")
+        warnings.warn(f"W&B cannot be reached, training goes on; `wandb sync {folder}/wandb/offline-run-*` "
+                      f"sends the run later ({' '.join(str(e).split())[:200]})")
         tracker = start(mode="offline")
     write_json(marker, dict(id=tracker.tracker.id))
     tracker.tracker.define_metric("*", step_metric="step")
@@ -91,7 +94,8 @@ def _start_tensorboard(folder:Path, project:str, run_name:str, config:dict, resu
 
 # %% ../nbs/31_tracking.ipynb #22f2fb1e
 OUTSIDE = dict(
-    wandb=(_start_wandb, "`pip install wandb`, then `wandb login` once; without a network set WANDB_MODE=offline and upload later with `wandb sync`"),
+    wandb=(_start_wandb, "`pip install wandb`, then `wandb login` once; without a network set WANDB_MODE=offline and "
+                         "upload later with `wandb sync`"),
     tensorboard=(_start_tensorboard, "`pip install tensorboard`"))
 
 def _start_outside(names:list, *arguments)->tuple: # (trackers, message of what failed or None)
@@ -102,7 +106,8 @@ def _start_outside(names:list, *arguments)->tuple: # (trackers, message of what 
         try: started.append(start(*arguments))
         except Exception as e:   # each of these libraries has errors of its own
             for tracker in started: tracker.finish()
-            return [], f"tracker {name} cannot start ({type(e).__name__}: {' '.join(str(e).split())[:200]}); {remedy}; or leave {name} out of the trackers"
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            return [], f"tracker {name} cannot start ({why}); {remedy}; or leave {name} out of the trackers"
     return started, None
 
 # %% ../nbs/31_tracking.ipynb #f3b8b34b
@@ -119,7 +124,8 @@ class Trackers:
     ):
         "Write an update everywhere."
         if self.file: self.file.log(row, timing=timing)
-        numbers = {**flat_numbers(row), **flat_numbers({k: v for k, v in (timing or {}).items() if k != "step"}, "timing/")}
+        seconds = {k: v for k, v in (timing or {}).items() if k != "step"}
+        numbers = {**flat_numbers(row), **flat_numbers(seconds, "timing/")}
         for tracker in self.outside: self._try(tracker, lambda: _log_numbers(tracker, numbers, row["step"]))
 
     def finish(self):
@@ -131,7 +137,9 @@ class Trackers:
         "Training does not end because a tracker fails; it is said once."
         try: write()
         except Exception as e:
-            if tracker.name not in self.warned: warnings.warn(f"tracker {tracker.name} failed, training goes on; the metrics in the run folder are complete ({type(e).__name__}: {e})")
+            if tracker.name not in self.warned:
+                warnings.warn(f"tracker {tracker.name} failed, training goes on; "
+                              f"the metrics in the run folder are complete ({type(e).__name__}: {e})")
             self.warned.add(tracker.name)
 
     def __enter__(self): return self
@@ -161,15 +169,17 @@ def start_trackers(
 )->Trackers:
     "Start the trackers of a run; all processes call it, the main one writes."
     for name in names:
-        if name not in (*OUTSIDE, "jsonl"): raise UsageError(f"there is no tracker '{name}';{did_you_mean(name, OUTSIDE)} trackers are {', '.join(OUTSIDE)}, and jsonl is always on")
+        if name in (*OUTSIDE, "jsonl"): continue
+        raise UsageError(f"there is no tracker '{name}';{did_you_mean(name, OUTSIDE)} "
+                         f" trackers are {', '.join(OUTSIDE)}, and jsonl is always on")
     if folder is None:
         if set(names) - {"jsonl"}: raise UsageError(f"trackers {', '.join(names)} need a run folder")
         return Trackers()
     folder, main, (started, problem) = Path(folder), _is_main(), ([], None)
     if main:
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = [n for n in OUTSIDE if n in names]
-        started, problem = _start_outside(wanted, folder, project, run_name or folder.resolve().name, plain_config(config or {}), resumed)
+        wanted, run_name = [n for n in OUTSIDE if n in names], run_name or folder.resolve().name
+        started, problem = _start_outside(wanted, folder, project, run_name, plain_config(config or {}), resumed)
     if PartialState().num_processes > 1: problem = broadcast_object_list([problem])[0]   # all ranks stop, or none
     if problem: raise UsageError(problem)
     return Trackers(JSONLTracker("", folder) if main else None, started)
@@ -179,7 +189,8 @@ TURN_COLUMNS = ["step", "image", "prompt", "response", "action", "cause", "rewar
 
 def prompt_text(turn)->str:
     "The words of a turn's prompt."
-    parts = [p for m in turn.messages for p in ([dict(type="text", text=m["content"])] if isinstance(m["content"], str) else m["content"])]
+    as_parts = lambda content: [dict(type="text", text=content)] if isinstance(content, str) else content
+    parts = [p for m in turn.messages for p in as_parts(m["content"])]
     return "\n".join(p["text"] for p in parts if p["type"] == "text")
 
 @patch
@@ -197,14 +208,16 @@ def log_turns(self:Trackers,
 def _turn_table(tracker, turns:list, step:int):
     "A W&B table of turns; of several images the last is shown."
     import wandb
-    cells = lambda t: [step, wandb.Image(t.images[-1]) if t.images else None, prompt_text(t), t.text, t.action, t.cause, t.reward, t.value]
+    image = lambda t: wandb.Image(t.images[-1]) if t.images else None
+    cells = lambda t: [step, image(t), prompt_text(t), t.text, t.action, t.cause, t.reward, t.value]
     tracker.tracker.log({"turns": wandb.Table(columns=TURN_COLUMNS, data=[cells(t) for t in turns]), "step": step})
 
 def _turn_images(tracker, turns:list, step:int):
     "Images and texts for TensorBoard."
     for number, t in enumerate(turns):
         if t.images: tracker.log_images({f"turn {number}": np.stack(t.images[-1:])}, step=step, dataformats="NHWC")
-        lines = [f"**{name}**: {value}" for name, value in dict(response=t.text, action=t.action, cause=t.cause, reward=t.reward, value=t.value).items()]
+        said = dict(response=t.text, action=t.action, cause=t.cause, reward=t.reward, value=t.value)
+        lines = [f"**{name}**: {value}" for name, value in said.items()]
         tracker.log({f"turn {number}": "\n\n".join([prompt_text(t).replace("\n", "\n\n"), *lines])}, step=step)
 
 # %% ../nbs/31_tracking.ipynb #73862b24
@@ -215,10 +228,15 @@ def read_wandb(
     from wandb.proto.wandb_internal_pb2 import Record
     data, at, pieces = Path(path).read_bytes(), 7, []   # the file has a header of seven bytes, too
     while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7: at += left; continue   # too little room for a header: padding
+        if (left := 32768 - at % 32768) < 7:   # too little room for a header: padding
+            at += left
+            continue
         length, kind = int.from_bytes(data[at + 4:at + 6], "little"), data[at + 6]
-        pieces.append(data[at + 7:at + 7 + length]); at += 7 + length
-        if kind in (1, 4): yield Record.FromString(b"".join(pieces)); pieces = []   # a whole record, or the last piece of one
+        pieces.append(data[at + 7:at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):   # a whole record, or the last piece of one
+            yield Record.FromString(b"".join(pieces))
+            pieces = []
 
 def wandb_rows(records)->list:
     "The history rows among W&B's records, as dicts with flat names."

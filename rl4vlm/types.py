@@ -40,6 +40,7 @@ class EncodedPrompt:
     positions:np.ndarray    # (A, P) int64 rotary positions; A = 3 (time, height, width) or 1
     images:list             # its images, each (H, W, 3) uint8
     keys:tuple              # a hash of each image
+    text:str = ""           # as the chat template wrote it, where the processor has to read it again
 
     def __len__(self)->int: return len(self.ids)
 

@@ -46,6 +46,7 @@ def homes(names):
 def means(name, called, found):
     "Whether a name in backticks is a link: defined in one module, and no everyday word unless written as a call, `gae()`."
     if name.startswith("rl4vlm."): return True
+    if name.startswith("__"): return False
     return (called or bool(re.search(r"[A-Z_.]", name))) and len(found.get(name, ())) <= 1
 
 

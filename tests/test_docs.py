@@ -115,8 +115,8 @@ def test_figures_have_a_text_and_pages_one_title():
 
 def test_a_name_is_a_link_where_it_means_one_thing():
     site = docs.script("site")
-    found = {"Task": {"m"}, "seconds": {"m"}, "gae": {"m"}, "Twice": {"m", "n"}, "make_task": {"m"}}
-    for name, called, linked in [("Task", False, True), ("make_task", False, True), ("seconds", False, False), ("gae", False, False), ("gae", True, True), ("Twice", False, False), ("rl4vlm.m.Twice", False, True)]:
+    found = {"Task": {"m"}, "seconds": {"m"}, "gae": {"m"}, "Twice": {"m", "n"}, "make_task": {"m"}, "__getattr__": {"m"}}
+    for name, called, linked in [("Task", False, True), ("make_task", False, True), ("seconds", False, False), ("gae", False, False), ("gae", True, True), ("Twice", False, False), ("rl4vlm.m.Twice", False, True), ("__getattr__", False, False)]:
         assert site.means(name, called, found) is linked, name
     class Lookup:
         entries = {"rl4vlm": {"syms": {"m": {"m.Task": 0, "m.seconds": 0}}}}

@@ -72,3 +72,9 @@ def test_old_names_are_told():
     with pytest.warns(FutureWarning, match="rl4vlm.tasks.Past is called PastTurn now"): assert rl4vlm.tasks.Past is PastTurn
     with pytest.warns(FutureWarning, match="rl4vlm.rollout.Answer is called Response now"): assert rl4vlm.rollout.Answer is Response
     with pytest.raises(AttributeError, match="no attribute 'Paste'"): rl4vlm.tasks.Paste
+    import rl4vlm.core, rl4vlm.files, rl4vlm.run_folder
+    for room, names in rl4vlm.core.MOVED.items():
+        for name in names:
+            with pytest.warns(FutureWarning, match=f"rl4vlm.core.{name} is rl4vlm.{room}.{name} now"): moved = getattr(rl4vlm.core, name)
+            assert moved is getattr(getattr(rl4vlm, room), name)
+    with pytest.raises(AttributeError, match="no attribute 'write_jason'"): rl4vlm.core.write_jason

@@ -1,0 +1,93 @@
+"""Every family of `rl4vlm.families` is held to every clause of the contract, and learns by PPO's loss.
+
+The default run takes a family of each path; `--full` takes all.
+"""
+import pytest, torch
+from rl4vlm.contract import CLAUSES, QUICK, Subject, check_contract, examine, own_forward, rescored
+from rl4vlm.core import UsageError
+from rl4vlm.families import FAMILIES, build_family
+from rl4vlm.models import check_parts, load_vlm, part_of
+from rl4vlm.policy import FAST, VLMPolicy
+
+QUICKLY = ("qwen3_vl", "gemma3", "smolvlm", "mllama")   # a fast one, and three that the fast path cannot read
+families = pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in QUICKLY else pytest.mark.full) for f in FAMILIES])
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    top = tmp_path_factory.mktemp("contract")
+    def made(family): return top/family if (top/family/"config.json").exists() else build_family(top/family, family)
+    return made
+
+
+@families
+def test_all_clauses_hold(family, folder_of):
+    verdicts = list(examine(folder_of(family)))
+    assert [v.clause for v in verdicts] == list(CLAUSES)
+    assert not [str(v) for v in verdicts if v.holds is False]
+    plain = family not in FAST
+    assert plain == any(v.clause == "features" and v.holds is None for v in verdicts)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f in FAST])
+def test_the_fast_path_agrees_with_the_plain_one(family, folder_of):
+    subject = Subject(folder_of(family))
+    policy = subject.load()
+    policy.plain = True
+    with torch.no_grad():
+        fast = subject.policy.score(subject.prompts, subject.ids)
+        plain = policy.score([policy.encode(*q) for q in subject.questions], subject.ids)
+    assert (fast.logprobs - plain.logprobs).abs().max() < 1e-4 and (fast.mask == plain.mask).all()
+
+
+def test_what_the_fast_path_cannot_read_breaks_a_clause(folder_of):
+    "LLaVA-OneVision shows two images in another way than one: sampled and scored agree, and both are wrong."
+    subject = Subject(folder_of("llava_onevision"))
+    hurried = subject.load()
+    hurried.plain = False
+    wrong = Subject(subject.folder, hurried)
+    assert rescored(wrong)[0] and own_forward(wrong)[1] > 0.1 and own_forward(subject)[0]
+
+
+@families
+def test_a_step_of_ppo_moves_weights(family, folder_of):
+    from rl4vlm.losses import check_same_policy, ppo_loss
+    policy = VLMPolicy.load(folder_of(family), device="cpu", dtype="float32", parts="all")
+    policy.disable_dropout()
+    subject = Subject(folder_of(family), policy)
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in policy.model.parameters() if p.requires_grad], lr=0.1)
+    scores = policy.score(subject.prompts, subject.ids, 0.7)
+    played = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a.logprobs) for a in subject.answers], batch_first=True)
+    gap, weights = check_same_policy(scores.logprobs, played, scores.mask, True), scores.mask.float()
+    loss, stats = ppo_loss(scores.logprobs, played, weights, torch.tensor([1.0, -1.0, 0.5]))
+    loss.backward()
+    optimizer.step()
+    assert gap < 1e-4 and stats["clip_fraction"] == 0
+    moved = {part_of(n) for n, p in policy.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"language", "merger", "vision"}
+
+
+def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
+    folder = folder_of("lfm2_vl")
+    policy = VLMPolicy.load(folder, device="cpu", dtype="float32")
+    check_contract(policy, "mine")
+    policy.log_softmax = lambda hidden, temperature: VLMPolicy.log_softmax(policy, 1.1 * hidden, temperature)
+    with pytest.raises(UsageError, match="'mine' .lfm2_vl. cannot be trained here.*contract: rescored"):
+        check_contract(policy, "mine")
+
+
+def test_parameters_of_no_known_part_are_refused(folder_of):
+    model, _ = load_vlm(str(folder_of("smolvlm")), device="cpu")
+    assert {part_of(n) for n, _ in model.named_parameters()} == {"language", "merger", "vision"}
+    assert part_of("model.vision_model.encoder.layers.0.mlp.fc1.weight") == "vision"
+    model.model.periscope = torch.nn.Linear(2, 2)
+    with pytest.raises(UsageError, match="no known part, such as model.periscope.weight"): check_parts(model, "mine")
+
+
+def test_a_limit_of_pixels_that_a_family_does_not_have_is_said(folder_of):
+    with pytest.raises(UsageError, match="max_pixels=5000 cannot be honoured: Gemma3ImageProcessor has no such limit"):
+        load_vlm(str(folder_of("gemma3")), device="cpu", max_pixels=5000)
+
+
+def test_quick_clauses_are_clauses(): assert {*QUICK} <= {*CLAUSES}
