@@ -184,7 +184,7 @@ def cmd_doctor(config:DoctorConfig):
 
 # %% ../nbs/56_cli.ipynb #c23b145f
 IMPORTED = []   # modules that this command line named
-COMMANDS = dict(quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig), collect=(cmd_collect, CollectConfig),
+COMMANDS:dict = dict(quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig), collect=(cmd_collect, CollectConfig),
                 preprocess=(cmd_preprocess, PreprocessConfig), sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)}, eval=(cmd_eval, EvalConfig),
                 report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig), merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), doctor=(cmd_doctor, DoctorConfig))
 

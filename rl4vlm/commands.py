@@ -104,7 +104,7 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
     return evaluate(task, PolicyActor(policy, max_new_tokens), panel, keep_images=0)[0]["success"]
 
 # %% ../nbs/53_commands.ipynb #68bc028d
-def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list=())->dict: # summary of `train_ppo`
+def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list|tuple=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
     from rl4vlm.contract import check_contract
     from rl4vlm.distributed import launched, share_of

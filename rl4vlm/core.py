@@ -11,6 +11,7 @@ __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'MO
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, sys, threading, time
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/00_core.ipynb #bee32808
 class RL4VLMError(Exception):
@@ -137,7 +138,7 @@ def is_secret(name:str)->bool:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).lower()
     return bool(SECRET_WORDS & set(re.split(r"[^a-z0-9]+", words)))
 
-def without_secrets(value, name:str=""):
+def without_secrets(value, name:str="")->Any:
     "Options (the `value` of `name`, may be nested) as they may be written down: secrets replaced, in addresses too."
     if is_secret(name) and value not in (None, "", {}, []): return NOT_RECORDED
     if isinstance(value, dict): return {k: without_secrets(v, k) for k, v in value.items()}

@@ -112,7 +112,7 @@ def small_config(model_type:str, tokenizer):
     from transformers import CONFIG_MAPPING
     default = CONFIG_MAPPING[model_type]()
     parts = {n: p for n in default.sub_configs if (p := getattr(default, n, None)) is not None}
-    values = {n: dict(model_type=p.model_type, **small_values(p, tokenizer)) for n, p in parts.items()}
+    values:dict = {n: dict(model_type=p.model_type, **small_values(p, tokenizer)) for n, p in parts.items()}
     if text := parts.get("text_config"):
         values["text_config"] |= rope_values(model_type, text, values["text_config"].get("head_dim", 32))
     else: values |= small_values(default, tokenizer)

@@ -30,8 +30,8 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
 
 # %% ../nbs/21_merge.ipynb #6b53b80c
 def merge_adapter(
-    adapter:str,         # adapter folder, as `rl4vlm sft` and `rl4vlm ppo` write it with `--lora.r`
-    out:str,             # where the merged checkpoint goes; must not exist or be empty
+    adapter:str|Path,    # adapter folder, as `rl4vlm sft` and `rl4vlm ppo` write it with `--lora.r`
+    out:str|Path,        # where the merged checkpoint goes; must not exist or be empty
     dtype:str="auto",    # precision of the result: auto (that of the base), float32, bfloat16 or float16
 )->Path: # the checkpoint folder
     "Merge a LoRA adapter into its base and write a checkpoint that transformers loads by itself."

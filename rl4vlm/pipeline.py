@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'with_shared_options', 'Stage', 'stage_key', 'run_pipeline'
 # %% ../nbs/54_pipeline.ipynb #8893f3b7
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Callable
 import hashlib, json, resource, shutil, sys, time
 from .commands import check_names, run_collect, run_ppo, run_sft
 from .config import PipelineConfig
@@ -35,10 +36,10 @@ def with_shared_options(config:PipelineConfig)->PipelineConfig:
 class Stage:
     "A link of the chain. Each function is given the shared configuration."
     title:str
-    run:object      # function (config, screen): does the work
-    options:object  # function (config): the options that matter to it
-    reads:object    # function (config): files and folders it depends on
-    leaves:object   # function (config): files and folders of its own, thrown away when it is done again
+    run:Callable      # function (config, screen): does the work
+    options:Callable  # function (config): the options that matter to it
+    reads:Callable    # function (config): files and folders it depends on
+    leaves:Callable   # function (config): files and folders of its own, thrown away when it is done again
 
 # %% ../nbs/54_pipeline.ipynb #98cd0587
 def _base(c, screen):

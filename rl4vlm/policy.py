@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Callable
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
@@ -70,6 +71,10 @@ FAST = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava_next", "glm
 
 class VLMPolicy(nn.Module, PromptEncoder):
     "A vision-language model with a value head, and the way from messages to tensors."
+    if TYPE_CHECKING:
+        load:Callable[..., "VLMPolicy"]
+        def __getattr__(self, name:str)->Any: ...   # methods that `patch` adds; to torch, each is a tensor or a module
+
     def __init__(self,
         model,                          # from `load_vlm`, with or without an adapter
         processor,                      # its processor
@@ -176,7 +181,7 @@ def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray: # (A, P)
     return self.base.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0].numpy()
 
 @patch
-def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list=(), answer:int=0):
+def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tuple=(), answer:int=0):
     "Raise `UsageError` if a prompt and its answer are longer than the model can read."
     most = self.config.get_text_config().max_position_embeddings
     if tokens + answer <= most: return
@@ -194,7 +199,7 @@ def _refused(shapes:list, error:Exception)->UsageError:
 @patch
 def encode(self:VLMPolicy,
     messages:list,     # chat messages, images as `{"type": "image"}`
-    images:list=(),    # the images, in order; anything that `as_image` takes
+    images:list|tuple=(),    # the images, in order; anything that `as_image` takes
 )->EncodedPrompt:
     "Messages and images as token ids and positions."
     text, images = json.dumps(messages), [as_image(i) for i in images]
@@ -319,7 +324,7 @@ class Decoding:
     "Where the model is after reading prompts."
     policy:VLMPolicy
     state:torch.Tensor      # (B, H) hidden state at the end of each prompt
-    cache:object            # key-value cache of B rows
+    cache:Any               # key-value cache of B rows
     mask:torch.Tensor       # (B, P) int64, 0 at padding
     position:torch.Tensor   # (B,) rotary position of the next token
 

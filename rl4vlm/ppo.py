@@ -479,7 +479,7 @@ def train_ppo(
     task,                            # a `Task` or its name
     policy:VLMPolicy,                # changed in place
     config:PPOConfig|None = None,    # the options; None takes the defaults
-    callbacks:list = (),             # functions called after each update with (metrics row, `PPO`)
+    callbacks:list|tuple = (),             # functions called after each update with (metrics row, `PPO`)
     folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
     ranks:Ranks|None = None,         # the processes that learn together; found out by default
 )->dict: # best (validation score and its update), rows (metrics of every update), policy folder

@@ -9,6 +9,7 @@ __all__ = ['conversation', 'preprocess', 'told', 'is_json', 'Conversations', 'ch
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 import numpy as np
 from .config import FilterConfig, PreprocessConfig
 from .conversations import JsonConversations, check_row, is_validation, told_bad, write_conversations
@@ -154,7 +155,7 @@ class Conversations:
         for number, r in zip(self.numbers, self.rows):
             yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
 
-def _parquet_rows(path:Path): # a `datasets.Dataset`, images as bytes
+def _parquet_rows(path:Path)->Any: # a `datasets.Dataset`, images as bytes
     import pyarrow.parquet as pq
     from glob import escape
     from datasets import Dataset

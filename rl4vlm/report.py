@@ -87,7 +87,7 @@ def _token_ends(text, ends, shown:list)->list|None: # 16-bit units
 def _turn(row:dict, images:dict)->dict:
     "A turn as the page wants it; what is not known is left out."
     names = ("action", "cause", "played", "state", "suggestion")
-    turn = {k: _clip(row[k], 500) for k in names if row[k] is not None and row[k] != ""}
+    turn:dict = {k: _clip(row[k], 500) for k in names if row[k] is not None and row[k] != ""}
     turn.update({k: known_number(row[k]) for k in ("reward", "value", "advantage") if known_number(row[k]) is not None})
     turn.update({k: True for k in ("terminated", "truncated") if row[k]})
     logprobs = [round(v, 3) for v in map(known_number, row["logprobs"] or []) if v is not None]

@@ -93,8 +93,8 @@ class PolicyActor(Actor):
         top_p:float=1.0,           # draw from the fewest likeliest that together have this probability
     ):
         self.policy, self.greedy, self.batch_size = policy, greedy, batch_size
-        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values,
-                             top_k=top_k, top_p=top_p)
+        self.sampling:dict = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values,
+                                  top_k=top_k, top_p=top_p)
 
     def act(self, prompts:list)->list[Response]:
         "Sample a response to each prompt; the prompts keep the tokens that were read."

@@ -417,7 +417,7 @@ def train_sft(
     policy:VLMPolicy,       # changed in place
     config:SFTConfig,
     folder,                 # gets its metrics, checkpoints and, at its top, the final policy
-    callbacks:list=(),      # transformers' `TrainerCallback`s
+    callbacks:list|tuple=(),      # transformers' `TrainerCallback`s
     progress=None,          # called with (step, steps, loss=...)
     shuffle:bool=True,      # False takes the rows in their order
     validation=(),          # conversations that are not trained on, for `best=loss`

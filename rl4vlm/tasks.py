@@ -190,7 +190,7 @@ def _seen(task, image)->np.ndarray: # (H, W, 3) uint8
 @patch
 def prompt(self:Task,
     frame:Frame,        # now
-    history:list=(),    # the episode so far, a list of `PastTurn`
+    history:list|tuple=(),    # the episode so far, a list of `PastTurn`
 )->list: # chat messages
     "The question put to the model."
     earlier = self.shown(frame, history)
@@ -211,7 +211,7 @@ def shown(self:Task, frame:Frame, history:list)->list: # of `PastTurn`
     return self.recent(history) if self.history_images and frame.images else []
 
 @patch
-def prompt_images(self:Task, frame:Frame, history:list=())->list: # each (H, W, 3) uint8
+def prompt_images(self:Task, frame:Frame, history:list|tuple=())->list: # each (H, W, 3) uint8
     "The images of the prompt, in the order of their places in it."
     return [i for p in self.shown(frame, history) for i in p.frame.images] + list(frame.images)
 

@@ -10,6 +10,7 @@ __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'LLAVA_TOKENS', 'LLAVA_TEMPLATE', 
 # %% ../nbs/33_tiny.ipynb #281794af
 import hashlib, json, random, shutil, warnings
 from pathlib import Path
+from typing import Any
 from .core import UsageError, cache_dir, did_you_mean
 
 # %% ../nbs/33_tiny.ipynb #c66bd6a7
@@ -147,7 +148,7 @@ FAMILIES = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3
 def build_tiny(
     folder,                      # where the checkpoint goes
     family:str="qwen2_5_vl",     # one of `FAMILIES`
-    texts:list=(),               # what the tokenizer is trained on
+    texts:list|tuple=(),               # what the tokenizer is trained on
     width:int=128,               # hidden size of both towers
     layers:int=2,                # layers of each tower
     seed:int=0,                  # of the weights
@@ -240,7 +241,7 @@ RECIPE = dict(version=2, width=128, layers=2, seed=0, steps=600)
 
 def tiny_vlm(
     family:str="qwen2_5_vl",   # one of `FAMILIES`
-    task:str="NumberLine",     # the task whose images it is taught to read
+    task:Any="NumberLine",     # the task, or its name, whose images it is taught to read
     progress=None,             # called with (step, steps, loss=...)
     cache=None,                # folder of all tiny models; `cache_dir()/tiny` by default
 )->Path: # checkpoint folder
@@ -298,7 +299,7 @@ def _make(folder:Path, family:str, texts:list, rows:list, progress):
 # %% ../nbs/33_tiny.ipynb #cb99d8ca
 def resolve_model(
     name:str,                # `tiny`, `tiny:FAMILY`, or anything that `load_vlm` takes
-    task:str="NumberLine",   # for tiny models
+    task:Any="NumberLine",   # or its name; for tiny models
     progress=None,
 )->str:
     "The checkpoint that a `--model` option means; a tiny model that is not in the cache is built, telling `progress`."

@@ -59,7 +59,7 @@ def plain_config(
     return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flat.items()}
 
 # %% ../nbs/31_tracking.ipynb #a838c2de
-PATIENCE = dict(init_timeout=30, finish_timeout=120, finish_timeout_raises=True)   # seconds
+PATIENCE:dict = dict(init_timeout=30, finish_timeout=120, finish_timeout_raises=True)   # seconds
 
 def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:int):
     "accelerate's W&B tracker, writing into the run folder; what it may collect by itself is turned off."
@@ -115,7 +115,7 @@ class Trackers:
     "The file and the outside trackers of a run, behind one `log`."
     def __init__(self,
         file:JSONLTracker=None,   # None where this process does not write
-        outside:list=(),          # of accelerate's trackers
+        outside:list|tuple=(),          # of accelerate's trackers
     ): self.file, self.outside, self.warned = file, list(outside), set()
 
     def log(self,

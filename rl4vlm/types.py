@@ -109,8 +109,8 @@ class Turn:
 RESPONSE_FIELDS = ("cut", "logprobs", "temperature", "value", "token_values")
 
 def turn_of(
-    messages:list = (),            # chat messages of the prompt
-    images:list = (),              # its images
+    messages:list|tuple = (),            # chat messages of the prompt
+    images:list|tuple = (),              # its images
     text:str = "",                 # the response
     response_ids = None,           # (R,) its token ids
     acted:str|None = None,         # the text that was played, where `text` was only kept
@@ -199,7 +199,8 @@ class TurnBatch:
     def rows(self, rows:"Tensor")->"TurnBatch":
         "Some of the turns, by their indices `rows` (K,) int64."
         pick = lambda x: None if x is None else [x[i] for i in rows.tolist()] if isinstance(x, list) else x[rows]
-        return TurnBatch(**{k: pick(v) for k, v in vars(self).items()})
+        picked:dict = {k: pick(v) for k, v in vars(self).items()}
+        return TurnBatch(**picked)
 
 # %% ../nbs/04_types.ipynb #c0d1e2f4
 def renamed(

@@ -57,7 +57,7 @@ def test_a_changed_option_is_seen(monkeypatch):
     def changed(command):
         parser = original(command)
         for action in parser._actions:
-            if action.dest == "clip": action.help = "Another sentence."
+            if action.dest.split(".")[-1] == "clip": action.help = "Another sentence."
         return parser
     monkeypatch.setattr(reference, "build_parser", changed)
     assert options_page() != before and "Another sentence." in options_page()
