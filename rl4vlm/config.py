@@ -10,6 +10,7 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'CollectConfig', 'FilterConfig', '
            'AlfworldConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 from .core import UsageError
@@ -109,6 +110,12 @@ class PreprocessConfig(Options):
     def __post_init__(self):
         check_range(self, "validation_share", 0, 0.9)
         check_choice(self, "export", ("", "llava", "messages"))
+
+# %% ../nbs/02_config.ipynb #a03efb22
+def __getattr__(name:str):
+    if name != "ScoreConfig": raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("ScoreConfig is called FilterConfig now", DeprecationWarning, stacklevel=2)
+    return FilterConfig
 
 # %% ../nbs/02_config.ipynb #a03efb12
 @dataclass
