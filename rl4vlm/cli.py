@@ -310,8 +310,8 @@ def _one_line(parser, message:str)->str:
 def _nearest(wrong:str, names:list)->str:
     "A hint naming the option that is nearest to what was typed, with its part or without."
     names = [n for n in names if not any(m.startswith(n + ".") for m in names)]   # options, not parts
-    full = {**{f"--{old}": f"--{today(old, [n[2:] for n in names])}" for old in MOVED}, **{f"--{n.split('.')[-1]}": n for n in names}}
-    full = {short: n for short, n in full.items() if n in names} | {n: n for n in names}
+    short = {**{f"--{old}": f"--{today(old, [n[2:] for n in names])}" for old in MOVED}, **{f"--{n.split('.')[-1]}": n for n in names}}
+    full = {n: n for n in names} if "." in wrong else {s: n for s, n in short.items() if n in names}
     return re.sub(r"'(.+)'", lambda found: f"'{full[found[1]]}'", did_you_mean(wrong, full))
 
 def import_modules(arguments:list):

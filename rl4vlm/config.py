@@ -10,12 +10,13 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'CollectConfig', 'FilterConfig', '
            'AlfworldConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 from .core import UsageError
 from .config_parts import (AskConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options, RolloutConfig,
-                                 RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts, check_choice,
-                                 check_range, check_trainable)
+                                 RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts,
+                                 check_choice, check_range, check_trainable)
 
 # %% ../nbs/02_config.ipynb #0f35348f
 @dataclass
@@ -34,7 +35,7 @@ class CollectConfig(Options):
     episodes: int = 500
     """Episodes to play."""
     per_seed: int = 1
-    """Episodes from each seed, that is, from each start; with several, the best can be kept (preprocess --filter.top_k)."""
+    """Episodes from each seed (start); of several, the best can be kept (preprocess --filter.top_k)."""
     shard_episodes: int = 250
     """Episodes in one Parquet file."""
     out: str = "runs/collect"
@@ -69,7 +70,8 @@ class FilterConfig(Options):
     """Model that rates each answer from 0 to 10: local:MODEL or openai:MODEL@URL."""
     min_judge: float = 6.0
     """Keep only turns that the judge rates at least so."""
-    rubric: str = "Is the state read correctly from the picture, does the reasoning follow, and is the action a good one?"
+    rubric: str = ("Is the state read correctly from the picture, does the reasoning follow, "
+                   "and is the action a good one?")
     """What the judge is asked about an answer."""
     ask: AskConfig = field(default_factory=AskConfig)
     """How the judge is asked."""
@@ -91,7 +93,7 @@ class FilterConfig(Options):
 class PreprocessConfig(Options):
     "Turn stored turns, LLaVA JSON or chat messages into conversations."
     data: str = "runs/collect/data/episodes"
-    """Folder of stored turns, as `rl4vlm collect` writes it, or a .json or .jsonl file of LLaVA's form or of chat messages."""
+    """Folder of stored turns from `rl4vlm collect`, or a .json or .jsonl file in LLaVA's form or of chat messages."""
     out: str = "runs/collect"
     """Run folder; the conversations lie in its data/ folder."""
     validation_share: float = 0.05
@@ -109,6 +111,12 @@ class PreprocessConfig(Options):
         check_range(self, "validation_share", 0, 0.9)
         check_choice(self, "export", ("", "llava", "messages"))
 
+# %% ../nbs/02_config.ipynb #a03efb22
+def __getattr__(name:str):
+    if name != "ScoreConfig": raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("ScoreConfig is called FilterConfig now", DeprecationWarning, stacklevel=2)
+    return FilterConfig
+
 # %% ../nbs/02_config.ipynb #a03efb12
 @dataclass
 class SFTRowsConfig(RowsConfig):
@@ -116,7 +124,7 @@ class SFTRowsConfig(RowsConfig):
     check_actions: bool = True
     """Refuse data most of whose answers state no action of the task."""
     group: str = ""
-    """Put rows of a kind into a batch: modality (with images or without), length (modality and similar length); empty for pure chance."""
+    """Rows in a batch are of one kind: modality (with images or without), length (and similar length); empty: any."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -145,7 +153,7 @@ class SFTOptimConfig(OptimConfig):
 class SFTRunConfig(RunConfig):
     "What is kept of a fine-tuning run, and by which measure."
     best: str = ""
-    """Keep the checkpoint that is best by loss (on the validation rows) or by success (on val-50); empty keeps the last."""
+    """Keep the checkpoint best by loss (on the validation rows) or by success (on val-50); empty keeps the last."""
     eval_every: int = 50
     """Steps between measurements of it."""
     max_new_tokens: int = 64
@@ -167,7 +175,7 @@ class SFTConfig(Options):
     model: str = "tiny"
     """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
     data: str = ""
-    """Folder of conversations, as `rl4vlm preprocess` writes it, or a .json or .jsonl file of LLaVA's form or of chat messages."""
+    """Folder from `rl4vlm preprocess`, or a .json or .jsonl file in LLaVA's form or of chat messages."""
     captions: bool = False
     """Learn to see instead: from the task's own images and the words its `text` has for them."""
     out: str = "runs/sft"
@@ -252,8 +260,8 @@ class AdvantageConfig(Options):
         check_range(self, "step_weight", low=0)
         for name in ("gamma", "gae_lambda"): check_range(self, name, 0, 1)
         if self.estimator in GROUPED and self.group_size < 2:
-            raise UsageError(f"group_size={self.group_size} of {type(self).__name__}: {self.estimator} compares the members of "
-                             "a group, so it takes 2 at least")
+            raise UsageError(f"group_size={self.group_size} of {type(self).__name__}: {self.estimator} compares "
+                             "the members of a group, so it takes 2 at least")
 
 # %% ../nbs/02_config.ipynb #a03efb15
 @dataclass
@@ -276,7 +284,7 @@ class LossConfig(Options):
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     mismatch_cap: float = 0.0
-    """Importance weights between trainer and sampler, at most this, from a scoring before learning; 0 trusts the sampler."""
+    """Cap of the importance weights between trainer and sampler (a scoring more); 0 trusts the sampler."""
 
     def __post_init__(self):
         check_range(self, "clip", above=0, high=1)
@@ -389,10 +397,11 @@ class PPOConfig(Options):
         check_trainable(self)
         a = self.advantage
         if a.estimator in GROUPED and self.rollout.envs % a.group_size:
-            raise UsageError(f"advantage.group_size={a.group_size} of PPOConfig must divide rollout.envs={self.rollout.envs}, "
-                             "the episodes played in an update")
+            raise UsageError(f"advantage.group_size={a.group_size} of PPOConfig must divide "
+                             f"rollout.envs={self.rollout.envs}, the episodes played in an update")
         if a.estimator == "gae-token" and self.loss.ratio != "token":
-            raise UsageError("advantage.estimator=gae-token of PPOConfig gives each token an advantage of its own and needs loss.ratio=token")
+            raise UsageError("advantage.estimator=gae-token of PPOConfig gives each token an advantage of its own "
+                             "and needs loss.ratio=token")
 
 # %% ../nbs/02_config.ipynb #04f89a57
 @dataclass
@@ -421,9 +430,9 @@ class TRLConfig(Options):
     seed: int = 0
     """Seed of episodes and sampling."""
     sft_steps: int | None = None
-    """A tiny model has never seen the answer's form and is first fine-tuned for so many steps, by default 120, or 900 where the answer has thoughts; other models start as they are."""
+    """Steps of fine-tuning that teach a tiny model the answer's form first; by default 120, or 900 with thoughts."""
     sft_error_rate: float | None = None
-    """How often the oracle that answers in this fine-tuning errs, by default 0.75 (of four images an index at random), or 0.1 where the answer has thoughts."""
+    """How often the oracle errs in that fine-tuning; by default 0.75 (an index at random), or 0.1 with thoughts."""
     steps: int = 60
     """Optimizer steps, each on fresh answers."""
     prompts: int = 8
@@ -457,8 +466,8 @@ class TRLConfig(Options):
         if self.sft_error_rate is not None: check_range(self, "sft_error_rate", 0, 1)
         answers = self.prompts * self.group_size
         if answers % self.optim.microbatches:
-            raise UsageError(f"optim.microbatches={self.optim.microbatches} of TRLConfig must divide the {answers} answers of a "
-                             f"step (prompts={self.prompts} times group_size={self.group_size})")
+            raise UsageError(f"optim.microbatches={self.optim.microbatches} of TRLConfig must divide the "
+                             f"{answers} answers of a step (prompts={self.prompts} times group_size={self.group_size})")
 
 # %% ../nbs/02_config.ipynb #32df0314
 @dataclass
@@ -469,7 +478,7 @@ class EvalSamplingConfig(SamplingConfig):
     top_k: int = 0
     """Draw each token from so many of the likeliest; 0 draws from all, as training does."""
     top_p: float = 1.0
-    """Draw each token from the fewest likeliest that together have this probability; 1 draws from all, as training does."""
+    """Draw each token from the likeliest that together have this probability; 1 draws from all, as training does."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -560,6 +569,7 @@ class ReportConfig(Options):
 
     def __post_init__(self): check_range(self, "port", low=0, high=65535)
 
+# %% ../nbs/02_config.ipynb #111d480b
 @dataclass
 class TasksConfig(Options):
     "A list of the tasks."
@@ -568,7 +578,7 @@ class TasksConfig(Options):
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.history 2."""
     episodes: int = 0
-    """Play so many episodes for the success rates of random play and oracle; 0 shows those that were measured for the package."""
+    """Episodes to play for the success rates of random play and oracle; 0 shows those measured for the package."""
     seed: int = 0
     """Seed of these episodes."""
     out: str = ""
@@ -576,7 +586,8 @@ class TasksConfig(Options):
 
     def __post_init__(self):
         check_range(self, "episodes", low=0)
-        if self.out and not self.out.lower().endswith(".png"): raise UsageError(f"out={self.out!r} of TasksConfig must be the name of a .png file")
+        if self.out and not self.out.lower().endswith(".png"):
+            raise UsageError(f"out={self.out!r} of TasksConfig must be the name of a .png file")
 
 # %% ../nbs/02_config.ipynb #a7e4a819
 @dataclass
@@ -592,6 +603,7 @@ class MergeConfig(Options):
     def __post_init__(self):
         if not self.model or not self.out: raise UsageError("merge needs --model ADAPTER_FOLDER and --out NEW_FOLDER")
 
+# %% ../nbs/02_config.ipynb #b66a4d2c
 @dataclass
 class AlfworldConfig(Options):
     "Make games for ALFWorld: rl4vlm alfworld generate OUT."
@@ -609,9 +621,11 @@ class AlfworldConfig(Options):
     """How many places a room has, 4 to 22."""
 
     def __post_init__(self):
-        if self.do != "generate" or not self.out: raise UsageError("alfworld needs what to do and where: rl4vlm alfworld generate OUT [--n 60 --types pick,heat]")
+        if self.do != "generate" or not self.out:
+            raise UsageError("alfworld needs what to do and where: rl4vlm alfworld generate OUT [--n 60]")
         check_range(self, "n", low=1)
 
+# %% ../nbs/02_config.ipynb #dc302e07
 @dataclass
 class DoctorConfig(Options):
     "Say what works here and what is missing."

@@ -2,7 +2,7 @@
 import json
 import pytest, yaml
 
-TINY = ["--updates", 2, "--rollout.envs", 4, "--steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--run.save_every", 1]
+TINY = ["--updates", 2, "--rollout.envs", 4, "--rollout.steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--run.save_every", 1]
 
 
 def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
@@ -54,8 +54,8 @@ def test_a_run_folder_is_not_overwritten_in_silence(rl4vlm, tmp_path):
     (["pop"], "did you mean 'ppo'?"),
     (["ppo", "--leaning_rate", "1"], "--leaning_rate"),
     (["ppo", "--loss.thought_weight", "1.5"], "between 0 and 1"),
-    (["ppo", "--steps", "-3"], "at least 1"),
-    (["ppo", "--steps", "many"], "many"),
+    (["ppo", "--rollout.steps", "-3"], "at least 1"),
+    (["ppo", "--rollout.steps", "many"], "many"),
     (["ppo", "--model", "./nowhere"], "does not exist"),
     (["sft", "--data", "nowhere"], "rl4vlm preprocess"),
     (["eval", "--panel", "test-20"], "did you mean 'test-200'?"),

@@ -14,7 +14,7 @@ RL = "--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 8 
 STAGES = dict(
     sft="sft --task NumberLine --steps 10 --optim.batch_size 4 --optim.accumulate 2 --run.save_every 10".split(),
     ppo=["ppo", *RL],
-    rloo=["ppo", *RL, "--advantage.estimator", "rloo", "--group_size", "4", "--kl.coef", "0.05"],
+    rloo=["ppo", *RL, "--advantage.estimator", "rloo", "--advantage.group_size", "4", "--kl.coef", "0.05"],
     trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --optim.microbatches 2 --sampling.max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 def accelerate(file): return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"scripts"/"accelerate"/file)]

@@ -59,6 +59,6 @@ def test_a_recording_sees_changed_weights(policy, prompts):
     close(policy, prompts, generate(policy, prompts, 32, seeds=range(12)))
 
 
-@pytest.mark.parametrize("options", [[], ["--sampling.static_cache", "true"], ["--advantage.estimator", "grpo", "--group_size", 4, "--kl.coef", 0.05, "--lora.r", 4]])
+@pytest.mark.parametrize("options", [[], ["--sampling.static_cache", "true"], ["--advantage.estimator", "grpo", "--advantage.group_size", 4, "--kl.coef", 0.05, "--lora.r", 4]])
 def test_two_updates(rl4vlm, blind_model, options):
     rl4vlm("ppo", "--task", "NumberLine", "--model", blind_model, "--out", "run", "--updates", 2, "--rollout.envs", 8, "--rollout.steps", 4, "--optim.minibatch", 16, "--sampling.max_new_tokens", 16, "--run.eval_every", 2, *options)

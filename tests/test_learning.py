@@ -17,7 +17,7 @@ def test_each_algorithm_solves_number_line(rl4vlm, tmp_path, advantage):
         rl4vlm("collect", *SHARED, "--episodes", 500, "--error_rate", 0.25, "--out", "sft", timeout=3000)
         rl4vlm("preprocess", "--data", "sft/data/episodes", "--out", "sft")
         rl4vlm("sft", *SHARED, "--data", "sft/data", "--out", "sft/run", "--steps", 300, "--optim.batch_size", 16, "--optim.lr", 2e-3, timeout=3000)
-    more = ["--rollout.envs", 32, "--steps", 8, "--optim.value_lr", 3e-3] if advantage == "gae" else ["--advantage.estimator", advantage]
+    more = ["--rollout.envs", 32, "--rollout.steps", 8, "--optim.value_lr", 3e-3] if advantage == "gae" else ["--advantage.estimator", advantage]
     rl4vlm("ppo", *SHARED, *PPO, *more, "--model", "sft/run/sft", "--out", "rl", timeout=3000)
     rl4vlm("eval", "--task", "NumberLine", "--model", "rl/ppo/best", "--panel", "test-200", "--sampling.max_new_tokens", 40, "--baselines", "false", "--out", "eval", timeout=3000)
     [row] = json.loads((tmp_path/"eval"/"results.json").read_text())["rows"]

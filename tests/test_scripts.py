@@ -22,7 +22,7 @@ def test_examples_to_policy(tmp_path, blind_model):
     preprocess(PreprocessConfig(data=str(tmp_path/"c/data/episodes"), out=str(tmp_path/"c")))
     said = run("train_sft.py", "--model", blind_model, "--data", "c/data", "--out", "s", "--steps", 10, "--optim.batch_size", 4, "--lora.r", 4, cwd=tmp_path)
     assert "10/10 loss" in said and (tmp_path/"s/sft/adapter_config.json").exists()
-    said = run("train_ppo.py", "--model", "s/sft", "--out", "p", "--updates", 2, "--rollout.envs", 4, "--steps", 2, "--optim.minibatch", 8, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--optim.value_warmup", 0, cwd=tmp_path)
+    said = run("train_ppo.py", "--model", "s/sft", "--out", "p", "--updates", 2, "--rollout.envs", 4, "--rollout.steps", 2, "--optim.minibatch", 8, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--optim.value_warmup", 0, cwd=tmp_path)
     rows = [json.loads(line) for line in (tmp_path/"p/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [0, 1, 2] and all(f"{step} {{" in said for step in (0, 1, 2))
     before, after = (VLMPolicy.load(tmp_path/folder).model.state_dict() for folder in ("s/sft", "p/ppo/checkpoints/step_2"))

@@ -10,7 +10,7 @@ from measure import table
 
 TITLE = "Launches"
 ROOT = Path(__file__).resolve().parents[2]
-RL = "ppo --task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 8 --steps 4 --optim.minibatch 512 --sampling.max_new_tokens 8 --run.eval_every 2 --optim.value_warmup 0 --kl.max 0 --seed 5"
+RL = "ppo --task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 8 --rollout.steps 4 --optim.minibatch 512 --sampling.max_new_tokens 8 --run.eval_every 2 --optim.value_warmup 0 --kl.max 0 --seed 5"
 STAGES = {"SFT": "sft --task NumberLine --steps 20 --optim.batch_size 8", "PPO": RL, "RLOO": f"{RL} --advantage.estimator rloo --group_size 4 --kl.coef 0.05",
           "TRL's RLOO": "trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --sampling.max_new_tokens 8"}
 LOSSES = {"SFT": ["loss"], "PPO": ["policy_loss", "value_loss", "grad_norm"], "RLOO": ["policy_loss", "kl_loss", "grad_norm"]}

@@ -44,7 +44,7 @@ from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO
 import torch
 torch.set_num_threads(1)
-ppo = PPO("NumberLine", VLMPolicy.load(sys.argv[1], device="cpu"), PPOConfig(envs=32, steps=8, max_new_tokens=16))
+ppo = PPO("NumberLine", VLMPolicy.load(sys.argv[1], device="cpu"), PPOConfig(rollout=dict(envs=32, steps=8), sampling=dict(max_new_tokens=16)))
 turns = [t for segment in ppo.play() for t in segment]
 shown = [i for t in turns for i in t.images]
 different = {id(i): i for i in shown}

@@ -235,7 +235,7 @@ def test_there_are_lines_to_try():
     assert len(LINES) > 80 and any("--num_processes 8" in line and "sft/cards_llava" in line for _, line in LINES)
 
 @pytest.mark.parametrize("where, line", LINES, ids=[f"{w}: {l[:60]}" for w, l in LINES])
-def test_what_is_written_can_be_typed(where, line, monkeypatch):
+def test_what_is_written_can_be_typed(where, line, monkeypatch, capsys):
     from rl4vlm.distributed import share_of
     monkeypatch.chdir(ROOT)
     if not (parts := split(line)): pytest.skip("no command of this package")
@@ -244,6 +244,7 @@ def test_what_is_written_can_be_typed(where, line, monkeypatch):
     drop = [i for i, a in enumerate(arguments) if a == "--import"]
     arguments = [a for i, a in enumerate(arguments) if i not in drop and i - 1 not in drop]   # modules of the reader's own
     config = read_options(command, arguments)
+    assert "is called" not in capsys.readouterr().err, "by names of before"
     if command in ("sft", "ppo"): share_of(config, processes)
 
 
