@@ -144,6 +144,16 @@ def check_nothing_lost(name, notebook, made):
             else: at = found + len(wanted)
 
 
+def check_sources(name, notebook, made):
+    "Exported code stands on the page, folded or open."
+    text = plain("\n".join(l for c in made["cells"] for l in text_of(c["source"]).splitlines() if not l.startswith("#|")))
+    for cell in notebook["cells"]:
+        lines = text_of(cell["source"]).strip().splitlines()
+        if cell["cell_type"] != "code" or not lines or not re.match(r"#\|\s*exporti?\s*$", lines[0]): continue
+        code = "\n".join(l for l in lines if not l.startswith("#|"))
+        if plain(code) not in text: yield f"{name}: exported code is lost, {code.strip()[:80]!r}"
+
+
 def check_headings(name, page):
     "The title is the one heading of first rank."
     for heading in re.findall(r"^# .*", markdown_of(page), re.M): yield f"{name}: a second heading of first rank, {heading[:60]!r}"
@@ -381,7 +391,7 @@ def main():
         notebooks = pages_of(folder/"nbs")
         for name, page in pages.items():
             problems += [*check_page(name, page), *check_links(name, page, pages, processed, site), *check_headings(name, page), *check_alt(name, page), *check_doclinks(name, page, site["home"], means)]
-            problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page), *check_words(name, notebooks[name])]
+            problems += [*check_first(name, notebooks[name], page), *check_nothing_lost(name, notebooks[name], page), *check_sources(name, notebooks[name], page), *check_words(name, notebooks[name])]
             if "--words" in sys.argv: print(name, *words_both(notebooks[name], page))
         missing = [n for n in notebooks if n not in pages and not n.name.startswith("_")]
         problems += [f"{n}: was not processed" for n in missing]

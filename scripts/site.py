@@ -4,7 +4,7 @@
 `--preview FOLDER` renders them with pandoc and the site's own style sheet instead: no search, the rest as it will be;
 that is what the screenshots in tests/test_site.py are taken of, where there is no Quarto.
 
-This does what `nbdev_docs` does, with three differences. nbdev runs every cell that contains an import, to be able to show
+This does what `nbdev_docs` does, with four differences. The source of exported cells stays on the page, folded. nbdev runs every cell that contains an import, to be able to show
 signatures; here only its import statements are run, so an import may stand where it is used. README.md is left to
 scripts/readme.py. And a name in backticks becomes a link only where it can mean one thing (see `means`).
 """
@@ -27,6 +27,29 @@ class run_what_docs_need(nbdev.processors.exec_show_docs):
             if imports and getattr(self.nb, "has_docs_", False) and cell.directives_.get("eval:", [""])[0] != "false": self.k.run_cell("\n".join(map(ast.unparse, imports)))
         else: super().__call__(cell)
         if getattr(getattr(self, "k", None), "exc", None): raise RuntimeError(f"a cell that the pages need fails:\n{cell.source}") from self.k.exc
+
+
+def keep_source(cell):
+    "Exported cells stay, to be folded (nbdev leaves them out, and a page would say what it does not show); hidden cells go."
+    kinds = cell.directives_.keys() & nbdev.processors._hide_dirs if cell.directives_ else set()
+    if kinds and kinds <= {"export", "exporti"}: cell.directives_["exports"] = ["folded"]
+    elif kinds: del cell["source"]
+
+
+def fold_source(cell):
+    "What a reader came to learn (`exports`) is open, other exported code is one click away."
+    if cell.cell_type != "code" or "exports" not in cell.directives_: return
+    folded = cell.directives_["exports"] == ["folded"]
+    cell.source = f'#| code-fold: {"true" if folded else "show"}\n#| code-summary: "{"Source" if folded else "Exported source"}"\n{cell.source}'
+
+
+class source_after_docs(nbdev.processors.Processor):
+    "The signature stands before the source, also where the source ends a notebook."
+    def begin(self):
+        cells = self.nb.cells
+        for at in reversed(range(len(cells) - 1)):
+            shown = cells[at].cell_type == "code" and "exports" in (cells[at].directives_ or {})
+            if shown and getattr(cells[at + 1], "has_sd", 0): cells[at], cells[at + 1] = cells[at + 1], cells[at]
 
 
 def signature(symbol, eval_str=True, **options):
@@ -60,6 +83,7 @@ def link_names(lookup, line):
 def process():
     "Notebooks with front matter, signatures and doclinks, in _proc/."
     nbdev.processors.exec_show_docs = run_what_docs_need
+    nbdev.processors.rm_export, nbdev.processors.add_fold, nbdev.processors.mv_exports = keep_source, fold_source, source_after_docs
     fastcore.docments.signature = signature
     nbdev.doclinks.NbdevLookup.link_line = link_names
     nbdev.quarto.refresh_quarto_yml()

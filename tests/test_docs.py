@@ -107,6 +107,12 @@ def test_output_of_an_exported_cell_is_missed():
     assert "output is lost" in problem
 
 
+def test_exported_code_stays_on_its_page():
+    book = notebook(FIRST, dict(source="#| export\ndef f(): return 1"))
+    assert not list(docs.check_sources("a.ipynb", book, page(dict(source="#| code-fold: true\ndef f(): return 1"))))
+    assert [p for p in docs.check_sources("a.ipynb", book, page(dict(source="show_doc(f)"))) if "def f(): return 1" in p]
+
+
 def test_figures_have_a_text_and_pages_one_title():
     assert list(docs.check_alt("a", notebook(dict(source="draw()", outputs=[FIGURE])))) and list(docs.check_alt("a", notebook("![](x.png)"))) and list(docs.check_alt("a", notebook('<img src="x.png">')))
     assert not list(docs.check_alt("a", notebook(dict(source='#| fig-alt: "A line"\ndraw()', outputs=[FIGURE]), "![a](x.png)")))
