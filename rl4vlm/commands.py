@@ -18,7 +18,7 @@ from .tasks import Task, make_task
 # %% ../nbs/53_commands.ipynb #c9a0d417
 def check_names(config):
     "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
-    from rl4vlm.evaluate import panel_seeds
+    from rl4vlm.panels import panel_seeds
     from rl4vlm.tasks import list_tasks
     several = getattr(config, "tasks", [])
     for name in several or [config.task]:

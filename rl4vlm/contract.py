@@ -167,10 +167,14 @@ def greedy(s:Subject)->tuple:
     return wrong == 0, wrong, f"of {len(s.prompts)} greedy answers are others than those of model.generate"
 
 def forbidden(s:Subject)->tuple:
-    "Special tokens are never drawn, the one that ends an answer excepted."
-    drawn = np.concatenate([a.ids for a in generate(s.policy, s.prompts, 32, 50.0, seeds=range(len(s.prompts)))])
-    bad = int((~s.policy.allowed.cpu()[torch.from_numpy(drawn)]).sum())
-    return bad == 0, bad, f"of {len(drawn)} tokens drawn at temperature 50 are forbidden"
+    "Special tokens cannot be drawn, the one that ends an answer excepted; nor ids that have no text."
+    tokens, hot = s.policy.tokenizer, torch.full((len(s.prompts), 1), 50.0, device=s.policy.device)
+    with torch.no_grad(): logp = s.policy.log_softmax(s.policy.prefill(s.prompts).state, hot)       # (B, V)
+    marks = {i for i, t in tokens.added_tokens_decoder.items() if t.special} | {s.policy.config.image_token_id}
+    banned = ({*marks, *tokens.all_special_ids} - {tokens.eos_token_id}) | {*range(len(tokens), logp.shape[1])}
+    banned = [i for i in banned if i < logp.shape[1]]
+    likely = int((logp[:, banned] > -torch.inf).any(0).sum())
+    return likely == 0, likely, f"of {len(banned)} special tokens and ids without text can be drawn"
 
 def static_cache(s:Subject)->tuple:
     "A static cache changes nothing."

@@ -24,7 +24,8 @@ from .config import CRITIC, GROUPED, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, seed_everything, stream_seed
 from .files import replace_folder
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
-from .evaluate import panel_seeds, summarise
+from .panels import panel_seeds
+from .statistics import summarise
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss
 from .policy import Scores, VLMPolicy
 from .rollout import Plan, Player, PolicyActor

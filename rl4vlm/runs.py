@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from . import __version__
 from .core import DamagedError, UsageError, did_you_mean
 from .run_folder import RUN_SIGNS, RunFolder
-from .evaluate import summarise
+from .statistics import summarise
 from .files import JsonLines, read_json
 from .store import count_episodes
 

@@ -107,7 +107,7 @@ def run(path, flags):
     shell = CaptureShell(path)
     try:
         with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=left_out)
-    except Exception:
+    except BaseException:   # a cell may call sys.exit
         print(shell.prettytb(fname=path), file=sys.stderr)
         return False, ran
     return True, ran

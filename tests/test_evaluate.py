@@ -105,3 +105,12 @@ def test_tables_of_rows_that_know_less():
     lines = as_markdown(rows, {("U", "b|c"): 3.2}).splitlines()
     assert all(line.count(" | ") == lines[0].count(" | ") for line in lines[2:]) and "12.3" in lines[3] and "3 s" in lines[3] and "no_json 2" in lines[3]
     assert [r["name"] for r in csv.DictReader(io.StringIO(as_csv(rows)))] == ["a", "b|c"]
+
+
+def test_names_of_version_0_1_0_are_found_where_they_are_now():
+    import rl4vlm.evaluate
+    from rl4vlm import panels, statistics
+    for room, names in ((panels, ("PANELS", "panel_seeds", "file_name")), (statistics, ("wilson", "bootstrap", "paired_difference"))):
+        for name in names:
+            with pytest.warns(FutureWarning, match=f"is {room.__name__}.{name} now"): assert getattr(rl4vlm.evaluate, name) is getattr(room, name)
+    assert rl4vlm.evaluate.summarise is statistics.summarise and not hasattr(rl4vlm.evaluate, "summarize")

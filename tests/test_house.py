@@ -99,7 +99,8 @@ def silent_runs(path, at_least=3):
     return [r for r in runs + [run] if len(r) >= at_least]
 
 
-@pytest.mark.parametrize("name", ["20_logprobs", "21_policy", "22_generate", "23_rollout", "34_advantages", "35_losses", "36_ppo", "35_batch", "04_types",
+@pytest.mark.parametrize("name", ["20_logprobs", "21_policy", "22_generate", "23_rollout", "23_statistics", "24_panels",
+                                  "25_evaluate", "34_advantages", "35_losses", "36_ppo", "35_batch", "04_types",
                                   "32_sft", "33_tiny", "37_trl_rloo", "40_labellers", "41_filters", "43_preprocess"])
 def test_code_is_shown_at_work_when_it_is_introduced(name):
     "No three exported cells in a row without an output or a test."

@@ -29,7 +29,8 @@ def test_silent_work_is_told():
 
 
 def test_the_list_of_tasks_is_right_about_what_it_knows():
-    from rl4vlm.evaluate import evaluate, wilson
+    from rl4vlm.evaluate import evaluate
+    from rl4vlm.statistics import wilson
     from rl4vlm.labellers import make_actor
     from rl4vlm.task_list import known_rates
     from rl4vlm.tasks import make_task

@@ -94,7 +94,8 @@ def test_a_report_of_odd_config_and_odd_names(tmp_path):
 def test_columns_are_converted_or_refused_when_the_first_episode_ends(columns, wrong, tmp_path):
     from rl4vlm.envs.cards import NumberLine
     from rl4vlm.store import EpisodeStore
-    from rl4vlm.evaluate import as_csv, as_markdown, summarise
+    from rl4vlm.evaluate import as_csv, as_markdown
+    from rl4vlm.statistics import summarise
     from rl4vlm.rollout import RandomActor, play
     class Odd(NumberLine):
         def columns(self, episode): return columns
