@@ -12,6 +12,7 @@ __all__ = ['MOVED', 'PARTS', 'ACTORS', 'TRACKERS', 'today', 'today_tree', 'first
 import math, re, warnings
 from dataclasses import dataclass, field, fields
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 from .core import UsageError, did_you_mean
 
@@ -134,8 +135,8 @@ class Options(metaclass=_Kind):
                                    + did_you_mean(wrong[0], own.type.__dataclass_fields__))
         return own.type(**{**vars(own.default_factory()), **given})
 
-    def __getattr__(self, name):
-        new = today(name, option_paths(type(self))) 
+    def __getattr__(self, name:str)->Any:
+        new = today(name, option_paths(type(self)))
         if new == name: raise AttributeError(f"{type(self).__name__} has no option '{name}'")
         warnings.warn(f"{name} of {type(self).__name__} is called {new} now", DeprecationWarning, stacklevel=2)
         value = self
@@ -146,8 +147,8 @@ class Options(metaclass=_Kind):
 def check_range(config, name:str, low:float=None, high:float=None, above:float=None):
     "Raise `UsageError` if the field `name` of `config` is outside [`low`, `high`], or not above `above`."
     value = getattr(config, name)
-    below = value is None or low is not None and value < low or above is not None and value <= above
-    if not below and (high is None or value <= high): return
+    if value is not None and (low is None or value >= low) and (high is None or value <= high) \
+            and (above is None or value > above): return
     if above is not None: allowed = f"above {above:g}" + (f" and at most {high:g}" if high is not None else "")
     else: allowed = f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
     raise UsageError(f"{name}={value!r} of {type(config).__name__} must be {allowed}")

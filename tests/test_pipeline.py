@@ -37,8 +37,8 @@ def test_stages_are_done_again_when_something_changed(config):
     os.remove("run/report.html")
     assert run(config, resume=True) == ["report"]                                     # what it left is not there
     assert run(config, from_stage="ppo") == ["ppo", "eval", "report"] and open("run/results.json").read() == first
-    slower = replace(config, ppo=replace(config.ppo, lr=5e-5))
-    with pytest.raises(UsageError, match="ppo.lr was 0.0001, now 5e-05"): run(slower, resume=True)
+    slower = replace(config, ppo=replace(config.ppo, optim=replace(config.ppo.optim, lr=5e-5)))
+    with pytest.raises(UsageError, match="ppo.optim.lr was 0.0001, now 5e-05"): run(slower, resume=True)
     assert run(slower, from_stage="ppo") == ["ppo", "eval", "report"]                 # with other options
     assert run(slower, resume=True) == [] and len([json.loads(line) for line in open("run/metrics.jsonl")]) == 2
     more = replace(slower, collect=replace(config.collect, error_rate=0.5))

@@ -97,7 +97,7 @@ def test_what_belongs_to_one_command(place):
     for data in ("nowhere", "nowhere.json", "plain", "empty", "eps", "data", "folder.json", "bytes.json", "half.json", "null.json", "rows.json", "deep.json", "half.jsonl", "/dev/null", LONG + ".json", "plain/x.json"):
         commands += [["preprocess", "--data", data, "--out", "w"], ["preprocess", "--data", data, "--out", "w", "--filter.success"], ["sft", "--data", data, "--out", "w"], ["sft", "--data", data, "--out", "w", "--rows.on_bad_row", "skip"]]
     commands += [["eval", *words, "--out", "w"] for words in (["--tasks", "nosuch"], ["--compare", "a"], ["--compare", "a", "a"], ["--panel", "5"], ["--rollout.workers", -2], ["--model", "tiny:nosuch"])]
-    commands += [["ppo", *words, "--out", "w"] for words in (["--run.trackers", "nosuch"], ["--lora.parts", "x"], ["--trainable", "x"], ["--advantage.group_size", 3, "--advantage.estimator", "rloo"], ["--panel", "nosuch"])]
+    commands += [["ppo", *words, "--out", "w"] for words in (["--run.trackers", "nosuch"], ["--lora.parts", "x"], ["--trainable", "x"], ["--advantage.group_size", 3, "--advantage.estimator", "rloo"], ["--run.panel", "nosuch"])]
     commands += [[c, f"--model={m}", "--dry-run"] for c in ("ppo", "sft") for m in ("nowhere", "m_list", "m_new", "a_bare", "a_half", "a_lost", "tiny")]
     commands += [["report", *words] for words in (["nowhere"], ["plain"], ["empty"], ["/dev/null"], ["odd_run", "nowhere"], ["odd_run", "--out", "/proc/x.html"], ["odd_run", "--out", "plain/x.html"], ["nowhere", "--serve"], ["odd_run", "--serve", "--port", 70000], ["--runs", "[]"])]
     commands += [["merge", "--model", m, "--out", o] for m in ("a_lost", "a_bare", "odd_run", "nowhere") for o in ("new", "plain", "mine", "/proc/x")]
