@@ -211,6 +211,7 @@ def group_advantages(
     ends = layout.grid(torch.tensor([t.done for t in turns]), True)
     to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.advantage.gamma))   # (M,)
     if config.advantage.estimator == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
+    if config.advantage.estimator != "gigpo": raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
     anchors = numbered([t.anchor for t in turns])
     return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight), same=same)
 

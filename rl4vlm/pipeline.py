@@ -13,7 +13,6 @@ import hashlib, json, resource, shutil, sys, time
 from .commands import check_names, run_collect, run_ppo, run_sft
 from .config import PipelineConfig
 from .config_parts import first_name
-from .config_parts import first_name
 from .core import DamagedError, UsageError, did_you_mean, flatten_dict, without_secrets
 from .files import damaged_file, fingerprint, input_files, read_json, write_atomic, write_json
 from .progress import Screen
