@@ -41,4 +41,4 @@ def test_ctrl_c_and_resume_equal_an_uninterrupted_run(tmp_path, blind_model):
 
 def test_resume_with_other_options_is_refused(tmp_path, blind_model, rl4vlm):
     (tmp_path/"run").mkdir(); (tmp_path/"run/config.yaml").write_text("task: NumberLine\nout: run\nseed: 0\nppo:\n  lr: 0.5\n"); (tmp_path/"run/stages.json").write_text("{}")
-    assert "ppo.lr was 0.5" in rl4vlm("quickstart", "--out", "run", "--resume", "--model", blind_model, code=2).stderr
+    assert "ppo.optim.lr was 0.5" in rl4vlm("quickstart", "--out", "run", "--resume", "--model", blind_model, code=2).stderr
