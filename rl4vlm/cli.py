@@ -15,7 +15,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
-from .config_parts import MOVED, is_part, option_paths, today, today_tree
 from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 

@@ -9,7 +9,7 @@ __all__ = ['EXACT', 'CLAUSES', 'OPTIONAL', 'QUICK', 'Subject', 'processor_fits',
            'run_contract', 'check_contract', 'contract_row']
 
 # %% ../nbs/26_contract.ipynb #43b70934
-import tempfile
+import tempfile, warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -304,10 +304,15 @@ def check_contract(
     name:str,           # of its checkpoint, for the message
 ):
     "Raise `UsageError` if the quick clauses do not hold for a family that no test holds to them."
-    if policy.config.model_type in FAMILIES or policy.model.dtype != torch.float32: return
+    family = policy.config.model_type
+    if family in FAMILIES: return
+    if policy.model.dtype != torch.float32:
+        warnings.warn(f"no test holds models of type {family} to the contract, and in {policy.model.dtype} it cannot be checked now; "
+                      f"'rl4vlm doctor --model {name}' does it, in float32 on the CPU")
+        return
     for verdict in examine(name, QUICK, policy):
         if verdict.breaks:
-            raise UsageError(f"'{name}' ({policy.config.model_type}) cannot be trained here, it breaks a clause of the "
+            raise UsageError(f"'{name}' ({family}) cannot be trained here, it breaks a clause of the "
                              f"contract: {verdict.clause}, {verdict.figure or ''} {verdict.words} "
                              "(rl4vlm doctor --model tells all)")
 

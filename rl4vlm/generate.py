@@ -168,7 +168,7 @@ def _responses(policy:VLMPolicy, sampled:Sampled, temperatures:list, values:list
         dtype = str(policy.model.dtype).removeprefix("torch.")
         raise InvariantError(f"the model gives no probabilities for {broken} of {len(ids)} answers (NaN or infinite): "
                              f"its weights are broken, or overflow in {dtype}; take an earlier checkpoint, "
-                             "a lower --optim.lr in the run that made it, or another --dtype")
+                             "a lower --optim.lr in the run that made it, or another --loading.dtype")
     return [Response(policy.decode(ids[i, :n]), bool(ids[i, n - 1] != policy.end_id), ids[i, :n], logprobs[i, :n],
                      temperatures[i], values[i], every[i, :n] if token_values else None) for i, n in enumerate(lengths)]
 

@@ -328,7 +328,7 @@ def _check_base(name:str, base:str):
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
 
-FLOAT16 = "dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; take --dtype bfloat16 or float32, or train an adapter (--lora.r 16)"
+FLOAT16 = "dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)"
 
 def check_learnable(
     name:str,   # as for `load_vlm`, or a tiny model

@@ -161,8 +161,8 @@ def _once(self:PromptEncoder, text:str)->dict:
 LAYOUT = dict(input_data_format="channels_last")
 
 @patch
-def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple[np.ndarray, np.ndarray]:
-    "Token ids (P,) and positions (A, P) of a prompt."
+def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple[np.ndarray, np.ndarray, str]:
+    "Token ids (P,) and positions (A, P) of a prompt, and its text where it has to be read again."
     text, shapes = self._chat_text(messages), [i.shape for i in images]
     pixels = [np.array(i) for i in images] or None
     if self.plain and pixels: pixels = [pixels]   # of the first conversation
@@ -170,7 +170,8 @@ def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple[np.ndarray, 
     except ValueError as e: raise _refused(shapes, e)
     ids = inputs["input_ids"]                                                                      # (1, P)
     self.check_length(ids.shape[1], int((ids == self.config.image_token_id).sum()), shapes)
-    return ids[0].numpy().astype(np.int64), self._positions(ids, inputs.get("image_grid_thw"))
+    positions = self._positions(ids, inputs.get("image_grid_thw"))
+    return ids[0].numpy().astype(np.int64), positions, text if self.plain else ""
 
 @patch
 def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray: # (A, P)
@@ -207,8 +208,7 @@ def encode(self:VLMPolicy,
     if wanted != len(images):
         raise UsageError(f"the messages have {wanted} image places but {len(images)} images were given")
     words = text, tuple(i.shape for i in images)
-    ids, positions = self._texts.get_or(words, lambda: self._encode_text(messages, images))
-    text = self._chat_text(messages) if self.plain else ""
+    ids, positions, text = self._texts.get_or(words, lambda: self._encode_text(messages, images))
     return EncodedPrompt(ids, positions, images, tuple(image_key(i) for i in images), text)
 
 # %% ../nbs/21_policy.ipynb #750308d3

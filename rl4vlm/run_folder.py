@@ -11,7 +11,6 @@ __all__ = ['MAY_DIFFER', 'RUN_SIGNS', 'UNBEGUN', 'RUN_FILES', 'RunFolder', 'lock
 import os, re, shutil, signal, threading, time, warnings
 from pathlib import Path
 from .config_parts import today
-from .config_parts import today
 from .core import DamagedError, Interrupted, RL4VLMError, UsageError, flatten_dict, read_text, without_secrets
 from .files import JsonLines, damaged_file, read_json, recover_folder, replace_folder, write_atomic, write_json
 

@@ -85,11 +85,14 @@ class StaticDecoding(Decoding):
 class StaticCaches:
     "The slots of a policy: `policy.static_cache = StaticCaches(policy)` samples with them from then on."
     def __init__(self, policy:VLMPolicy):
+        if policy.plain:
+            raise UsageError(f"sampling.static_cache=true cannot be used with models of type {policy.config.model_type}: "
+                             "they are read without a cache")
         text = policy.config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
         window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
         if kinds != {"full_attention"} or window:
-            raise UsageError("compile=true cannot be used with this model: "
+            raise UsageError("sampling.static_cache=true cannot be used with this model: "
                              "some of its layers attend to a window of the last tokens only")
         self.policy, self.longest, self.slots = policy, 0, {}
         dynamo = torch._dynamo.config

@@ -77,6 +77,14 @@ def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
         check_contract(policy, "mine")
 
 
+def test_a_precision_that_cannot_be_checked_is_said(folder_of, recwarn):
+    for family, told in (("lfm2_vl", 1), ("smolvlm", 0)):   # no test holds the first one to the contract
+        recwarn.clear()
+        check_contract(VLMPolicy.load(folder_of(family), device="cpu", dtype="bfloat16"), "mine")
+        assert [("lfm2_vl" in str(w.message), "doctor --model mine" in str(w.message)) for w in recwarn
+                if "contract" in str(w.message)] == [(True, True)] * told
+
+
 def test_parameters_of_no_known_part_are_refused(folder_of):
     model, _ = load_vlm(str(folder_of("smolvlm")), device="cpu")
     assert {part_of(n) for n, _ in model.named_parameters()} == {"language", "merger", "vision"}
