@@ -10,10 +10,9 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'CollectConfig', 'FilterConfig', '
            'AlfworldConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
-from .core import UsageError
+from .core import UsageError, moved
 from .config_parts import (AskConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options, RolloutConfig,
                                  RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts,
                                  check_choice, check_range, check_trainable)
@@ -112,10 +111,7 @@ class PreprocessConfig(Options):
         check_choice(self, "export", ("", "llava", "messages"))
 
 # %% ../nbs/02_config.ipynb #a03efb22
-def __getattr__(name:str):
-    if name != "ScoreConfig": raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("ScoreConfig is called FilterConfig now", DeprecationWarning, stacklevel=2)
-    return FilterConfig
+__getattr__ = moved(__name__, config="ScoreConfig:FilterConfig")
 
 # %% ../nbs/02_config.ipynb #a03efb12
 @dataclass

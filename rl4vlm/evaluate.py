@@ -10,7 +10,6 @@ __all__ = ['evaluate', 'markdown_table', 'as_markdown', 'comparison_as_markdown'
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 import csv, io, re, time, warnings
@@ -18,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from . import __version__
 from .config import EvalConfig
-from .core import RL4VLMError, UsageError, printable
+from .core import RL4VLMError, UsageError, moved, printable
 from .files import fingerprint, read_json, write_atomic, write_json
 from .panels import PANEL_VERSION, play_panel
 from .rollout import Actor, OracleActor, PolicyActor, RandomActor, has_oracle
@@ -44,14 +43,8 @@ def evaluate(
     return summarise(episodes, name or actor.name), episodes
 
 # %% ../nbs/25_evaluate.ipynb #0d1e2f31
-_MOVED = dict(panels="PANELS PANEL_VERSION panel_seeds file_name".split(),
-              statistics="wilson bootstrap paired_difference compare summarise".split())
-
-def __getattr__(name:str)->object:
-    room = next((room for room, names in _MOVED.items() if name in names), None)
-    if room is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is rl4vlm.{room}.{name} now", FutureWarning, stacklevel=2)
-    return getattr(import_module(f"rl4vlm.{room}"), name)
+__getattr__ = moved(__name__, panels="PANELS panel_seeds file_name",
+                    statistics="wilson bootstrap paired_difference")
 
 # %% ../nbs/25_evaluate.ipynb #d57dcb1e
 def _cell(text:str)->str:

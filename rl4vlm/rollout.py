@@ -13,11 +13,11 @@ import hashlib
 from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
-from .core import InvariantError, RL4VLMError, UsageError, stream_seed
+from .core import InvariantError, RL4VLMError, UsageError, moved, stream_seed
 from .images import image_key
 from .env_pool import EnvPool
 from .tasks import Task, make_task
-from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, renamed, turn_of
+from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
 
 # %% ../nbs/23_rollout.ipynb #10c7aa2b
 class Actor:
@@ -39,7 +39,7 @@ class Actor:
 
     def annotate(self, turns:list): "Add to turns what only those need that are kept."
 
-__getattr__ = renamed(__name__, Answer=Response)
+__getattr__ = moved(__name__, types="Answer:Response")
 
 # %% ../nbs/23_rollout.ipynb #1b0f14e1
 class RandomActor(Actor):

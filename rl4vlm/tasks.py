@@ -9,13 +9,13 @@ __all__ = ['OLD_METHODS', 'Task', 'register_task', 'list_tasks', 'make_task']
 import json, warnings
 from importlib.metadata import entry_points
 import numpy as np
-from .core import UsageError, did_you_mean, without_secrets
+from .core import UsageError, moved, did_you_mean, without_secrets
 from .images import RowError, as_image
 from .parsing import Parsed, parse_action
-from .types import Frame, PastTurn, renamed
+from .types import Frame, PastTurn
 
 # %% ../nbs/12_tasks.ipynb #c0d1e2f6
-__getattr__ = renamed(__name__, Past=PastTurn)
+__getattr__ = moved(__name__, types="Past:PastTurn")
 
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['RESPONSE_FIELDS', 'Frame', 'PastTurn', 'EncodedPrompt', 'Prompt', 'Response', 'Turn', 'turn_of', 'Episode', 'Layout',
-           'flatten', 'TurnBatch', 'renamed']
+           'flatten', 'TurnBatch']
 
 # %% ../nbs/04_types.ipynb #3f0f6d1e
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-import warnings
 import numpy as np
 if TYPE_CHECKING: from torch import Tensor   # environments' worker processes import this module and need no torch
 
@@ -201,15 +200,3 @@ class TurnBatch:
         pick = lambda x: None if x is None else [x[i] for i in rows.tolist()] if isinstance(x, list) else x[rows]
         picked:dict = {k: pick(v) for k, v in vars(self).items()}
         return TurnBatch(**picked)
-
-# %% ../nbs/04_types.ipynb #c0d1e2f4
-def renamed(
-    module:str,   # the name of a module
-    **names,      # old name -> what it is now
-):
-    "The `__getattr__` of a module for names that it had in version 0.1.0."
-    def old_name(name):
-        if name not in names: raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warnings.warn(f"{module}.{name} is called {names[name].__name__} now", FutureWarning, stacklevel=2)
-        return names[name]
-    return old_name

@@ -11,7 +11,7 @@ of a notebook stands on its page, in order.
 (by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every image
 has a text, and nothing is fetched from elsewhere.
 """
-import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile
+import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile, warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -270,15 +270,21 @@ def check_links(name, page, pages, source, site):
 
 
 def resolves(dotted):
-    "Whether a dotted name is a module or something in it."
+    "Whether a dotted name is a module or something in it, under its name of today."
     parts = dotted.split(".")
     if (ROOT/Path(*parts)).suffix in (".yaml", ".html", ".ini") or (ROOT/"/".join(parts[:-1])).with_suffix("." + parts[-1]).exists(): return True
     for n in range(len(parts), 0, -1):
         try: value = importlib.import_module(".".join(parts[:n]))
         except ImportError: continue
         for part in parts[n:]:
-            if not hasattr(value, part) and part not in getattr(value, "__dataclass_fields__", {}) and part not in getattr(value, "__annotations__", {}): return False
-            value = getattr(value, part, None)
+            fields = {**getattr(value, "__dataclass_fields__", {}), **getattr(value, "__annotations__", {})}
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)   # a name that has moved
+                try: value = getattr(value, part)
+                except FutureWarning: return False
+                except AttributeError:
+                    if part not in fields: return False
+                    value = None
         return True
     return False
 

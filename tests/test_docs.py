@@ -24,12 +24,12 @@ def links(tmp_path, text, **others):
 
 
 @pytest.mark.parametrize("text", ["[b](../b.ipynb)", "[b](../b.ipynb#a-heading-here)", "![p](../image.png)", "[x](https://elsewhere.example/y)", "[`Thing`](https://site/base/bee.html#thing.name)",
-                                  "`rl4vlm.evaluate.wilson`", "`rl4vlm.core`", "[r](https://git/repo/blob/main/README.md)", "```\n[not](a-link)\n```", "`rl4vlm.config.LossConfig.clip`"])
+                                  "`rl4vlm.statistics.wilson`", "`rl4vlm.core`", "[r](https://git/repo/blob/main/README.md)", "```\n[not](a-link)\n```", "`rl4vlm.config.LossConfig.clip`"])
 def test_good_links_pass(tmp_path, text): assert links(tmp_path, text) == []
 
 
 @pytest.mark.parametrize("text", ["[b](../c.ipynb)", "[b](../b.ipynb#nowhere)", "![p](image.png)", "[`Thing`](https://site/base/bee.html#thing.other)", "[`Thing`](https://site/base/cee.html)",
-                                  "`rl4vlm.evaluate.wilsom`", "`rl4vlm.corr`", "[r](https://git/repo/blob/main/READMI.md)", "[out](../../../etc/passwd)", '<img src="x.png">'])
+                                  "`rl4vlm.statistics.wilsom`", "`rl4vlm.evaluate.wilson`", "`rl4vlm.corr`", "[r](https://git/repo/blob/main/READMI.md)", "[out](../../../etc/passwd)", '<img src="x.png">'])
 def test_bad_links_are_found(tmp_path, text): assert len(links(tmp_path, text)) == 1
 
 

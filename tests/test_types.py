@@ -1,4 +1,5 @@
 "What flows from an environment to an update: a prompt is read once and by whom it is asked; names and checkpoints of version 0.1.0."
+import importlib
 import numpy as np, pytest
 from rl4vlm.batch import make_batch
 from rl4vlm.config import PPOConfig
@@ -66,15 +67,16 @@ def test_a_checkpoint_of_version_0_1_0_goes_on():
     assert said(first.rollout(6)) == said(second.rollout(6))
 
 
-def test_old_names_are_told():
-    import rl4vlm.rollout, rl4vlm.tasks
-    from rl4vlm.types import PastTurn
-    with pytest.warns(FutureWarning, match="rl4vlm.tasks.Past is called PastTurn now"): assert rl4vlm.tasks.Past is PastTurn
-    with pytest.warns(FutureWarning, match="rl4vlm.rollout.Answer is called Response now"): assert rl4vlm.rollout.Answer is Response
-    with pytest.raises(AttributeError, match="no attribute 'Paste'"): rl4vlm.tasks.Paste
-    import rl4vlm.core, rl4vlm.files, rl4vlm.run_folder
-    for room, names in rl4vlm.core.MOVED.items():
-        for name in names:
-            with pytest.warns(FutureWarning, match=f"rl4vlm.core.{name} is rl4vlm.{room}.{name} now"): moved = getattr(rl4vlm.core, name)
-            assert moved is getattr(getattr(rl4vlm, room), name)
-    with pytest.raises(AttributeError, match="no attribute 'write_jason'"): rl4vlm.core.write_jason
+@pytest.mark.parametrize("old, new", [
+    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"),
+    *((f"evaluate.{n}", f"panels.{n}") for n in ("PANELS", "panel_seeds", "file_name")),
+    *((f"evaluate.{n}", f"statistics.{n}") for n in ("wilson", "bootstrap", "paired_difference")),
+    *((f"core.{n}", f"files.{n}") for n in ("write_atomic", "write_json", "read_json", "replace_folder", "write_into", "recover_folder", "JsonLines", "scratch")),
+    *((f"core.{n}", f"run_folder.{n}") for n in ("claim_run_folder", "lock_run_folder", "others_run", "RUN_FILES", "MAY_DIFFER")),
+])
+def test_old_names_are_told(old, new):
+    (before, name), (after, called) = old.split("."), new.split(".")
+    room = importlib.import_module(f"rl4vlm.{before}")
+    with pytest.warns(FutureWarning, match=f"rl4vlm.{old} is rl4vlm.{new} now"): value = getattr(room, name)
+    assert value is getattr(importlib.import_module(f"rl4vlm.{after}"), called)
+    with pytest.raises(AttributeError, match=f"no attribute '{name}e'"): getattr(room, name + "e")
