@@ -68,7 +68,7 @@ def test_a_checkpoint_of_version_0_1_0_goes_on():
 
 
 @pytest.mark.parametrize("old, new", [
-    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"),
+    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"), ("ppo.RunningDeviation", "ppo.RunningStd"),
     *((f"evaluate.{n}", f"panels.{n}") for n in ("PANELS", "panel_seeds", "file_name")),
     *((f"evaluate.{n}", f"statistics.{n}") for n in ("wilson", "bootstrap", "paired_difference")),
     *((f"core.{n}", f"files.{n}") for n in ("write_atomic", "write_json", "read_json", "replace_folder", "write_into", "recover_folder", "JsonLines", "scratch")),
