@@ -6,10 +6,12 @@
 __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL4VLMError', 'UsageError', 'Interrupted',
            'DamagedError', 'InvariantError', 'did_you_mean', 'install_extra', 'well_formed', 'read_text', 'from_json',
            'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'printable', 'tell', 'is_secret', 'without_secrets',
-           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved']
+           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved', 'renamed']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, sys, threading, time, warnings
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,18 @@ def moved(
 __getattr__ = moved(
     __name__, run_folder="claim_run_folder lock_run_folder others_run RUN_FILES MAY_DIFFER",
     files="write_atomic write_json read_json replace_folder write_into recover_folder JsonLines scratch")
+
+# %% ../nbs/00_core.ipynb #b9e06deb
+def renamed(
+    **today,   # old name of a keyword argument -> its name now
+)->Callable:
+    "A decorator: keyword arguments of version 0.1.0 are taken by their names of `today`, with a `FutureWarning`."
+    def decorate(function:Callable)->Callable:
+        @wraps(function)
+        def taking_both(*args, **kwargs):
+            for old in today.keys() & kwargs.keys():
+                warnings.warn(f"{function.__name__}: {old}= is {today[old]}= now", FutureWarning, stacklevel=2)
+                kwargs[today[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+        return taking_both
+    return decorate

@@ -9,6 +9,7 @@ __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes',
 # %% ../nbs/13_env_pool.ipynb #95e7f473
 import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
 from multiprocessing.connection import wait
+from pathlib import Path
 import cloudpickle, gymnasium, numpy as np
 from fastcore.basics import patch
 from .core import RL4VLMError, UsageError
@@ -72,7 +73,7 @@ def live_processes()->dict: # {process id: (parent's id, start time)}
     found = {}
     for entry in os.scandir("/proc") if os.path.isdir("/proc/self") else []:
         if not entry.name.isdigit(): continue
-        try: fields = open(f"/proc/{entry.name}/stat").read().rpartition(")")[2].split()
+        try: fields = Path("/proc", entry.name, "stat").read_text().rpartition(")")[2].split()
         except OSError: continue
         if fields[0] not in "ZX": found[int(entry.name)] = (int(fields[1]), fields[19])
     return found
@@ -250,7 +251,8 @@ parent, pids, rest = int(sys.argv[1]), {}, b""
 def processes():
     found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try: f = open("/proc/" + name + "/stat").read().rpartition(")")[2].split()
+        try:
+            with open("/proc/" + name + "/stat") as file: f = file.read().rpartition(")")[2].split()
         except OSError: continue
         if f[0] not in "ZX": found[int(name)] = (int(f[1]), f[19])
     return found
@@ -269,6 +271,7 @@ for p in doomed:
     except OSError: pass
 """
 
+# %% ../nbs/13_env_pool.ipynb #c4c81d68
 class _Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
@@ -291,7 +294,7 @@ class _Guard:
 
     def _children(self)->set:
         "Processes that this thread has started; empty where the system does not tell."
-        try: return set(open(f"/proc/self/task/{threading.get_native_id()}/children").read().split())
+        try: return {*Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
         except OSError: return set()
 
     def stop(self):
