@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL4VLMError', 'UsageError', 'Interrupted',
            'DamagedError', 'InvariantError', 'did_you_mean', 'install_extra', 'well_formed', 'read_text', 'from_json',
-           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'printable', 'tell', 'is_secret', 'without_secrets',
+           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'is_secret', 'without_secrets', 'printable', 'tell',
            'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved', 'renamed']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
@@ -117,20 +117,6 @@ def flatten_dict(
         flat.update(flatten_dict(value, between, name + between) if isinstance(value, dict) else {name: value})
     return flat
 
-# %% ../nbs/00_core.ipynb #5b1f9c02
-_OBEYED = re.compile(   # what a terminal acts on or hides
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-    "\U000e0000-\U000e007f\ud800-\udfff]")
-
-def printable(text)->str:
-    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
-
-def tell(*texts, file=None):
-    "Print `texts` at once, made `printable`, to `file` or standard output."
-    print(*map(printable, texts), file=file or sys.stdout, flush=True)
-    Heartbeat.last = time.monotonic()
-
 # %% ../nbs/00_core.ipynb #3c9be471
 SECRET_WORDS = {"key", "apikey", "accesskey", "token", "secret", "password", "passwd", "pwd", "passphrase",
                 "credential", "credentials", "auth", "authorization", "bearer", "cookie"}
@@ -151,7 +137,21 @@ def without_secrets(value, name:str="")->Any:
     hidden = lambda m: f"{m[1]}{m[2]}=(hidden)" if is_secret(m[2]) else m[0]
     return re.sub(r"([?&#;])([^=&#;\s?]+)=[^&#;\s]+", hidden, value)
 
+# %% ../nbs/00_core.ipynb #5b1f9c02
+_OBEYED = re.compile(   # what a terminal acts on or hides
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\U000e0000-\U000e007f\ud800-\udfff]")
+
+def printable(text)->str:
+    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
+
 # %% ../nbs/00_core.ipynb #6fd3a918
+def tell(*texts, file=None):
+    "Print `texts` at once, made `printable`, to `file` or standard output."
+    print(*map(printable, texts), file=file or sys.stdout, flush=True)
+    Heartbeat.last = time.monotonic()
+
 class Heartbeat:
     "Inside `with`, a line every few seconds in which nothing else is said."
     last, what = 0.0, "working"   # when something was said, what goes on
