@@ -118,29 +118,9 @@ class _Channel:
             got += count
         return data
 
-# %% ../nbs/13_env_pool.ipynb #1a4452ce
-def serve(
-    descriptor:int,   # of the socket to the parent
-):
-    "The main function of a worker process."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _adopt()
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
-    try:
-        [setup] = channel.receive()
-        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
-        while True:
-            [request] = channel.receive()
-            method, calls = json.loads(request)
-            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
-    except (EOFError, OSError): pass   # the parent has closed the channel
-    finally:
-        try:
-            for env in envs.values(): env.close()
-        finally: kill_processes(descendants([os.getpid()]))
-
 # %% ../nbs/13_env_pool.ipynb #8ba644bc
+START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
+
 def _make_envs(setup:bytes)->dict:
     "The environments described by a parent's first message."
     task, spec, indices, oracle = cloudpickle.loads(setup)
@@ -173,8 +153,29 @@ def _adopt():
     try: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)   # PR_SET_CHILD_SUBREAPER
     except (AttributeError, OSError): pass
 
+# %% ../nbs/13_env_pool.ipynb #1a4452ce
+def serve(
+    descriptor:int,   # of the socket to the parent
+):
+    "The main function of a worker process."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _adopt()
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
+    try:
+        [setup] = channel.receive()
+        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
+        while True:
+            [request] = channel.receive()
+            method, calls = json.loads(request)
+            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
+    except (EOFError, OSError): pass   # the parent has closed the channel
+    finally:
+        try:
+            for env in envs.values(): env.close()
+        finally: kill_processes(descendants([os.getpid()]))
+
 # %% ../nbs/13_env_pool.ipynb #80e72f8d
-START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
          "from rl4vlm.env_pool import serve; serve(int(sys.argv[1]))")
 
@@ -364,7 +365,6 @@ def close(self:EnvPool):
         for env in (self.envs or {}).values(): env.close()
     finally: self.envs = None; self._finalizer()
 
-# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _call(self:EnvPool, method:str, calls:dict)->dict:
     "Ask the environments of `calls`; the result is in their order."
@@ -382,6 +382,7 @@ def _call(self:EnvPool, method:str, calls:dict)->dict:
         raise
     return {i: results.get(i) for i in [*calls, *sorted(results.keys() - calls.keys())]}
 
+# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _gather(self:EnvPool, asked:list, order:list)->tuple: # {index: result}, {worker that did not answer: why}
     "Read the answers as they come; of several errors, that of the environment which is first in `order` is raised."
