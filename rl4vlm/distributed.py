@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch.optim.adamw import adamw
 from .config import GROUPED
 from .core import RL4VLMError, UsageError
@@ -62,7 +63,8 @@ def _threads_sleep()->bool:
     try: return not any(t.read_text().rpartition(")")[2].split()[0] == "R" for t in others)
     except OSError: return False   # one has just ended
 
-def close_process_group():
+@atexit.register
+def close_process_group()->None:
     "Let the background threads of a connection come to rest, and close it if the program did not fail; called at exit."
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
     until, rests = time.monotonic() + 5, 0
@@ -71,8 +73,6 @@ def close_process_group():
         rests = rests + 1 if _threads_sleep() else 0
     failed = getattr(sys, "last_value", None) is not None   # set by the interpreter, and by the command line
     if not failed: torch.distributed.destroy_process_group()
-
-atexit.register(close_process_group)
 
 # %% ../nbs/30_distributed.ipynb #d2d166e2
 SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))   # options of `PPOConfig` and `SFTConfig` that are totals
@@ -127,6 +127,7 @@ def dithered(
     bits = (x.contiguous().view(torch.int32) + r) & -2**16   # bfloat16 is the upper half of float32's bits
     return bits.view(torch.float32).bfloat16()
 
+# %% ../nbs/30_distributed.ipynb #af5f7fef
 class MasterAdamW(torch.optim.AdamW):
     "AdamW that steps float32 copies of the weights that are not float32 and rounds them into the model."
     @torch.no_grad()
@@ -220,20 +221,26 @@ class Learner:
         if math.isfinite(norm): self.optimizer.step()   # a broken gradient is reported, not taken
         return norm
 
-    def save(self, folder):
-        "Write the state of the optimizer; under DeepSpeed each rank writes its part, and the weights with it."
-        if self.deepspeed: self.wrapped.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
-        elif self.ranks.main: torch.save(self.optimizer.state_dict(), Path(folder)/"optimizer.pt")
+# %% ../nbs/30_distributed.ipynb #fa8ac93c
+@patch
+def save(self:Learner, folder)->None:
+    "Write the state of the optimizer; under DeepSpeed each rank writes its part, and the weights with it."
+    if self.deepspeed: self.wrapped.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
+    elif self.ranks.main: torch.save(self.optimizer.state_dict(), Path(folder)/"optimizer.pt")
 
-    def load(self, folder,
-        load_weights,   # function (folder) that puts the weights into the model
-    ):
-        "Go back to what `save` wrote."
-        if self.deepspeed: return self.wrapped.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
-        load_weights(folder)
-        self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True))
+@patch
+def load(self:Learner, folder,
+    load_weights,   # function (folder) that puts the weights into the model
+)->None:
+    "Go back to what `save` wrote."
+    if self.deepspeed: return self.wrapped.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
+    load_weights(folder)
+    self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True))
 
-    def set_lr(self, lr:float, group:int=0): self.optimizer.param_groups[group]["lr"] = lr
+@patch
+def set_lr(self:Learner, lr:float, group:int=0)->None:
+    "Set the learning rate of one group of the optimizer's parameters."
+    self.optimizer.param_groups[group]["lr"] = lr
 
 # %% ../nbs/30_distributed.ipynb #127ba1a0
 @contextmanager
@@ -271,8 +278,6 @@ def read_images(
         with whole_engine(engine), torch.no_grad(): policy.image_features(prompts)
 
 # %% ../nbs/30_distributed.ipynb #216a2ed9
-from fastcore.basics import patch
-
 @patch
 def gather(self:Ranks, thing)->list: # one object per rank, the same list on each
     "The `thing` of every rank."

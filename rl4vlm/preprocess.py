@@ -122,39 +122,7 @@ def _stored(row:dict)->dict:
                 episode=row["episode"], task="",
                 images=[dict(bytes=p.read_bytes(), path=None) for p in row["paths"]])
 
-# %% ../nbs/43_preprocess.ipynb #c95025f4
-class Conversations:
-    "The rows of a file that `preprocess` wrote, as a sequence of conversations; images are decoded on access."
-    def __init__(self,
-        path,                     # of the Parquet file
-        on_bad_row:str="stop",    # stop, or skip and count in `bad`
-    ):
-        self.path, self.bad = Path(path), []
-        self.rows = _parquet_rows(self.path)
-        self.numbers, bad = [*range(len(self.rows))], {}
-        for i, row in enumerate(self.rows):
-            try: _check_parquet_row(row, i)
-            except RowError as e: bad[i] = e
-            if bad and on_bad_row == "stop": break
-        self.leave_out(bad, on_bad_row)
-    def leave_out(self, bad:dict, on_bad_row:str):
-        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
-        self.bad += told_bad(self.path, bad, on_bad_row)
-        good = [k for k, number in enumerate(self.numbers) if number not in bad]
-        if bad: self.rows, self.numbers = self.rows.select(good), [self.numbers[k] for k in good]
-    def __len__(self)->int: return len(self.rows)
-    def __getitem__(self, i)->dict:
-        row = self.rows[int(i)]
-        return conversation(dict(row, images=[open_image(image_bytes(p, i), f"of row {i}") for p in row["images"]]))
-    def costs(self)->list: # of (characters, [pixels of each image])
-        "The size of each row."
-        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]])
-                for r in self.rows]
-    def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
-        "What there is to check against a model, without decoding an image."
-        for number, r in zip(self.numbers, self.rows):
-            yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
-
+# %% ../nbs/43_preprocess.ipynb #a195d124
 def _parquet_rows(path:Path)->Any: # a `datasets.Dataset`, images as bytes
     import pyarrow.parquet as pq
     from glob import escape
@@ -191,6 +159,44 @@ def _check_parquet_row(row:dict, number:int):
     need(isinstance(messages, list), "wrong fields", "its messages are no list")
     check_row(dict(messages=[*messages, dict(role="assistant", content=row["text"])],
                    images=["bytes"] * len(row["images"] or [])))
+
+# %% ../nbs/43_preprocess.ipynb #c95025f4
+class Conversations:
+    "The rows of a file that `preprocess` wrote, as a sequence of conversations; images are decoded on access."
+    def __init__(self,
+        path,                     # of the Parquet file
+        on_bad_row:str="stop",    # stop, or skip and count in `bad`
+    ):
+        self.path, self.bad = Path(path), []
+        self.rows = _parquet_rows(self.path)
+        self.numbers, bad = [*range(len(self.rows))], {}
+        for i, row in enumerate(self.rows):
+            try: _check_parquet_row(row, i)
+            except RowError as e: bad[i] = e
+            if bad and on_bad_row == "stop": break
+        self.leave_out(bad, on_bad_row)
+
+    def leave_out(self, bad:dict, on_bad_row:str):
+        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
+        self.bad += told_bad(self.path, bad, on_bad_row)
+        good = [k for k, number in enumerate(self.numbers) if number not in bad]
+        if bad: self.rows, self.numbers = self.rows.select(good), [self.numbers[k] for k in good]
+
+    def __len__(self)->int: return len(self.rows)
+
+    def __getitem__(self, i)->dict:
+        row = self.rows[int(i)]
+        return conversation(dict(row, images=[open_image(image_bytes(p, i), f"of row {i}") for p in row["images"]]))
+
+    def costs(self)->list: # of (characters, [pixels of each image])
+        "The size of each row."
+        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]])
+                for r in self.rows]
+
+    def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
+        "What there is to check against a model, without decoding an image."
+        for number, r in zip(self.numbers, self.rows):
+            yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
 
 # %% ../nbs/43_preprocess.ipynb #41422620
 def check_task(

@@ -114,6 +114,15 @@ def known_number(value)->float|None:
     "The `value` if it is a finite number, or None."
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
+# %% ../nbs/50_runs.ipynb #b9cb869d
+def _episode_ids(looks:list)->list: # of str
+    "Which episode each turn belongs to; counted from the ends where the column is missing."
+    ids, number = [], 0
+    for look in looks:
+        ids.append(str(look["episode"] or number))
+        number += bool(look["terminated"] or look["truncated"])
+    return ids
+
 # %% ../nbs/50_runs.ipynb #74266437
 @dataclass
 class Played:
@@ -150,15 +159,6 @@ def survey(run:Run, number:int=0)->list: # of `Played`
             played.rows.append(position)
     order = {str(row["name"]): i for i, row in enumerate(run.results.get("rows", []))}   # as in the table
     return sorted(found.values(), key=lambda e: order.get(e.actor, len(order)))
-
-# %% ../nbs/50_runs.ipynb #b9cb869d
-def _episode_ids(looks:list)->list: # of str
-    "Which episode each turn belongs to; counted from the ends where the column is missing."
-    ids, number = [], 0
-    for look in looks:
-        ids.append(str(look["episode"] or number))
-        number += bool(look["terminated"] or look["truncated"])
-    return ids
 
 # %% ../nbs/50_runs.ipynb #4f557ed2
 def tally(episodes:list)->dict:

@@ -110,6 +110,12 @@ def _start_outside(names:list, *arguments)->tuple: # (trackers, message of what 
             return [], f"tracker {name} cannot start ({why}); {remedy}; or leave {name} out of the trackers"
     return started, None
 
+# %% ../nbs/31_tracking.ipynb #fc6b20b6
+def _log_numbers(tracker, numbers:dict, step:int):
+    "Numbers to one tracker; W&B's own step is left alone, ours is in the row."
+    if tracker.name == "wandb": tracker.log(numbers)
+    else: tracker.log({k: v for k, v in numbers.items() if k != "step"}, step=step)
+
 # %% ../nbs/31_tracking.ipynb #f3b8b34b
 class Trackers:
     "The file and the outside trackers of a run, behind one `log`."
@@ -144,12 +150,6 @@ class Trackers:
 
     def __enter__(self): return self
     def __exit__(self, *error): self.finish()
-
-# %% ../nbs/31_tracking.ipynb #fc6b20b6
-def _log_numbers(tracker, numbers:dict, step:int):
-    "Numbers to one tracker; W&B's own step is left alone, ours is in the row."
-    if tracker.name == "wandb": tracker.log(numbers)
-    else: tracker.log({k: v for k, v in numbers.items() if k != "step"}, step=step)
 
 # %% ../nbs/31_tracking.ipynb #2a135adc
 def _is_main()->bool:
