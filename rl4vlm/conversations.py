@@ -8,6 +8,8 @@ __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages'
 
 # %% ../nbs/42_conversations.ipynb #1060b394
 import json, re
+from typing import Any
+from collections.abc import Iterator
 from pathlib import Path
 from .core import UsageError, from_json, json_lines, read_text, stream_seed, well_formed
 from .images import RowError, need, open_image
@@ -77,7 +79,7 @@ def _with_system(system, messages:list)->list:
     need(own == system, "two systems", "it has a system text, and another one in its messages")
     return [dict(role="system", content=system)] + messages[messages[0]["role"] == "system":]
 
-def _check_order(messages:list):
+def _check_order(messages:list)->None:
     "A question first, an answer last, none of them empty."
     first = next((m["role"] for m in messages if m["role"] != "system"), "system")
     need(first != "assistant", "begins with an answer",
@@ -89,7 +91,7 @@ def _check_order(messages:list):
 # %% ../nbs/42_conversations.ipynb #90506249
 _MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.MULTILINE)
 
-def _content(message:dict):
+def _content(message:dict)->str|list:
     "Content as parts; an answer, and a system prompt, as text."
     content, answers = message["content"], ROLES[message["role"]] != "user"
     parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image"
@@ -161,15 +163,15 @@ def read_json_rows(path)->list:
     except json.JSONDecodeError as e: raise UsageError(f"{path} is no JSON ({e}); was it cut off?") from None
     except (ValueError, RecursionError): return [_value(t) for t in _elements(text)]   # one of the rows is at fault
 
-def _on_line(number:int, row):
+def _on_line(number:int, row)->Any:
     if not isinstance(row, ValueError): return row
     return ValueError(f"line {number} is no JSON ({row}); wanted is a JSON list, or one object a line")
 
-def _value(text:str):
+def _value(text:str)->Any:
     try: return from_json(text)
     except ValueError as e: return e
 
-def _elements(text:str):
+def _elements(text:str)->Iterator:
     "The elements of a JSON list as texts, however deep they are nested."
     depth, start = 0, text.index("[") + 1
     for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
@@ -223,7 +225,7 @@ class JsonConversations:
             self.rows = [r for r in self.rows if is_validation(r["episode"],
                                                                validation_share) == (part == "validation")]
 
-    def leave_out(self, bad:dict, on_bad_row:str):
+    def leave_out(self, bad:dict, on_bad_row:str)->None:
         "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
         self.bad += told_bad(self.path, bad, on_bad_row)
         if bad: self.rows = [r for r in self.rows if r["row"] not in bad]
@@ -245,7 +247,7 @@ class JsonConversations:
         "The size of each row."
         return [(len(json.dumps(r["messages"])), [h * w for h, w in r["sizes"]]) for r in self.rows]
 
-    def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
+    def outlines(self)->Iterator[tuple]: # yields (row of the file, messages, [(height, width) of each image])
         "What there is to check against a model, without decoding an image."
         for r in self.rows: yield r["row"], r["messages"], r["sizes"]
 

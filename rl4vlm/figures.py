@@ -7,15 +7,17 @@ __all__ = ['PANELS_DRAWN', 'captioned', 'episode_strip', 'write_gif', 'learning_
 
 # %% ../nbs/51_figures.ipynb #ac02b851
 import io
+from typing import TYPE_CHECKING
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
 from .core import UsageError
 from .files import write_atomic
 from .runs import known_number
+if TYPE_CHECKING: import PIL.Image, PIL.ImageFont, matplotlib.figure
 
 # %% ../nbs/51_figures.ipynb #5e63349a
-def _font(size:int):
+def _font(size:int)->"PIL.ImageFont.FreeTypeFont":
     import matplotlib
     from PIL import ImageFont
     return ImageFont.truetype(str(Path(matplotlib.get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf"), size)
@@ -44,7 +46,7 @@ def captioned(
     number:int,       # what to count it as
     size:int=180,     # pixels of a side of the image
     last:str="",      # what to say of the end, if the episode ends here
-): # a PIL image
+)->"PIL.Image.Image": # a PIL image
     "One turn as an image with a caption below."
     from PIL import Image, ImageDraw
     images = [Image.fromarray(i).convert("RGB") for i in turn.images] or [Image.new("RGB", (size, size), "#eeeeee")]
@@ -64,7 +66,7 @@ def episode_strip(
     episode,          # an `Episode`
     most:int=8,       # turns shown; of a longer episode the first and the last ones
     size:int=180,     # pixels of a side of each image
-): # a PIL image
+)->"PIL.Image.Image": # a PIL image
     "An episode as a strip of captioned images."
     from PIL import Image
     if not episode.turns: raise UsageError("the episode has no turns; there is nothing to draw")
@@ -92,7 +94,7 @@ def write_gif(
     return Path(path)
 
 # %% ../nbs/51_figures.ipynb #0f7ce826
-def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int):
+def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int)->None:
     "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
     seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
     for r in (r for one in seeds for r in one):
@@ -113,7 +115,7 @@ PANELS_DRAWN = (   # title, unit, factor, {key: label}
 
 def learning_curves(
     rows,   # metric rows of one run, or a dict of run name -> rows, or -> a list of the rows of several seeds
-): # a matplotlib figure
+)->"matplotlib.figure.Figure": # a matplotlib figure
     "The six curves that tell most about a run of reinforcement; of several seeds the mean, and a shade over all."
     from matplotlib.figure import Figure
     runs = rows if isinstance(rows, dict) else {"": rows}

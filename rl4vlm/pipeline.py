@@ -31,19 +31,19 @@ def with_shared_options(config:PipelineConfig)->PipelineConfig:
                    eval=replace(config.eval, model=text(run.best), resume=config.resume, **common))
 
 # %% ../nbs/54_pipeline.ipynb #98cd0587
-def _base(c, screen):
+def _base(c, screen)->None:
     from rl4vlm.tiny import resolve_model
     resolve_model(c.model, Task.from_config(c), screen.tell)
 
-def _preprocess(c, screen):
+def _preprocess(c, screen)->None:
     from rl4vlm.preprocess import preprocess, told
     screen.say("  " + told(preprocess(c.preprocess)))
 
-def _evaluate(c, screen):
+def _evaluate(c, screen)->None:
     from rl4vlm.evaluate import evaluate_all
     evaluate_all(c.eval, dict(sft=c.ppo.model, ppo=c.eval.model), screen)
 
-def _report(c, screen):
+def _report(c, screen)->None:
     from rl4vlm.report import write_report
     write_report(c.out)
 
@@ -62,11 +62,11 @@ class Stage:
     reads:Callable    # function (config): files and folders it depends on
     leaves:Callable   # function (config): files and folders of its own, thrown away when it is done again
 
-def _prepared(c): return [RunFolder(c.out).train, RunFolder(c.out).validation]
+def _prepared(c)->list[Path]: return [RunFolder(c.out).train, RunFolder(c.out).validation]
 
-def _left_by_ppo(c): return [RunFolder(c.out).ppo, RunFolder(c.out).metrics.path, RunFolder(c.out).timing.path, *_shards(c, True)]
+def _left_by_ppo(c)->list[Path]: return [RunFolder(c.out).ppo, RunFolder(c.out).metrics.path, RunFolder(c.out).timing.path, *_shards(c, True)]
 
-def _left_by_eval(c):
+def _left_by_eval(c)->list[Path]:
     run = RunFolder(c.out)
     return [run.results, run.greedy, run.models, run.eval_timing, *_shards(c, False)]
 
@@ -102,11 +102,11 @@ def clear(stage:Stage, c:PipelineConfig)->list:
     for path in there: shutil.rmtree(path) if path.is_dir() else path.unlink()
     return there
 
-def _say_cleared(screen, known:bool, paths:list):
+def _say_cleared(screen, known:bool, paths:list)->None:
     why = "its options or inputs have changed" if known else "left here by something else"
     if paths: screen.say(f"  {why}: {', '.join(map(str, paths))} thrown away, to be made again")
 
-def _check_inputs(name:str, stage:Stage, c:PipelineConfig):
+def _check_inputs(name:str, stage:Stage, c:PipelineConfig)->None:
     "Refuse a damaged input of a stage before anything is thrown away."
     for path in stage.reads(c):
         for file in input_files(path):
@@ -135,12 +135,12 @@ def run_pipeline(
         for name, stage in STAGES.items(): _run_stage(name, stage, c, done, screen)
     return read_json(run.results)["rows"]
 
-def _check_all_names(config:PipelineConfig):
+def _check_all_names(config:PipelineConfig)->None:
     "A misspelt name is told now, not after an hour."
     Task.from_config(config)
     for part in (config, config.collect, config.ppo, config.eval): check_names(replace(part, task=config.task, task_options=config.task_options))
 
-def _run_stage(name:str, stage:Stage, c:PipelineConfig, done:dict, screen:Screen):
+def _run_stage(name:str, stage:Stage, c:PipelineConfig, done:dict, screen:Screen)->None:
     "Run a stage that is not done yet, and write down in `done` that it is."
     key = stage_key(stage, c)
     same = done.get(name, {}).get("key") == key

@@ -7,8 +7,10 @@ __all__ = ['BASE', 'UPDATE_COLUMNS', 'Screen', 'update_line', 'update_head']
 
 # %% ../nbs/50_progress.ipynb #d2feee52
 import sys, time
+from typing import Self, TYPE_CHECKING
 from fastcore.basics import patch
 from .core import Heartbeat, set_status, printable
+if TYPE_CHECKING: import rich.progress
 
 BASE = "tiny base model"   # what is made first, if it is not in the cache
 
@@ -23,31 +25,31 @@ class Screen:
         self.every, self.last, self.live, self.name = every, 0.0, None, ""
         self.start, self.began = time.time(), None
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         if self.console.is_terminal:
             self.live = self.bar = self._bar()
             self.bar.start()
         return self
 
-    def _bar(self):
+    def _bar(self)->"rich.progress.Progress":
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         text = lambda form: TextColumn(form, markup=False)
         return Progress(text("{task.description:<12}"), BarColumn(), text("{task.completed}/{task.total}"),
                         TimeElapsedColumn(), TimeRemainingColumn(), text("{task.fields[note]}"), console=self.console)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         if self.live:
             self.live.stop()
             self.live, Heartbeat.quiet = None, False
 
-    def print(self, text, **options):
+    def print(self, text, **options)->None:
         "One line, whoever wrote the `text` (`options` of rich's `Console.print`)."
         self.console.print(printable(text), **options)
         Heartbeat.last = time.monotonic()
 
 # %% ../nbs/50_progress.ipynb #1ab59307
 @patch
-def stage(self:Screen, name:str, title:str):
+def stage(self:Screen, name:str, title:str)->None:
     "A stage begins."
     self.name, self.last, self.began = printable(name), time.time(), None
     set_status(name)
@@ -55,7 +57,7 @@ def stage(self:Screen, name:str, title:str):
     if self.live: self.task, Heartbeat.quiet = self.bar.add_task(self.name, total=None, note=""), True
 
 @patch
-def tell(self:Screen, done:int, total:int, name:str="", **numbers):
+def tell(self:Screen, done:int, total:int, name:str="", **numbers)->None:
     "`done` of `total` steps of the stage are behind us; what comes before its own steps has another `name`."
     note = "  ".join(f"{k} {v:.3g}" for k, v in numbers.items() if isinstance(v, (int, float)))
     if self.live:
@@ -78,7 +80,7 @@ def say(self:Screen, text)->None:
     self.print(text)
 
 @patch
-def done(self:Screen, seconds:float):
+def done(self:Screen, seconds:float)->None:
     "The stage has ended."
     if self.live: self.bar.update(self.task, visible=False)
     self.print(f"  done in {seconds:.0f} s", style="dim")

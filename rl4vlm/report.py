@@ -8,6 +8,7 @@ __all__ = ['MOST_EPISODES', 'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 
 
 # %% ../nbs/51_report.ipynb #7cc89fc3
 import base64, hashlib, html, io, json, math, re
+from typing import Any, TYPE_CHECKING
 from collections import defaultdict
 from importlib.resources import files
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from .files import write_atomic
 from .run_folder import RUN_SIGNS, RunFolder
 from .images import open_image
 from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
+if TYPE_CHECKING: import http.server
 
 # %% ../nbs/51_report.ipynb #866b765e
 def in_turns(
@@ -123,7 +125,7 @@ def read_turns(
             for n, e in enumerate(episodes) if turns[n]]
 
 # %% ../nbs/51_report.ipynb #e6211d42
-def _finite(value):
+def _finite(value)->Any:
     "Plain values, with None for numbers that are not finite and strings for what JSON does not know."
     if isinstance(value, float): return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict): return {str(k): _finite(v) for k, v in value.items()}
@@ -301,7 +303,7 @@ def report_server(
     runs,               # a run folder or a list of them
     port:int=8642,      # 0 takes a free one
     every:float=30,     # seconds between two looks of an idle page
-): # an HTTP server, not started yet
+)->"http.server.ThreadingHTTPServer": # an HTTP server, not started yet
     "A server of the report at a loopback address."
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from threading import Lock
@@ -326,7 +328,7 @@ def report_server(
     try: return ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as e: raise UsageError(f"cannot listen at port {port}: {e.strerror}; give another --port, or 0 for a free one") from e
 
-def serve_report(runs, port:int=8642):
+def serve_report(runs, port:int=8642)->None:
     "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
     for path in [runs] if isinstance(runs, (str, Path)) else runs: read_run(path)   # a wrong name is told now, not on the page
     with report_server(runs, port) as server:

@@ -7,6 +7,7 @@ __all__ = ['TEXT_LIMIT', 'Run', 'read_run', 'shard_rows', 'known_number', 'Playe
 
 # %% ../nbs/50_runs.ipynb #9d1c198b
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +97,7 @@ TEXT_LIMIT = 20_000   # characters of one text that the page shows
 _LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion",
          "terminated", "truncated")
 
-def shard_rows(shard:Path, columns:tuple):
+def shard_rows(shard:Path, columns:tuple)->Iterator[list[dict]]:
     "The rows of a `shard` as lists of dicts with these `columns`, a few at a time to spare memory."
     import pyarrow.parquet as pq
     file = pq.ParquetFile(shard)

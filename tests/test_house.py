@@ -84,6 +84,11 @@ def test_notebooks_open_with_title_and_subtitle_and_show_no_errors():
         assert not [o for c in cells for o in c.get("outputs", []) if o.get("output_type") == "error"], f"{path.name} shows an error output"
 
 
+def is_import(statement):
+    "Whether a statement imports, also where only a type checker does."
+    return isinstance(statement, (ast.Import, ast.ImportFrom)) or isinstance(statement, ast.If) and all(map(is_import, statement.body))
+
+
 def silent_runs(path, at_least=3):
     "The runs of exported code cells of a notebook that pass without a cell with an output or a test between them, as lists of cell ids."
     runs, run = [], []
@@ -93,7 +98,7 @@ def silent_runs(path, at_least=3):
         if re.search(r"^#\|\s*export", source, re.M):
             try: statements = ast.parse(source).body
             except SyntaxError: statements = [None]
-            if not all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements): run.append(cell["id"])
+            if not all(map(is_import, statements)): run.append(cell["id"])
         shown = cell.get("outputs") or (not re.search(r"^#\|\s*export", source, re.M) and re.search(r"\bassert\b|\btest_\w+\(", source))
         if shown: runs.append(run); run = []
     return [r for r in runs + [run] if len(r) >= at_least]
@@ -129,6 +134,26 @@ def test_exported_cells_are_short(name):
     code = {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
     long = {id: source.count("\n") + 1 for id, source in code.items() if re.search(r"^#\|\s*export", source, re.M) and source.count("\n") >= 60}
     assert not long, f"{name}.ipynb: exported cells of more than 60 lines: {long}"
+
+
+UNTYPED = {"config", "types", "parsing", "tasks", "envs.cards", "envs.minigrid", "envs.pick_image", "models", "policy", "generate", "rollout", "families", "contract", "tiny", "ppo", "dry_run",
+           "cli"}   # modules whose functions do not all say what they return yet
+
+
+def functions(tree):
+    "The functions and methods of a module; what is defined inside a function is its own business."
+    todo = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node
+        elif isinstance(node, (ast.ClassDef, ast.If, ast.Try, ast.With)): todo += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("module", [m for m in rooms() if m != "__init__" and m not in UNTYPED])
+def test_functions_say_what_they_return(module):
+    tree = ast.parse((ROOT/"rl4vlm"/(module.replace(".", "/") + ".py")).read_text())
+    silent = [f"{f.name} (line {f.lineno})" for f in functions(tree) if f.returns is None and f.name != "__init__"]
+    assert not silent, f"rl4vlm.{module}: no return type (`->None` for a procedure): {', '.join(silent)}"
 
 
 def test_the_run_folder_has_one_owner():
