@@ -52,9 +52,14 @@ def checkpoint_kind(name:str)->str:
     return "hub"
 
 # %% ../nbs/20_models.ipynb #904a20d0
-VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "video_tower")
-MERGER_NAMES = ("merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector",
-                "aligner", "vision_projection")
+VISION_NAMES = (   # towers that read images, and sound where a model hears
+    "visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "image_encoder", "video_tower", "vqmodel",
+    "vision_tokenizer", "vision_embed_tokens", "audio_tower", "audio_tokenizer")
+MERGER_NAMES = (   # what lies between a tower and the language model
+    "merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector", "mm_projector",
+    "aligner", "vision_projection", "vision_adapter", "visual_embeddings_table", "high_res_vision_alpha",
+    "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "qformer", "query_tokens", "language_projection",
+    "image_to_text_projection", "view_separator", "generation_embeddings", "generation_aligner", "generation_head")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(

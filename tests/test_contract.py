@@ -40,11 +40,11 @@ def test_the_fast_path_agrees_with_the_plain_one(family, folder_of):
     assert (fast.logprobs - plain.logprobs).abs().max() < 1e-4 and (fast.mask == plain.mask).all()
 
 
-def test_what_the_fast_path_cannot_read_breaks_a_clause(folder_of):
+def test_images_read_one_by_one_where_they_belong_together_break_a_clause(folder_of):
     "LLaVA-OneVision shows two images in another way than one: sampled and scored agree, and both are wrong."
     subject = Subject(folder_of("llava_onevision"))
     hurried = subject.load()
-    hurried.plain = False
+    hurried.alone = True
     wrong = Subject(subject.folder, hurried)
     assert rescored(wrong)[0] and own_forward(wrong)[1] > 0.1 and own_forward(subject)[0]
 
