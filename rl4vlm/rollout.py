@@ -200,7 +200,7 @@ class Player:
 def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn:
     "The turn that a response makes, before the environment has been stepped."
     frame, plan, said = episode.frame, episode.plan, response.acted or response
-    parse = lambda r: self.task.parse(r.text, frame.actions, truncated=r.cut)
+    parse = lambda r: self.task.parse(r.text, frame.actions, cut=r.cut)
     parsed = parse(response)
     played = parsed.action if response.acted is None else parse(said).action
     if played is None and self.task.invalid == "random": played = _choose(frame.actions, prompt.seed)
