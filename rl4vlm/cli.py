@@ -168,7 +168,11 @@ def cmd_alfworld(config:AlfworldConfig):
 def _examine(model:str)->int:
     "Hold a checkpoint to the contract."
     from rl4vlm.contract import run_contract
+    from rl4vlm.dry_run import only_on_paper, run_paper
     from rl4vlm.tiny import resolve_model
+    if only_on_paper(model):
+        tell(f"doctor  {model} is looked at on paper: its configuration is here and its weights are not")
+        return run_paper(model, tell)
     tell(f"doctor  {model} is held to the contract, in float32 on the CPU")
     set_status("clauses of the contract")
     return run_contract(resolve_model(model), tell)
