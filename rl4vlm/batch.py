@@ -146,5 +146,6 @@ def make_batch(
 
 def _note_advantages(turns:list, batch:TurnBatch)->None:
     "Write each turn's advantage (of tokens, their mean) into the turn, for the report."
+    if batch.advantages is None: return
     for turn, advantage, tokens in zip(turns, batch.advantages, batch.tokens()):
         turn.advantage = float(advantage if advantage.ndim == 0 else _mean([advantage[tokens]]))

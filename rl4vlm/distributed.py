@@ -174,7 +174,8 @@ class Learner:
     "A model and its optimizer, wrapped for the ranks: call it as the model, then `backward` and `step`."
     def __init__(self, ranks:Ranks, model, optimizer, max_grad_norm:float):
         self.ranks, self.model, self.optimizer, self.max_grad_norm = ranks, model, optimizer, max_grad_norm
-        self.wrapped, self.deepspeed = model, False
+        self.wrapped:Any = model   # DeepSpeed's engine, or `DistributedDataParallel`
+        self.deepspeed = False
         self.sliced = False   # each rank holds a part of each weight
         if ranks.accelerator is None: return
         plugin = ranks.accelerator.state.deepspeed_plugin

@@ -118,7 +118,7 @@ def check_forward()->Finding:
             prompt = policy.encode([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])],
                                    [np.zeros((56, 56, 3), np.uint8)])
             answer = generate(policy, [prompt], max_new_tokens=2)[0]
-            return Finding("core", "tiny forward", "ok" if np.isfinite(answer.logprobs).all() else "broken",
+            return Finding("core", "tiny forward", "ok" if np.isfinite(np.asarray(answer.logprobs)).all() else "broken",
                            f"a tiny model answers on {policy.device}")
     except Exception as e:
         return Finding("core", "tiny forward", "broken", f"{type(e).__name__}: {' '.join(str(e).split())[:120]}",

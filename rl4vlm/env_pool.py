@@ -436,7 +436,8 @@ def seconds_per_call(
     limit:float=2.0,       # seconds after which no other episode is begun
 )->float:
     "What a reset or step of the task costs on average, by random play in this process."
-    env, random, begun, start, calls = TaskEnv(task, oracle), np.random.default_rng(0), time.perf_counter(), None, 0
+    env, random, calls = TaskEnv(task, oracle), np.random.default_rng(0), 0
+    begun = start = time.perf_counter()
     for seed in range(episodes + 1):
         if seed == 1: start, calls = time.perf_counter(), 0   # the first episode loads fonts and fills caches
         if seed > 1 and time.perf_counter() - begun > limit: break

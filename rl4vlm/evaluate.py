@@ -33,7 +33,7 @@ if TYPE_CHECKING: from rl4vlm.policy import VLMPolicy   # imports torch, which r
 def evaluate(
     task,                   # a `Task` or its name
     actor:Actor,            # who plays
-    panel:str="test-200",   # a panel, or a list of seeds
+    panel:str|list|range="test-200",   # a panel, or a list of seeds
     envs:int=50,            # environments side by side
     draw_seed:int=0,        # source of the actor's randomness
     name:str=None,          # of the row; the actor's by default
@@ -97,7 +97,7 @@ def as_markdown(
     seconds:dict=None,   # wall time by (task, name)
 )->str:
     "Rows of the table in Markdown; kinds of episodes get rows below their row."
-    columns = _columns(rows, seconds)
+    columns = _columns(rows, seconds or {})
     named = [x for r in rows for x in [r, *[dict(k, name=f"– {k['name']}") for k in r.get("kinds", {}).values()]]]
     return markdown_table([title for title, _ in columns], [[cell(r) for _, cell in columns] for r in named])
 
@@ -299,8 +299,8 @@ def compare_models(self:Evaluation, task)->None:
     if len(self.models) != 2: return
     a, b = self.models
     for kind in ("sampled", "greedy"):
-        both = [self.episodes.get((task.name, name, kind)) for name in (a, b)]
-        if all(both): self.comparisons.append(dict(task=task.name, a=a, b=b, play=kind, **compare(*both)))
+        one, two = (self.episodes.get((task.name, name, kind)) for name in (a, b))
+        if one and two: self.comparisons.append(dict(task=task.name, a=a, b=b, play=kind, **compare(one, two)))
     self.write()
 
 # %% ../nbs/25_evaluate.ipynb #89c69cf5

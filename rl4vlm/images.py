@@ -69,7 +69,7 @@ def image_key(
     image:np.ndarray,   # (H, W, 3) uint8
 )->bytes:
     "A hash of an image's content and shape: equal images, equal keys."
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() + str(image.shape).encode()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
 
 # %% ../nbs/02_images.ipynb #a8e47b6e
 MAX_PIXELS, FORMATS = 50_000_000, ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -121,6 +121,6 @@ def image_bytes(
 )->bytes:
     "The bytes of an image of a Parquet row, which must be in the file."
     data, path = (entry.get("bytes"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-    need(isinstance(data, bytes), "remote image",
-         f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")
-    return data
+    if isinstance(data, bytes): return data
+    raise RowError("remote image",
+                   f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")

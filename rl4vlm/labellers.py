@@ -298,14 +298,14 @@ def make_actor(
     log:AnswerLog=None,     # where a model's answers are filed
 )->Actor:
     "The actor of this name."
-    (kind, model, url), ask = actor_parts(name), ask or AskConfig()
+    (kind, model, url), how = actor_parts(name), ask or AskConfig()
     if kind == "oracle":
         if not has_oracle(task): raise UsageError(f"task {task.name} has no oracle; collect with --actor random")
         return OracleActor(task, error_rate)
     if kind == "random": return RandomActor(task)
-    actor = ServerActor(model, url, ask, log.spent if log else None) if kind == "openai" else _local(model, ask)
+    actor = ServerActor(model, url, how, log.spent if log else None) if kind == "openai" else _local(model, how)
     actor.name = f"{kind}:{model}"
-    return Remembering(actor, log, f"{actor.name} {ask.temperature} {ask.max_new_tokens}",
+    return Remembering(actor, log, f"{actor.name} {how.temperature} {how.max_new_tokens}",
                        ask.temperature > 0) if log else actor
 
 def _local(model:str, ask:AskConfig)->Actor:

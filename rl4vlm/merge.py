@@ -7,6 +7,7 @@ __all__ = ['merge_adapter']
 
 # %% ../nbs/21_merge.ipynb #736bd526
 import shutil
+from typing import Any
 import numpy as np
 from pathlib import Path
 import torch
@@ -17,7 +18,7 @@ from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
     "The precision in which the base checkpoint is stored."
-    config = load_config(base)
+    config:Any = load_config(base)
     return config.dtype or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
 # %% ../nbs/21_merge.ipynb #59c218aa

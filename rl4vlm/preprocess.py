@@ -38,7 +38,7 @@ def preprocess(config:PreprocessConfig)->dict: # what was kept and dropped
     if not parts["train"]:
         raise UsageError(f"nothing of {config.data} can be used for training; left out: {source['dropped']}")
     for name, indices in parts.items(): source["write"](indices, out/f"{name}.parquet")
-    counts = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"],
+    counts:dict = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"],
                   **({"bad_rows": source["bad"]} if source.get("bad") else {}))
     if config.validation_share and not parts["validation"]:
         episodes = len({source["episodes"][i] for i in source["kept"]})

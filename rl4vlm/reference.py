@@ -176,7 +176,7 @@ def sections_of(
     found, title = {"": []}, ""
     for line in inspect.cleandoc(doc or "").splitlines():
         match = re.match(r"##+ +(.+?) *$", line) or re.match(r"(?:- )?\*\*(.+?)\*\*: *(.*)$", line)
-        if match: title, line = match[1], match[2] if match.lastindex > 1 else ""
+        if match: title, line = match[1], match[2] if (match.lastindex or 0) > 1 else ""
         found.setdefault(title, []).append(line.strip() if match else line)
     return {title: inspect.cleandoc("\n".join(lines)).strip() for title, lines in found.items()}
 
@@ -194,7 +194,7 @@ def rules_of(task:Task)->dict: # {title: text}
     env, rules = task.make_env(), {}
     for cls in reversed(type(env.unwrapped).__mro__[:-1]):
         if issubclass(cls, gym.Env) and cls is not gym.Env:
-            rules |= {SECTIONS.get(title, title): text for title, text in sections_of(vars(cls).get("__doc__")).items()
+            rules |= {SECTIONS.get(title, title): text for title, text in sections_of(vars(cls).get("__doc__") or "").items()
                       if title not in LEFT_OUT}
     space, ours = env.observation_space, type(env.unwrapped).__module__.startswith("rl4vlm")
     if not ours: rules.pop("Action Space", None); rules.pop("Action space", None)
@@ -238,7 +238,7 @@ def first_frame(
     task = make_task(name, **options)
     env = TaskEnv(task, oracle=True)
     frame = env.reset(seed=0)
-    for _ in range(moves): frame = env.step(frame.suggestion)[0]
+    for _ in range(moves): frame = env.step(frame.suggestion or frame.actions[0])[0]
     env.close()
     return task, frame
 

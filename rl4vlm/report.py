@@ -38,11 +38,12 @@ def shrink(
 )->str: # a data URI, or "" if it cannot be read
     "An image as a small data URI."
     from PIL import features
+    from PIL.Image import Dither
     try:
         image = open_image(data)
         image.thumbnail((longest, longest))
         webp, few = features.check("webp"), image.getcolors(256) is not None
-        tries = [("png", image.quantize(256, dither=0), dict(optimize=True))] if few else []
+        tries = [("png", image.quantize(256, dither=Dither.NONE), dict(optimize=True))] if few else []
         tries += [("webp", image, dict(lossless=True))] if few and webp else []
         tries += [("webp", image, dict(quality=75))] if webp else [("jpeg", image, dict(quality=80, optimize=True))]
         return min((_data_uri(*t) for t in tries), key=len)
@@ -201,7 +202,7 @@ def _table(run:Run, number:int, episodes:list)->list:
     rows = run.results.get("rows") or [dict(measured(group), task=group[0].task, panel="episodes kept")
                                        for group in _by_actor(episodes)]
     if rows and not run.results: run.notes.append("The table was computed from the episodes that were kept.")
-    kinds = dict(name=str, task=str, panel=str, causes=dict)   # all else must be a number; the page relies on it
+    kinds:dict = dict(name=str, task=str, panel=str, causes=dict)   # all else must be a number; the page relies on it
     usable = lambda k, v: isinstance(v, kinds[k]) if k in kinds else known_number(v) is not None
     parts = [dict(part, name=f"{r['name']}: {kind}", task=r.get("task")) for r in rows
              for kind, part in _dict(r.get("kinds")).items() if kind and isinstance(part, dict)]

@@ -189,7 +189,7 @@ def sft_arguments(
 # %% ../nbs/32_sft.ipynb #9c0d38fa
 class _Steps(Trainer):
     "transformers' `Trainer` with our loss."
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)->Any:
+    def compute_loss(self, model, inputs:dict, return_outputs=False, num_items_in_batch=None)->Any:
         "Negative log-likelihood of the answers' tokens, over those of the whole step (or batch, if that is unknown)."
         if is_deepspeed_zero3_enabled(): read_images(self.model_wrapped, self.model, inputs["prompts"])
         scores, tokens = model(inputs["prompts"], inputs["responses"], entropy=False), num_items_in_batch
@@ -208,8 +208,8 @@ class VLMTrainer(Guarded, _Steps):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
         size = config.optim.batch_size * config.optim.accumulate
-        self.groups = GroupedSampler(*row_costs(rows, policy), size, config.seed,
-                                     config.rows.group) if config.rows.group else None
+        costs, images = row_costs(rows, policy)
+        self.groups = GroupedSampler(costs, images, size, config.seed, config.rows.group) if config.rows.group else None
         super().__init__(model=policy, args=sft_arguments(config, folder, policy.device.type == "cpu", shuffle),
                          train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = True   # the loss is divided by the tokens of the step, not by its parts
@@ -220,10 +220,12 @@ class VLMTrainer(Guarded, _Steps):
 
     def _save(self, output_dir=None, state_dict=None)->None:
         if not self.args.should_save: return
-        write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
+        policy:Any = self.model
+        write_into(output_dir or self.args.output_dir, lambda folder: policy.save(folder, state_dict))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None)->None:
-        self.model.load_weights(resume_from_checkpoint)
+        policy:Any = self.model
+        policy.load_weights(resume_from_checkpoint)
 
     def numbers(self, inputs)->dict:
         "The tokens of all rows of the step."
@@ -309,7 +311,7 @@ class StopWhenAsked(TrainerCallback):
     def __exit__(self, *error)->None: self.signal.__exit__(*error)
 
     def on_step_end(self, args, state, control, **kwargs)->None:
-        heard = [self.signal.asked]
+        heard:list = [self.signal.asked]
         if args.world_size > 1:
             heard = [None] * args.world_size
             torch.distributed.all_gather_object(heard, self.signal.asked)
@@ -443,7 +445,7 @@ def train_sft(
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [h for h in hooks if h], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
     if run and stop.asked: exit_for_requeue(stop.asked, run.path)
-    result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder))
+    result:dict = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder))
     if keeper: result["best"] = keeper.best
     if left_out: result["left_out"] = left_out
     _save_result(trainer, folder, config, rows, result)
@@ -459,7 +461,8 @@ def _keeper(policy, folder, config:SFTConfig, validation, success, trackers)->Ke
 
 def _save_result(trainer:VLMTrainer, folder:Path, config:SFTConfig, rows, result:dict)->None:
     "The best checkpoint, or the last, and its card at the top of the folder."
-    if "best" in result: trainer.model.load_weights(folder/"best")
-    trainer.model.eval()
+    policy:Any = trainer.model
+    if "best" in result: policy.load_weights(folder/"best")
+    policy.eval()
     trainer.save_model(str(folder))
     if not int(os.environ.get("RANK", "0")): write_model_card(folder, config, rows, result, result.get("best"))

@@ -57,7 +57,7 @@ class Task:
         parse = vars(cls).get("parse")
         if (today := _parse_of_today(parse)) is not parse:
             warnings.warn(f"task {cls.__name__}: parse's truncated is called cut now", FutureWarning, stacklevel=2)
-            cls.parse = today
+            setattr(cls, "parse", today)
 
     @property
     def name(self)->str: return type(self).__name__

@@ -187,7 +187,7 @@ def start_trackers(
     return Trackers(JSONLTracker("", folder) if main else None, started)
 
 # %% ../nbs/31_tracking.ipynb #ca0b7741
-TURN_COLUMNS = ["step", "image", "prompt", "response", "action", "cause", "reward", "value"]
+TURN_COLUMNS:list = ["step", "image", "prompt", "response", "action", "cause", "reward", "value"]
 
 def prompt_text(turn)->str:
     "The words of a turn's prompt."

@@ -140,7 +140,7 @@ class _Log(TrainerCallback):
     def __init__(self, trackers, reward:Reward, progress):
         self.trackers, self.reward, self.progress, self.rows = trackers, reward, progress, []
     def on_log(self, args, state, control, logs=None, **kwargs)->None:
-        if "reward" not in (logs or {}): return
+        if not logs or "reward" not in logs: return
         causes = self.reward.take_causes()
         failed = {c: n for c, n in causes.items() if c}
         row = dict(step=state.global_step,

@@ -8,6 +8,7 @@ __all__ = ['VERBS', 'TELLING', 'natural', 'scene_of', 'goal_rate', 'in_order', '
 
 # %% ../../nbs/18_alfworld.ipynb #5fd53f81
 import json, re, string
+from typing import Any
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, stream_seed
@@ -129,7 +130,7 @@ def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None)->tupl
     return self.observed(), self._info(legal=True)
 
 @patch
-def observed(self:ALFWorldEnv)->np.ndarray|str:
+def observed(self:ALFWorldEnv)->Any: # (300, 300, 3) uint8, or str
     "The observation of this moment."
     return self.render() if self.drawn else self.words
 

@@ -364,7 +364,7 @@ SPLITS = ("train", "valid_seen", "valid_unseen")
 
 def find_games(
     where:str,      # one of `SPLITS` (under ALFWORLD_DATA) or a folder
-    types="all",    # which types
+    types:str|list="all",   # which types
 )->list: # folders, in order
     "The games under a folder, sorted, those of other types and those marked unsolvable left out."
     root, types = Path(where), check_types(types)

@@ -9,6 +9,7 @@ __all__ = ['BUILD', 'CONFIG', 'preflight', 'translated', 'Simulator', 'serve', '
 import importlib.util, json, os, pickle, platform, signal, socket, subprocess, sys, time, traceback, weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, cache_dir, install_extra
@@ -86,7 +87,8 @@ class Simulator:
 
     def seen(self)->dict:
         "What is known after a call, as plain values."
-        (words, _, commands, won, rate, *_), controller = self.thor.get_results(), self.thor.controller
+        told:Any = self.thor.get_results()
+        (words, _, commands, won, rate, *_), controller = told, self.thor.controller
         ids = {o["num_id"]: o["object_id"] for o in controller.objects.values()}
         def thing(name):
             clean, cold, hot, _ = controller.get_object_state(ids.get(name, ""))

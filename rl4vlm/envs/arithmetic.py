@@ -171,7 +171,7 @@ def _tails(numbers:tuple, operators:str)->dict:
         for sign in "+-" if sign in operators)
 
 # %% ../../nbs/11_arithmetic.ipynb #e26c375e
-def _open_levels(formula, operators:str)->tuple|None:
+def _open_levels(formula, operators:str)->tuple[list, bool]|None:
     "The open levels of a formula, each (total, product, sign), and whether an operand is due; None if beyond repair."
     fresh = (Fraction(0), Fraction(1), "*")
     levels, due = [fresh], True
