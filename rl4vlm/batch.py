@@ -26,11 +26,11 @@ class Reference:
     def __init__(self, policy:VLMPolicy):
         self.kept = [(p, p.detach().clone()) for p in policy.model.parameters() if p.requires_grad]
 
-    def _exchange(self):
+    def _exchange(self)->None:
         for p, other in self.kept: p.data, other.data = other.data, p.data
 
-    def __enter__(self): self._exchange()
-    def __exit__(self, *error): self._exchange()
+    def __enter__(self)->None: self._exchange()
+    def __exit__(self, *error)->None: self._exchange()
 
 # %% ../nbs/35_batch.ipynb #53288dca
 def mismatch_weights(
@@ -142,7 +142,7 @@ def make_batch(
         batch.advantages = normalised(batch.advantages, mask, gather, batch.returns)
     return batch, log
 
-def _note_advantages(turns:list, batch:TurnBatch):
+def _note_advantages(turns:list, batch:TurnBatch)->None:
     "Write each turn's advantage (of tokens, their mean) into the turn, for the report."
     for turn, advantage, tokens in zip(turns, batch.advantages, batch.tokens()):
         turn.advantage = float(advantage if advantage.ndim == 0 else _mean([advantage[tokens]]))

@@ -7,6 +7,7 @@ __all__ = ['collector', 'collect']
 
 # %% ../nbs/41_collect.ipynb #d7977734
 import time
+from collections.abc import Callable
 from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
@@ -29,7 +30,7 @@ def collector(
     return actor
 
 # %% ../nbs/41_collect.ipynb #844547f3
-def _counter(progress, log:AnswerLog, total:int):
+def _counter(progress, log:AnswerLog, total:int)->Callable:
     "A function that says to `progress` what a model has answered so far, at which rate and cost."
     before, start = len(log.answers), time.perf_counter()
     def count(done):

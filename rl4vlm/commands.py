@@ -6,6 +6,7 @@
 __all__ = ['check_names', 'run_collect', 'sft_rows', 'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo']
 
 # %% ../nbs/53_commands.ipynb #efc77544
+from typing import Any
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from .run_folder import RunFolder
 from .tasks import Task, make_task
 
 # %% ../nbs/53_commands.ipynb #c9a0d417
-def check_names(config):
+def check_names(config)->None:
     "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
     from rl4vlm.panels import panel_seeds
     from rl4vlm.tasks import list_tasks
@@ -32,7 +33,7 @@ def check_names(config):
         from rl4vlm.models import load_processor
         load_processor(model)
         for file in Path(model).glob("*.safetensors"): _check_weights(file)
-def _check_weights(file:Path):
+def _check_weights(file:Path)->None:
     "Refuse a file of weights that was cut off."
     from safetensors import SafetensorError, safe_open
     try:
@@ -49,7 +50,7 @@ def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of sha
     return collect(replace(config, actor=found(config.actor), label=found(config.label)), screen.tell)
 
 # %% ../nbs/53_commands.ipynb #cc2d4bb4
-def sft_rows(config:SFTConfig, part:str="train"):
+def sft_rows(config:SFTConfig, part:str="train")->Any:
     "The conversations to learn from (or to validate on): those of `config.data`, or captions of the task's own images (of a `part`: train or validation)."
     from rl4vlm.conversations import JsonConversations
     from rl4vlm.preprocess import Conversations, is_json
@@ -58,7 +59,7 @@ def sft_rows(config:SFTConfig, part:str="train"):
     whole = Path(config.data).is_dir() or part == "validation"
     return Conversations(Path(config.data)/f"{part}.parquet" if whole else config.data, config.rows.on_bad_row)
 
-def check_for_model(rows, config:SFTConfig, model:str):
+def check_for_model(rows, config:SFTConfig, model:str)->None:
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."
     from rl4vlm.policy import PromptEncoder
     from rl4vlm.sft import check_rows

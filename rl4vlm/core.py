@@ -10,11 +10,11 @@ __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, sys, threading, time, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # %% ../nbs/00_core.ipynb #bee32808
 class RL4VLMError(Exception):
@@ -74,7 +74,7 @@ def read_text(path)->str:
     raise UsageError(f"{path} is not in the encoding UTF-8 ({why}); save it as UTF-8")
 
 # %% ../nbs/00_core.ipynb #d76ddbcd
-def from_json(text:str|bytes):
+def from_json(text:str|bytes)->Any:
     "The value of a JSON `text`; whatever is wrong with it is a `ValueError`."
     try: return json.loads(text)
     except RecursionError: raise ValueError("it is nested too deeply") from None
@@ -85,7 +85,7 @@ def to_json(value, **options)->str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
 
-def plain_json(value):
+def plain_json(value)->Any:
     "`value` in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
     name = lambda k: k if isinstance(k, str) else plain_json(k)
     if isinstance(value, dict): return {name(k): plain_json(v) for k, v in value.items()}
@@ -96,7 +96,7 @@ def plain_json(value):
 
 def json_lines(
     data:bytes|str,   # one JSON value a line; empty lines do not count
-): # yields the number of each line, from 1, and its value, or the `ValueError` that says what is wrong with it
+)->Iterator[tuple[int, Any]]: # yields the number of each line, from 1, and its value, or the `ValueError` that says what is wrong with it
     "The lines of a JSON Lines file, which end at `\\n` alone."
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -147,7 +147,7 @@ def printable(text)->str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
 
 # %% ../nbs/00_core.ipynb #6fd3a918
-def tell(*texts, file=None):
+def tell(*texts, file=None)->None:
     "Print `texts` at once, made `printable`, to `file` or standard output."
     print(*map(printable, texts), file=file or sys.stdout, flush=True)
     Heartbeat.last = time.monotonic()
@@ -164,21 +164,21 @@ class Heartbeat:
 
     def gap(self)->float: return max(self.every, (time.monotonic() - self.began) / 100)
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         Heartbeat.last = self.began = time.monotonic()
         Heartbeat.what = "loading libraries"
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(self, *error): self.over.set()
+    def __exit__(self, *error)->None: self.over.set()
 
-    def _beat(self):
+    def _beat(self)->None:
         while not self.over.wait(self.every / 20):
             if time.monotonic() - Heartbeat.last > self.gap() and not Heartbeat.quiet:
                 try: tell(f"  … {self.what}, {time.monotonic() - self.began:.0f} s", file=self.file)
                 except (OSError, ValueError): return   # nobody listens
 
-def set_status(what:str):
+def set_status(what:str)->None:
     "Say what goes on now, in case it takes long."
     Heartbeat.what = what
 
@@ -203,7 +203,7 @@ def episode_seed(
     return TRAIN_SEED_START + stream_seed("episode", run_seed, env_index, episode_index) % (2**31 - TRAIN_SEED_START)
 
 # %% ../nbs/00_core.ipynb #3521a96d
-def seed_everything(seed:int):
+def seed_everything(seed:int)->None:
     "Give `seed` to Python, NumPy and PyTorch (all devices)."
     import numpy as np, torch
     random.seed(seed)
@@ -220,7 +220,7 @@ def cache_dir()->Path:
 def moved(
     module:str,   # the name of a module
     **where,      # module -> the names that it has now; `Old:New` where the name is another, too
-):
+)->Callable:
     "The `__getattr__` of a module for names of version 0.1.0: they are given from `where` they are now, with a `FutureWarning`."
     today = {}
     for room, names in where.items():

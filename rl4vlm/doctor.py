@@ -9,6 +9,7 @@ __all__ = ['STATES', 'MODULES', 'FEATURES', 'TOOLS', 'Finding', 'requirements', 
 
 # %% ../nbs/55_doctor.ipynb #ffba7c63
 import importlib, importlib.metadata, os, platform, shutil, tempfile, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def check_package(
 
 # %% ../nbs/55_doctor.ipynb #3aadbbb5
 @contextmanager
-def _quiet():
+def _quiet()->Iterator[None]:
     "Keep what libraries say while they are imported off the screen, and leave their loggers as they were."
     import contextlib, io, logging
     before = logging.root.manager.disable

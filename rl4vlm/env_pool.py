@@ -8,6 +8,7 @@ __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes',
 
 # %% ../nbs/13_env_pool.ipynb #95e7f473
 import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
+from typing import Any, Self
 from multiprocessing.connection import wait
 from pathlib import Path
 import cloudpickle, gymnasium, numpy as np
@@ -48,7 +49,7 @@ class TaskEnv:
         if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, self.last.info)
         return self.last
 
-    def close(self): self.env.close()
+    def close(self)->None: self.env.close()
 
 # %% ../nbs/13_env_pool.ipynb #1090c43e
 def ask_each(
@@ -87,7 +88,7 @@ def descendants(pids, known:dict=None)->dict: # {process id: start time}
         found.update({pid: known[pid][1] for pid in new})
     return found
 
-def kill_processes(pids:dict):
+def kill_processes(pids:dict)->None:
     "Kill the processes `pids` ({process id: start time}); a number that another process has by now is left alone."
     now = live_processes()
     for pid, begun in pids.items():
@@ -100,7 +101,7 @@ class _Channel:
     "Whole messages of one or more parts over a socket; `timeout` is how long each piece of one may take, in seconds."
     def __init__(self, sock, timeout:float|None=None): self.socket = sock; sock.settimeout(timeout)
     def fileno(self)->int: return self.socket.fileno()
-    def send(self, *parts):
+    def send(self, *parts)->None:
         self.socket.sendall(np.array([len(parts), *map(len, parts)], ">u8").tobytes())
         for part in parts: self.socket.sendall(part)
 
@@ -108,7 +109,7 @@ class _Channel:
         [count] = np.frombuffer(self._exactly(8), ">u8").tolist()
         return [self._exactly(size) for size in np.frombuffer(self._exactly(8 * count), ">u8").tolist()]
 
-    def close(self): self.socket.close()
+    def close(self)->None: self.socket.close()
 
     def _exactly(self, size:int)->bytearray:
         data, got = bytearray(size), 0
@@ -141,14 +142,14 @@ def _packed(call)->list: # parts of a message
         told.environment = getattr(e, "environment", -1)
         return packed(None, told)
 
-def _die_with_parent(parent:int):
+def _die_with_parent(parent:int)->None:
     "Wait until standard input, which nobody writes to, or the parent ends; then end this process and all it started."
     while os.getppid() == parent:   # a process that the parent forked may hold the other end open
         if select.select([0], [], [], 0.5)[0] and not os.read(0, 1): break
     kill_processes(descendants([os.getpid()]))
     os.killpg(0, signal.SIGKILL)
 
-def _adopt():
+def _adopt()->None:
     "On Linux, what this process's children leave behind becomes its own child, so that it is found at the end."
     try: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)   # PR_SET_CHILD_SUBREAPER
     except (AttributeError, OSError): pass
@@ -156,7 +157,7 @@ def _adopt():
 # %% ../nbs/13_env_pool.ipynb #1a4452ce
 def serve(
     descriptor:int,   # of the socket to the parent
-):
+)->None:
     "The main function of a worker process."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _adopt()
@@ -189,7 +190,7 @@ class _Worker:
                              f"of the task what cannot be pickled")
         self.start()
 
-    def start(self):
+    def start(self)->None:
         ours, theirs = socket.socketpair()
         self.channel = _Channel(ours, START_SECONDS)
         with theirs:
@@ -198,7 +199,7 @@ class _Worker:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()],
                                             start_new_session=True, env=environ)
 
-    def ready(self):
+    def ready(self)->None:
         "Send what the process needs to begin, and wait until it has made its environments."
         try: self.channel.send(self.setup); self.answer()
         except (EOFError, OSError):
@@ -208,13 +209,13 @@ class _Worker:
 
 # %% ../nbs/13_env_pool.ipynb #a6febf18
 @patch
-def ask(self:_Worker, method:str, calls:dict):
+def ask(self:_Worker, method:str, calls:dict)->None:
     "Send a request; `answer` reads what comes back."
     try: self.channel.send(json.dumps([method, list(calls.items())]).encode())
     except OSError: pass   # it is dead; the missing answer will tell
 
 @patch
-def answer(self:_Worker):
+def answer(self:_Worker)->Any:
     "What the worker answered; raises EOFError or OSError if it did not, and the error if there was one."
     data, *arrays = self.channel.receive()
     result, error = cloudpickle.loads(data, buffers=arrays)
@@ -237,7 +238,7 @@ def stop(self:_Worker, grace:float=0.0)->str:
     self.process.stdin.close()
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
-def _stop_all(workers:list, guard):
+def _stop_all(workers:list, guard)->None:
     "Stop workers, all of which tidy up at the same time, and what environments in this process have started."
     guard.stop()
     for worker in workers: worker.channel.close()
@@ -277,11 +278,11 @@ class _Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         self.before = self._children()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         new = self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())
         if not new: return
         known = live_processes()
@@ -298,7 +299,7 @@ class _Guard:
         try: return {*Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
         except OSError: return set()
 
-    def stop(self):
+    def stop(self)->None:
         "End them now; a process that was forked from this one leaves them alone."
         if os.getpid() != self.owner: return
         known = live_processes() if self.started else {}
@@ -342,7 +343,7 @@ class EnvPool:
             self.close()
             raise
 
-    def __len__(self): return self.size
+    def __len__(self)->int: return self.size
 
 # %% ../nbs/13_env_pool.ipynb #a28a201d
 @patch
@@ -359,7 +360,7 @@ def step(self:EnvPool, actions:dict)->dict:
     return results
 
 @patch
-def close(self:EnvPool):
+def close(self:EnvPool)->None:
     "Close all environments and end all workers."
     try:
         for env in (self.envs or {}).values(): env.close()

@@ -7,15 +7,17 @@ __all__ = ['PANELS_DRAWN', 'captioned', 'episode_strip', 'write_gif', 'learning_
 
 # %% ../nbs/51_figures.ipynb #ac02b851
 import io
+from typing import TYPE_CHECKING
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
 from .core import UsageError
 from .files import write_atomic
 from .runs import known_number
+if TYPE_CHECKING: import PIL.Image, PIL.ImageFont, matplotlib.figure
 
 # %% ../nbs/51_figures.ipynb #5e63349a
-def _font(size:int):
+def _font(size:int)->"PIL.ImageFont.FreeTypeFont":
     import matplotlib
     from PIL import ImageFont
     return ImageFont.truetype(str(Path(matplotlib.get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf"), size)
@@ -27,13 +29,24 @@ def _caption(turn, number:int, last:str)->tuple: # two texts
     came = "reward " + (f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0") + (f", {last}" if turn.done else "")
     return f"{number}. " + "".join(c if c.isprintable() else "·" for c in said), came
 
+# %% ../nbs/51_figures.ipynb #3e0c230b
+def _wrap(line:str, font, width:float)->list: # of at most 2 lines
+    "Cut a line where it is too wide, at a space if there is one; what does not fit into two lines ends in dots."
+    line = line[:200]
+    fits = lambda text: next((n for n in range(len(text), 0, -1) if font.getlength(text[:n]) <= width), 1)
+    end = fits(line)
+    if end == len(line): return [line]
+    if " " in line[:end + 1].strip(): end = line.rindex(" ", 0, end + 1)
+    first, second = line[:end].strip(), line[end:].strip()
+    return [first, second if fits(second) == len(second) else second[:fits(second) - 1] + "…"]
+
 # %% ../nbs/51_figures.ipynb #7a753d29
 def captioned(
     turn,             # a `Turn`
     number:int,       # what to count it as
     size:int=180,     # pixels of a side of the image
     last:str="",      # what to say of the end, if the episode ends here
-): # a PIL image
+)->"PIL.Image.Image": # a PIL image
     "One turn as an image with a caption below."
     from PIL import Image, ImageDraw
     images = [Image.fromarray(i).convert("RGB") for i in turn.images] or [Image.new("RGB", (size, size), "#eeeeee")]
@@ -48,23 +61,12 @@ def captioned(
     for i, line in enumerate([*_wrap(said, font, canvas.width - 6), came]): draw.text((3, size + 4 + i * (height + 3)), line, fill="black", font=font)
     return canvas
 
-# %% ../nbs/51_figures.ipynb #3e0c230b
-def _wrap(line:str, font, width:float)->list: # of at most 2 lines
-    "Cut a line where it is too wide, at a space if there is one; what does not fit into two lines ends in dots."
-    line = line[:200]
-    fits = lambda text: next((n for n in range(len(text), 0, -1) if font.getlength(text[:n]) <= width), 1)
-    end = fits(line)
-    if end == len(line): return [line]
-    if " " in line[:end + 1].strip(): end = line.rindex(" ", 0, end + 1)
-    first, second = line[:end].strip(), line[end:].strip()
-    return [first, second if fits(second) == len(second) else second[:fits(second) - 1] + "…"]
-
 # %% ../nbs/51_figures.ipynb #6f56f02b
 def episode_strip(
     episode,          # an `Episode`
     most:int=8,       # turns shown; of a longer episode the first and the last ones
     size:int=180,     # pixels of a side of each image
-): # a PIL image
+)->"PIL.Image.Image": # a PIL image
     "An episode as a strip of captioned images."
     from PIL import Image
     if not episode.turns: raise UsageError("the episode has no turns; there is nothing to draw")
@@ -91,6 +93,17 @@ def write_gif(
     write_atomic(path, buffer.getvalue())
     return Path(path)
 
+# %% ../nbs/51_figures.ipynb #0f7ce826
+def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int)->None:
+    "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
+    seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
+    for r in (r for one in seeds for r in one):
+        if known_number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
+    if not found: return
+    steps = sorted(found)
+    if len(seeds) > 1: axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}", alpha=0.1 if line else 0.2, linewidth=0)
+    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)
+
 # %% ../nbs/51_figures.ipynb #6df7652b
 PANELS_DRAWN = (   # title, unit, factor, {key: label}
     ("success", "% of episodes", 100, dict(val_success="validation panel", success="training")),
@@ -102,7 +115,7 @@ PANELS_DRAWN = (   # title, unit, factor, {key: label}
 
 def learning_curves(
     rows,   # metric rows of one run, or a dict of run name -> rows, or -> a list of the rows of several seeds
-): # a matplotlib figure
+)->"matplotlib.figure.Figure": # a matplotlib figure
     "The six curves that tell most about a run of reinforcement; of several seeds the mean, and a shade over all."
     from matplotlib.figure import Figure
     runs = rows if isinstance(rows, dict) else {"": rows}
@@ -114,14 +127,3 @@ def learning_curves(
         axis.spines[["top", "right"]].set_visible(False); axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[1]: axis.legend(frameon=False, fontsize=8)
     return figure
-
-# %% ../nbs/51_figures.ipynb #0f7ce826
-def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int):
-    "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
-    seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
-    for r in (r for one in seeds for r in one):
-        if known_number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
-    if not found: return
-    steps = sorted(found)
-    if len(seeds) > 1: axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}", alpha=0.1 if line else 0.2, linewidth=0)
-    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)

@@ -7,15 +7,17 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'RowError', 'need', 'as_image', 'image_key',
 
 # %% ../nbs/02_images.ipynb #846c426c
 import hashlib, io, struct, warnings
+from typing import Any, TYPE_CHECKING
 import numpy as np
 from .core import UsageError
+if TYPE_CHECKING: import PIL.Image
 
 # %% ../nbs/02_images.ipynb #8af0b7b8
 class RowError(UsageError):
     "A row, or an image of one, that cannot be used; `kind` is the reason in a word or two."
     def __init__(self, kind:str, text:str): super().__init__(text); self.kind = kind
 
-def need(condition, kind:str, text:str):
+def need(condition, kind:str, text:str)->None:
     "Raise `RowError` unless the condition holds (a `kind` in a `text`)."
     if not condition: raise RowError(kind, text)
 
@@ -72,7 +74,7 @@ def image_key(
 # %% ../nbs/02_images.ipynb #a8e47b6e
 MAX_PIXELS, FORMATS = 50_000_000, ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
-def _opened(source, name:str): # PIL image, its pixels not decoded yet
+def _opened(source, name:str)->"PIL.Image.Image": # PIL image, its pixels not decoded yet
     from PIL import Image, UnidentifiedImageError
     try:
         with warnings.catch_warnings():
@@ -86,7 +88,7 @@ def _opened(source, name:str): # PIL image, its pixels not decoded yet
          f"{name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS / 1e6:g} million")
     return image
 
-def _guarded(source, name:str, look):
+def _guarded(source, name:str, look)->Any:
     "What `look` finds in an image, or `RowError`."
     name = f"image {name[:100]!r}" if name else "an image"
     try: return look(_opened(source, name))
@@ -98,7 +100,7 @@ def _guarded(source, name:str, look):
 def open_image(
     source,         # a path or the bytes of a file
     name:str="",    # for messages
-): # PIL image, RGB
+)->"PIL.Image.Image": # PIL image, RGB
     "An image as people see it; `RowError` if it is too large or no image."
     from PIL import Image
     return _guarded(source, name, lambda image: Image.fromarray(as_image(image)))

@@ -109,7 +109,7 @@ def check_same_policy(
     return gap.item()
 
 # %% ../nbs/35_losses.ipynb #8aebd823
-def check_finite(where:str, **tensors):
+def check_finite(where:str, **tensors)->None:
     "Stop with the name of the one of `tensors` that holds a NaN or an infinity; `where` is for the message."
     for name, x in tensors.items():
         broken = int((~torch.isfinite(x)).sum())

@@ -55,7 +55,7 @@ def merge_adapter(
     return out
 
 # %% ../nbs/21_merge.ipynb #5dca93dc
-def _write(model, processor, heads:Path, out:Path):
+def _write(model, processor, heads:Path, out:Path)->None:
     "Save all, or nothing; what was saved is read again."
     check_weights(model.state_dict())
     def write(folder):

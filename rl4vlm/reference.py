@@ -193,7 +193,7 @@ def first_frame(
     name:str,      # of a task
     moves:int=0,   # moves of the oracle before
     **options,     # attributes of the task
-): # (the task, its frame; the oracle's suggestion is in it)
+)->tuple: # (the task, its frame; the oracle's suggestion is in it)
     "A task, made with `options`, at its start, seed 0, or a few moves of the oracle later."
     task = make_task(name, **options)
     env = TaskEnv(task, oracle=True)

@@ -8,6 +8,7 @@ __all__ = ['MOST_EPISODES', 'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 
 
 # %% ../nbs/51_report.ipynb #7cc89fc3
 import base64, hashlib, html, io, json, math, re
+from typing import Any, TYPE_CHECKING
 from collections import defaultdict
 from importlib.resources import files
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from .files import write_atomic
 from .run_folder import RUN_SIGNS, RunFolder
 from .images import open_image
 from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
+if TYPE_CHECKING: import http.server
 
 # %% ../nbs/51_report.ipynb #866b765e
 def in_turns(
@@ -122,18 +124,18 @@ def read_turns(
     return [dict(run=e.run, actor=e.actor, task=e.task, seed=e.seed, id=e.id, success=e.success, turns=[t for *_, t in sorted(turns[n], key=lambda t: t[:2])])
             for n, e in enumerate(episodes) if turns[n]]
 
-# %% ../nbs/51_report.ipynb #3d0a7fb2
-def embed(value)->str:
-    "JSON of `value` that can stand inside an HTML script element and says the same."
-    return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
-
 # %% ../nbs/51_report.ipynb #e6211d42
-def _finite(value):
+def _finite(value)->Any:
     "Plain values, with None for numbers that are not finite and strings for what JSON does not know."
     if isinstance(value, float): return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict): return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [_finite(v) for v in value]
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+# %% ../nbs/51_report.ipynb #3d0a7fb2
+def embed(value)->str:
+    "JSON of `value` that can stand inside an HTML script element and says the same."
+    return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
 
 # %% ../nbs/51_report.ipynb #a1e2b667
 def fit(
@@ -230,6 +232,36 @@ def _common_name(names:list)->str:
     end = commonprefix([n[len(start):][::-1] for n in names])[::-1]
     return names[0] if len(names) == 1 else f"{start}*{end} ({len(names)} runs)"
 
+# %% ../nbs/51_report.ipynb #532a6f57
+def _names(paths:list)->list: # of (path, name)
+    "Folders with names that tell them apart: the last part of the path, or as many parts as it takes."
+    if not paths: raise UsageError("a report needs at least one run folder")
+    parts = [Path(p).resolve().parts for p in paths]
+    name = lambda n: ["/".join(p[-n:]) for p in parts]
+    depth = next((n for n in range(1, max(map(len, parts)) + 1) if len(set(name(n))) == len(set(parts))), 1)
+    return list(zip(paths, name(depth)))
+
+def _usable_comparison(c:dict)->dict:
+    "A comparison with texts where the page expects texts and numbers where it expects numbers."
+    return {**{k: str(c.get(k, "?")) for k in ("task", "a", "b", "play")}, **{k: known_number(c.get(k)) for k in ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low", "return_high")}}
+
+# %% ../nbs/51_report.ipynb #1259a834
+def _fill_with_episodes(title:str, data:dict, everyone:list, limit:float)->str:
+    "The page with as many episodes as fit below `limit` bytes."
+    room = limit - len(fill(title, data).encode()) - 1000
+    if room < 0: raise UsageError(f"limit_mb={limit / 1e6:g} is too small: the page takes {(limit - room) / 1e6:.2f} MB without any episode")
+    chosen = in_turns(everyone)[:MOST_EPISODES]
+    read = read_turns(chosen)
+    kept, data["shared"] = fit(read, room)
+    order = {actor: i for i, actor in enumerate(dict.fromkeys(e.actor for e in everyone))}
+    named = {row["name"] for row in data["table"]}
+    data["episodes"] = sorted(kept, key=lambda e: (e["run"], e["actor"] not in named, -order[e["actor"]]))   # the actor of the last row first: it is the one that was trained
+    left_out, damaged, absent = len(everyone) - len(kept), len(chosen) - len(read), sum(data["shared"][p] == "" for e in data["episodes"] for t in e["turns"] for p in t["images"])
+    if damaged: data["notes"].append(f"{damaged} episodes cannot be read: their shard is damaged.")
+    if left_out > damaged: data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; the others are left out to keep the file small. All counts and tables are about all of them.")
+    if absent: data["notes"].append(f"{absent} images are missing or cannot be read.")
+    return fill(title, data)
+
 # %% ../nbs/51_report.ipynb #3ab2d317
 MOST_EPISODES = 600   # on one page, so that it opens at once
 
@@ -260,17 +292,18 @@ def write_report(
     write_atomic(out, page)
     return out
 
-# %% ../nbs/51_report.ipynb #532a6f57
-def _usable_comparison(c:dict)->dict:
-    "A comparison with texts where the page expects texts and numbers where it expects numbers."
-    return {**{k: str(c.get(k, "?")) for k in ("task", "a", "b", "play")}, **{k: known_number(c.get(k)) for k in ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low", "return_high")}}
+# %% ../nbs/51_report.ipynb #cd76b4b0
+def _state(runs)->list:
+    "Names, times and sizes of the files that a report is made of."
+    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in RUN_SIGNS for p in sorted(Path(run).glob(pattern))]
+    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
 
 # %% ../nbs/51_report.ipynb #1cfb2a22
 def report_server(
     runs,               # a run folder or a list of them
     port:int=8642,      # 0 takes a free one
     every:float=30,     # seconds between two looks of an idle page
-): # an HTTP server, not started yet
+)->"http.server.ThreadingHTTPServer": # an HTTP server, not started yet
     "A server of the report at a loopback address."
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from threading import Lock
@@ -295,41 +328,10 @@ def report_server(
     try: return ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as e: raise UsageError(f"cannot listen at port {port}: {e.strerror}; give another --port, or 0 for a free one") from e
 
-def serve_report(runs, port:int=8642):
+def serve_report(runs, port:int=8642)->None:
     "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
     for path in [runs] if isinstance(runs, (str, Path)) else runs: read_run(path)   # a wrong name is told now, not on the page
     with report_server(runs, port) as server:
         tell(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)")
         try: server.serve_forever()
         except KeyboardInterrupt: tell()
-
-# %% ../nbs/51_report.ipynb #cd76b4b0
-def _state(runs)->list:
-    "Names, times and sizes of the files that a report is made of."
-    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in RUN_SIGNS for p in sorted(Path(run).glob(pattern))]
-    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
-
-# %% ../nbs/51_report.ipynb #1259a834
-def _names(paths:list)->list: # of (path, name)
-    "Folders with names that tell them apart: the last part of the path, or as many parts as it takes."
-    if not paths: raise UsageError("a report needs at least one run folder")
-    parts = [Path(p).resolve().parts for p in paths]
-    name = lambda n: ["/".join(p[-n:]) for p in parts]
-    depth = next((n for n in range(1, max(map(len, parts)) + 1) if len(set(name(n))) == len(set(parts))), 1)
-    return list(zip(paths, name(depth)))
-
-def _fill_with_episodes(title:str, data:dict, everyone:list, limit:float)->str:
-    "The page with as many episodes as fit below `limit` bytes."
-    room = limit - len(fill(title, data).encode()) - 1000
-    if room < 0: raise UsageError(f"limit_mb={limit / 1e6:g} is too small: the page takes {(limit - room) / 1e6:.2f} MB without any episode")
-    chosen = in_turns(everyone)[:MOST_EPISODES]
-    read = read_turns(chosen)
-    kept, data["shared"] = fit(read, room)
-    order = {actor: i for i, actor in enumerate(dict.fromkeys(e.actor for e in everyone))}
-    named = {row["name"] for row in data["table"]}
-    data["episodes"] = sorted(kept, key=lambda e: (e["run"], e["actor"] not in named, -order[e["actor"]]))   # the actor of the last row first: it is the one that was trained
-    left_out, damaged, absent = len(everyone) - len(kept), len(chosen) - len(read), sum(data["shared"][p] == "" for e in data["episodes"] for t in e["turns"] for p in t["images"])
-    if damaged: data["notes"].append(f"{damaged} episodes cannot be read: their shard is damaged.")
-    if left_out > damaged: data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; the others are left out to keep the file small. All counts and tables are about all of them.")
-    if absent: data["notes"].append(f"{absent} images are missing or cannot be read.")
-    return fill(title, data)

@@ -7,6 +7,7 @@ __all__ = ['TEXT_LIMIT', 'Run', 'read_run', 'shard_rows', 'known_number', 'Playe
 
 # %% ../nbs/50_runs.ipynb #9d1c198b
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +97,7 @@ TEXT_LIMIT = 20_000   # characters of one text that the page shows
 _LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion",
          "terminated", "truncated")
 
-def shard_rows(shard:Path, columns:tuple):
+def shard_rows(shard:Path, columns:tuple)->Iterator[list[dict]]:
     "The rows of a `shard` as lists of dicts with these `columns`, a few at a time to spare memory."
     import pyarrow.parquet as pq
     file = pq.ParquetFile(shard)
@@ -113,6 +114,15 @@ def _truth(value)->bool|None: return None if value is None else bool(value)
 def known_number(value)->float|None:
     "The `value` if it is a finite number, or None."
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+# %% ../nbs/50_runs.ipynb #b9cb869d
+def _episode_ids(looks:list)->list: # of str
+    "Which episode each turn belongs to; counted from the ends where the column is missing."
+    ids, number = [], 0
+    for look in looks:
+        ids.append(str(look["episode"] or number))
+        number += bool(look["terminated"] or look["truncated"])
+    return ids
 
 # %% ../nbs/50_runs.ipynb #74266437
 @dataclass
@@ -150,15 +160,6 @@ def survey(run:Run, number:int=0)->list: # of `Played`
             played.rows.append(position)
     order = {str(row["name"]): i for i, row in enumerate(run.results.get("rows", []))}   # as in the table
     return sorted(found.values(), key=lambda e: order.get(e.actor, len(order)))
-
-# %% ../nbs/50_runs.ipynb #b9cb869d
-def _episode_ids(looks:list)->list: # of str
-    "Which episode each turn belongs to; counted from the ends where the column is missing."
-    ids, number = [], 0
-    for look in looks:
-        ids.append(str(look["episode"] or number))
-        number += bool(look["terminated"] or look["truncated"])
-    return ids
 
 # %% ../nbs/50_runs.ipynb #4f557ed2
 def tally(episodes:list)->dict:

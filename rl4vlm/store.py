@@ -8,6 +8,8 @@ __all__ = ['COLUMNS', 'GROUP_BYTES', 'SHARD_BYTES', 'CARD', 'ROW_NAMES', 'Kept',
 
 # %% ../nbs/05_store.ipynb #bbabd654
 import io, json, math, os, re
+from typing import Self, TYPE_CHECKING
+from collections.abc import Callable, Iterator
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +18,7 @@ from .core import UsageError, to_json, well_formed
 from .files import move_into_place, scratch, write_atomic
 from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
 from .types import RESPONSE_FIELDS, Episode, Turn, cause_today, turn_of
+if TYPE_CHECKING: import datasets
 
 # %% ../nbs/05_store.ipynb #a055c5e5
 COLUMNS = ("text", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion", "acted",
@@ -27,7 +30,7 @@ def _png(image:np.ndarray)->dict:
     Image.fromarray(as_image(image)).save(buffer, "PNG", compress_level=1)
     return dict(bytes=buffer.getvalue(), path=None)
 
-def _png_once(most:int=2**26):
+def _png_once(most:int=2**26)->Callable:
     "`_png`, remembering what it has seen lately (up to `most` bytes): an image in many rows is compressed once."
     known, held = {}, [0]
     def png(image):
@@ -51,7 +54,7 @@ def _row(episode:Episode, turn:Turn, png)->dict:
                 logprobs=None if turn.logprobs is None else np.asarray(turn.logprobs, np.float32).tolist())
 
 # %% ../nbs/05_store.ipynb #4584a383
-def _features(decode:bool=True):
+def _features(decode:bool=True)->"datasets.Features":
     "The kind of each column."
     from datasets import Features, Image, List, Value
     of = lambda kind, names: {name: Value(kind) for name in names.split()}
@@ -82,8 +85,8 @@ class Album:
         import tempfile
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.file, self.known = tempfile.TemporaryFile(dir=folder), {}
-    def __enter__(self): return self
-    def __exit__(self, *error): self.file.close()
+    def __enter__(self)->Self: return self
+    def __exit__(self, *error)->None: self.file.close()
 
     def put(self, image:np.ndarray)->Kept:
         "Keep an image; equal ones are kept once (an `image` (H, W, 3) uint8)."
@@ -125,7 +128,7 @@ class _Writer:
         for old in folder.glob("*.tmp"):
             if old.stem == name or _PART.sub("", old.stem) == name: old.unlink()
 
-    def add(self, episode:Episode):
+    def add(self, episode:Episode)->None:
         if self.writer and self.written >= SHARD_BYTES: self.close()
         if not self.writer: self.open()
         for turn in episode.turns:
@@ -133,19 +136,19 @@ class _Writer:
             self.held += _size(self.rows[-1])
             if self.held >= GROUP_BYTES: self.flush()
 
-    def open(self):
+    def open(self)->None:
         import pyarrow.parquet as pq
         self.files.append(self.folder/(self.name + (f".part{len(self.files):03d}" if self.files else "") + ".tmp"))
         self.schema = _features().arrow_schema
         self.writer, self.rows, self.held, self.written = pq.ParquetWriter(self.files[-1], self.schema), [], 0, 0
 
-    def flush(self):
+    def flush(self)->None:
         import pyarrow as pa
         self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.written += self.held
         self.rows, self.held = [], 0
 
-    def close(self):
+    def close(self)->None:
         if self.rows or not self.written: self.flush()
         self.writer.close()
         self.writer = None
@@ -162,13 +165,13 @@ class _Writer:
         for temporary, path in reversed([*zip(self.files, final)]): move_into_place(temporary, path)
         return final[0]
 
-    def give_up(self):
+    def give_up(self)->None:
         "Leave nothing behind."
         if self.writer: self.writer.close()
         for f in self.files: f.unlink(missing_ok=True)
 
 # %% ../nbs/05_store.ipynb #55f85441
-def _open_shard(path:Path, cache:str):
+def _open_shard(path:Path, cache:str)->"datasets.Dataset":
     "A shard as a `datasets.Dataset`, images undecoded."
     from glob import escape   # `datasets` takes a path for a pattern
     from datasets import Dataset
@@ -181,7 +184,7 @@ def _readable(path:Path)->bool:
     try: return pq.read_metadata(path).num_rows >= 0
     except (OSError, pa.ArrowException): return False
 
-def _check_images(path:Path):
+def _check_images(path:Path)->None:
     "Refuse a shard whose images are only named, or are none that may be opened; their headers are looked at."
     import pyarrow.parquet as pq
     file, number = pq.ParquetFile(path), 0
@@ -233,7 +236,7 @@ class EpisodeStore:
 
     def each_episode(self,
         name:str=None,   # of one shard; all of them by default
-    ): # yields `Episode`
+    )->Iterator[Episode]: # yields `Episode`
         "The episodes without prompts and images, of which one shard is in memory at a time."
         for shard in self.shards if name is None else self.files(name): yield from _light_episodes(shard)
 
@@ -243,7 +246,7 @@ class EpisodeStore:
         "The episodes without prompts and images: what is needed to count and compare."
         return [*self.each_episode(name)]
 
-    def read(self):
+    def read(self)->"datasets.Dataset":
         "The turns as a `datasets.Dataset`, images decoded on access; `with_format(None)` gives their bytes instead."
         from datasets import concatenate_datasets
         if not self.shards:
@@ -296,7 +299,7 @@ def contact_sheet(
     path,             # of a .png file
     size:int=200,     # of an image, pixels
     columns:int=4,
-):
+)->None:
     "Images with their titles on one sheet (in so many `columns`)."
     from PIL import Image, ImageDraw, ImageFont
     height, lines = size + 28, -(-len(titled) // columns)

@@ -8,6 +8,8 @@ __all__ = ['TYPES', 'ROOMS', 'NEEDS', 'SCENES', 'LAMPS', 'PLACES', 'SPLITS', 're
 
 # %% ../../nbs/17_alfworld_games.ipynb #f77b1699
 import importlib.util, json, os, random, re, shutil, sys
+from typing import Any
+from collections.abc import Iterator
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,7 +23,7 @@ from ..core import RL4VLMError, UsageError, did_you_mean, install_extra, stream_
 from ..files import write_json
 
 # %% ../../nbs/17_alfworld_games.ipynb #464de709
-def require_alfworld():
+def require_alfworld()->None:
     "Raise an error that says what to install, unless ALFWorld's engine is there."
     missing = [m for m in ("alfworld", "textworld", "fast_downward") if importlib.util.find_spec(m) is None]
     if not missing: return
@@ -32,7 +34,7 @@ def require_alfworld():
 
 # %% ../../nbs/17_alfworld_games.ipynb #785a70d4
 @contextmanager
-def _own_argv(*argv):
+def _own_argv(*argv)->Iterator[None]:
     "Give the engine its own `sys.argv`, and put back that of the process."
     before = sys.argv
     sys.argv = ["translate", "domain", "task"]
@@ -40,7 +42,7 @@ def _own_argv(*argv):
     finally: sys.argv = before
 
 @lru_cache(maxsize=1)
-def _logic():
+def _logic()->Any:
     "ALFWorld's domain and grammar, parsed once (0.2 s)."
     from textworld.envs.pddl import textgen
     from textworld.envs.pddl.logic import GameLogic
@@ -228,14 +230,14 @@ class Engine:
         self._list()
         return answer
 
-    def close(self):
+    def close(self)->None:
         "Let another engine have the library."
         if self.lib is not None: _free.append(self.lib); self.lib = None
 
 # %% ../../nbs/17_alfworld_games.ipynb #2a0c864d
 class _Name(SimpleNamespace):
     "What the grammar may ask of a thing: name, id, articles."
-    def __str__(self): return self.name
+    def __str__(self)->str: return self.name
 
 def _names(facts)->dict: # {id in PDDL: `_Name`}
     "Names as ALFWorld gives them: `fridge_bar_1` is fridge 1."
@@ -253,7 +255,7 @@ def _say(self:Engine, rule:str, mapping:dict={})->str:
     return _logic().grammar.derive(rule, context)
 
 @patch
-def _list(self:Engine):
+def _list(self:Engine)->None:
     "Find the commands that apply now: {text: action}."
     self.commands = {}
     for action in self.state.all_applicable_actions():

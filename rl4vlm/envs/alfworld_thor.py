@@ -82,7 +82,7 @@ class Simulator:
     def step(self, command:str)->dict:
         self.thor.step(translated(command))
         return self.seen()
-    def stop(self): self.thor.env.stop()
+    def stop(self)->None: self.thor.env.stop()
 
     def seen(self)->dict:
         "What is known after a call, as plain values."
@@ -103,7 +103,7 @@ class Simulator:
 def serve(
     descriptor:int,          # of the socket to the parent
     make=Simulator,          # makes what is served
-):
+)->None:
     "The main function of the child: answer (method, argument) until the parent is gone."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel, simulator = Connection(descriptor), None
@@ -142,7 +142,7 @@ class Thor:
     def won(self)->bool: return self.seen["won"]
     def plan(self)->list: return []
 
-    def close(self):
+    def close(self)->None:
         "End the child and all that it started; its log goes too."
         if self.child:
             self.child.end()
@@ -163,7 +163,7 @@ class _Child:
         self.channel = Connection(ours.detach())
         self.end = weakref.finalize(self, _end, self.process, self.channel)   # also when it is forgotten, and at exit
 
-def _end(process, channel):
+def _end(process, channel)->None:
     "Kill the child's process group; it is not reaped before, so the number is still its own."
     channel.close()
     try: os.killpg(process.pid, signal.SIGKILL)
@@ -200,7 +200,7 @@ class AlfThorEnv(ALFWorldEnv):
         self.engine.close()
         self.engine = Thor(seconds, boot)
 
-    def _observe(self):
+    def _observe(self)->None:
         s = self.engine.seen
         thing = lambda pair: Thing(pair[0], tuple(pair[1]))
         self.scene = Scene(s["here"], None if s["closed"] is None else not s["closed"], tuple(map(thing, s["things"])),
@@ -213,7 +213,7 @@ class AlfThor(ALFWorld):
     env_id, games, seconds = "rl4vlm/AlfThor-v0", "train", 120.0
     oracle = Task.oracle   # THOR does not tell the facts that a planner needs
 
-    def make_env(self):
+    def make_env(self)->gym.Env:
         kwargs = dict(types=self.types, games=self.games, reward=self.reward, max_steps=self.max_turns,
                       seconds=self.seconds)
         return gym.make(self.env_id, **{**kwargs, **self.env_kwargs})

@@ -21,7 +21,7 @@ class Thing:
 
     @property
     def kind(self)->str: return self.name.rsplit(" ", 1)[0]
-    def __str__(self): return " ".join([*self.states, self.name])
+    def __str__(self)->str: return " ".join([*self.states, self.name])
 
 @dataclass(frozen=True)
 class Scene:
@@ -100,7 +100,7 @@ def _shade(colour:str, factor:float)->tuple:
     rgb = [int(colour[i:i+2], 16) for i in (1, 3, 5)]
     return tuple(int(c * factor) if factor <= 1 else int(255 - (255 - c) * (2 - factor)) for c in rgb)
 
-def _primitive(draw, name:str, points:list, colour:tuple, k:float):
+def _primitive(draw, name:str, points:list, colour:tuple, k:float)->None:
     "One shape of `SHAPES`."
     outline = dict(outline=_shade("#{:02x}{:02x}{:02x}".format(*colour), 0.6), width=max(int(k), 1))
     if name == "line": draw.line(points, fill=colour, width=int(3.5 * k), joint="curve")
@@ -162,7 +162,7 @@ PLACE_COLOURS = dict(fridge="#a8dadc", microwave="#6d6875", cabinet="#bc8a5f", d
     stoveburner="#4a4e69", coffeemachine="#5e503f", toaster="#9a8c98", cart="#a5a58d", laundryhamper="#d5bdaf",
     tvstand="#333d29")
 
-def _front(draw, box:tuple, kind:str, opened:bool|None):
+def _front(draw, box:tuple, kind:str, opened:bool|None)->None:
     "A place without the things in it; `box` is (left, top, right, bottom)."
     left, top, right, bottom = box
     colour, w = PLACE_COLOURS.get(kind, "#c9b79c"), right - left
@@ -194,12 +194,12 @@ SIZE, ROW, MOST = 300, 5, 15   # pixels of the image, things in a row, things sh
 _font = lru_cache(lambda size: ImageFont.load_default(size=size))
 _text_width = lru_cache(maxsize=4096)(lambda text, size: _font(size).getlength(text))
 
-def _write(draw, middle:tuple, text:str, width:int, size:int=12, colour="black"):
+def _write(draw, middle:tuple, text:str, width:int, size:int=12, colour="black")->None:
     "Text around a point, as large as fits the width."
     while size > 7 and _text_width(text, size) > width: size -= 1
     draw.text(middle, text, font=_font(size), fill=colour, anchor="mm")
 
-def _things(image, draw, things:tuple, bottom:int):
+def _things(image, draw, things:tuple, bottom:int)->None:
     "Things in rows, the first row the lowest."
     pitch = 58 if len(things) <= 2 * ROW else 49
     for i, thing in enumerate(things[:MOST]):
@@ -227,7 +227,7 @@ def draw_scene(scene:Scene)->np.ndarray: # (300, 300, 3) uint8
     _hand(image, draw, scene.held)
     return np.asarray(image)
 
-def _hand(image, draw, held:Thing|None):
+def _hand(image, draw, held:Thing|None)->None:
     "The strip at the bottom: what is held."
     draw.text((10, 271), "you hold", font=_font(14), fill="#495057", anchor="lm")
     if held is None: return draw.text((90, 271), "nothing", font=_font(16), fill="#6c757d", anchor="lm")
@@ -236,7 +236,7 @@ def _hand(image, draw, held:Thing|None):
     draw.text((146, 271), f"{held.name}" + (f"\n{', '.join(held.states)}" if held.states else ""), font=_font(17),
               fill="black", anchor="lm")
 
-def _overview(draw, places:tuple):
+def _overview(draw, places:tuple)->None:
     "All places of the room as tiles."
     _write(draw, (SIZE // 2, 12), "the middle of the room", 280, 15)
     columns = 4 if len(places) <= 16 else 6

@@ -21,7 +21,7 @@ _suit_shapes = {   # circles are (centre x, centre y, radius), polygons are list
           [(.5, .5), (.66, .98), (.34, .98)]],
 }
 
-def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
+def _paint_suit(draw, suit:str, left:float, top:float, size:float, color)->None:
     "Paint a suit into the square at (left, top), in pixels."
     at = lambda x, y: (left + size * x, top + size * y)
     for shape in _suit_shapes[suit]:
@@ -31,7 +31,7 @@ def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
             draw.ellipse([*at(x - r, y - r), *at(x + r, y + r)], fill=color)
 
 # %% ../../nbs/11_card_images.ipynb #f2a6333a
-def _paint_face(draw, name:str, w:int, h:int):
+def _paint_face(draw, name:str, w:int, h:int)->None:
     "Rank above, suit below, each about half of the card."
     suit, rank = name[0], name[1:]
     color, text = RED if suit in "HD" else BLACK, "10" if rank == "T" else rank
@@ -43,7 +43,7 @@ def _paint_face(draw, name:str, w:int, h:int):
     size = 0.46 * h
     _paint_suit(draw, suit, 0.95 * w - size, 0.5 * h, size, color)
 
-def _paint_back(draw, name:str, w:int, h:int):
+def _paint_back(draw, name:str, w:int, h:int)->None:
     "A blue lattice."
     edge = w // 12
     draw.rectangle([edge, edge, w - edge, h - edge], fill=(40, 70, 150))
@@ -96,7 +96,7 @@ def paste(
     image:np.ndarray,   # (H, W, 3) uint8, changed in place
     piece:np.ndarray,     # (h, w, 3) uint8
     left:int, top:int,    # where its corner goes, pixels
-):
+)->None:
     "Put `piece` on `image` with its corner at (`left`, `top`); what sticks out to the right or below is cut off."
     space = image[top:top + piece.shape[0], left:left + piece.shape[1]]
     space[:] = piece[:space.shape[0], :space.shape[1]]
@@ -108,7 +108,7 @@ def paste_row(
     size:int,                  # height of the font in pixels
     gap:int,                   # pixels between entries
     new_line:int|None=None,    # left edge of further lines; None: as the first
-):
+)->None:
     "Write `texts` in a row from (`left`, `top`), and on a new line where the image ends."
     x, start = left, left if new_line is None else new_line
     for text in texts:
