@@ -211,7 +211,8 @@ def group_advantages(
     ends = layout.grid(torch.tensor([t.done for t in turns]), True)
     to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.advantage.gamma))   # (M,)
     if config.advantage.estimator == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
-    if config.advantage.estimator != "gigpo": raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
+    if config.advantage.estimator != "gigpo":
+        raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
     anchors = numbered([t.anchor for t in turns])
     return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight), same=same)
 
@@ -226,7 +227,8 @@ def compute_advantages(
     rewards = torch.tensor([float(t.reward) for t in turns])                     # (M,)
     if config.advantage.estimator == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
     rewards = rewards + penalty.sum(1)
-    if config.advantage.estimator == "gae": return turn_gae(turns, layout, rewards, config.advantage.gamma, config.advantage.gae_lambda)
+    if config.advantage.estimator == "gae":
+        return turn_gae(turns, layout, rewards, config.advantage.gamma, config.advantage.gae_lambda)
     return group_advantages(turns, layout, rewards, config)
 
 def _padded_token_gae(turns:list, layout:Layout, rewards:Tensor, penalty:Tensor, config:PPOConfig)->Estimate:

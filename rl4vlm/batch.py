@@ -112,7 +112,8 @@ def correct_mismatch(batch:TurnBatch, turns:list, policy:VLMPolicy, config:PPOCo
     "Score the turns by the trainer, and weigh them by trainer over sampler; `gather` collects of all processes."
     sampler, mask = batch.old_logprobs, batch.tokens()
     batch.old_logprobs = score_turns(policy, turns, config.optim.minibatch)
-    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss.mismatch_cap, config.loss.ratio)
+    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss.mismatch_cap,
+                                        config.loss.ratio)
     gaps = gather((batch.old_logprobs - sampler)[mask])
     weights = batch.correction[mask] if config.loss.ratio == "token" else batch.correction
     largest = max((float(x.abs().max()) for x in gaps if len(x)), default=0.0)
@@ -137,7 +138,8 @@ def make_batch(
     batch.same = torch.zeros(len(turns), dtype=torch.bool) if found.same is None else found.same
     _note_advantages(turns, batch)
     if config.advantage.estimator in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
-    if config.advantage.normalize == "yes" or config.advantage.normalize == "auto" and config.advantage.estimator not in GROUPED:
+    auto = config.advantage.normalize == "auto" and config.advantage.estimator not in GROUPED
+    if config.advantage.normalize == "yes" or auto:
         mask = batch.tokens() if config.advantage.estimator == "gae-token" else torch.ones(len(turns), dtype=torch.bool)
         batch.advantages = normalised(batch.advantages, mask, gather, batch.returns)
     return batch, log

@@ -56,7 +56,8 @@ def collect(
         if store.whole(f"{number:05d}"): continue
         part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)
         with Album(store.folder) as album:
-            played = play(task, actor, part, config.rollout.envs, config.seed, finished, workers=config.rollout.workers, album=album)
+            played = play(task, actor, part, config.rollout.envs, config.seed, finished, workers=config.rollout.workers,
+                          album=album)
             store.write(played, f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder

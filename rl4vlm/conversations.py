@@ -198,7 +198,8 @@ def told_bad(
     for number, e in bad.items():
         if on_bad_row == "stop":
             raise RowError(e.kind,
-                           f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and counts them")
+                           f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and "
+                           f"counts them")
     return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
 
 def is_validation(episode:str, share:float)->bool:

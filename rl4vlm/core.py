@@ -96,7 +96,7 @@ def plain_json(value)->Any:
 
 def json_lines(
     data:bytes|str,   # one JSON value a line; empty lines do not count
-)->Iterator[tuple[int, Any]]: # yields the number of each line, from 1, and its value, or the `ValueError` that says what is wrong with it
+)->Iterator[tuple[int, Any]]: # number of each line, from 1, and its value, or the `ValueError` that tells why not
     "The lines of a JSON Lines file, which end at `\\n` alone."
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -221,7 +221,7 @@ def moved(
     module:str,   # the name of a module
     **where,      # module -> the names that it has now; `Old:New` where the name is another, too
 )->Callable:
-    "The `__getattr__` of a module for names of version 0.1.0: they are given from `where` they are now, with a `FutureWarning`."
+    "The `__getattr__` of a module for names of version 0.1.0: given from `where` they are now, with a `FutureWarning`."
     today = {}
     for room, names in where.items():
         for old, _, new in (name.partition(":") for name in names.split()): today[old] = room, new or old

@@ -77,7 +77,8 @@ def close_process_group()->None:
     if not failed: torch.distributed.destroy_process_group()
 
 # %% ../nbs/30_distributed.ipynb #d2d166e2
-SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))   # options of `PPOConfig` and `SFTConfig` that are totals
+# options of `PPOConfig` and `SFTConfig` that are totals
+SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))
 
 def share_of(
     config,      # a `PPOConfig` or an `SFTConfig`
@@ -198,7 +199,8 @@ class Learner:
         if self.sliced: read_images(self.wrapped, self.model, prompts)
         return self.wrapped(prompts, *args, **kwargs)
 
-    def zero_grad(self)->None: self.wrapped.zero_grad() if self.deepspeed else self.optimizer.zero_grad(set_to_none=True)
+    def zero_grad(self)->None:
+        self.wrapped.zero_grad() if self.deepspeed else self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss, last:bool=True)->None:
         "Add the gradients of `loss`; ranks exchange them after the `last` part of a step."

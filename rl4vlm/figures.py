@@ -24,9 +24,11 @@ def _font(size:int)->"PIL.ImageFont.FreeTypeFont":
 
 def _caption(turn, number:int, last:str)->tuple: # two texts
     "What was done in a turn, and what came of it."
+    played = f", played {turn.played}" if turn.played is not None else ""
     if turn.action is not None: said = str(turn.action)
-    else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')})" + (f", played {turn.played}" if turn.played is not None else "")
-    came = "reward " + (f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0") + (f", {last}" if turn.done else "")
+    else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')}){played}"
+    reward = f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0"
+    came = f"reward {reward}" + (f", {last}" if turn.done else "")
     return f"{number}. " + "".join(c if c.isprintable() else "·" for c in said), came
 
 # %% ../nbs/51_figures.ipynb #3e0c230b
@@ -53,12 +55,14 @@ def captioned(
     height = max(12, size // 14)
     canvas = Image.new("RGB", (size * len(images), size + 3 * (height + 3) + 6), "white")
     for i, image in enumerate(images):
-        image = image.resize((size, size), Image.Resampling.NEAREST if max(image.size) < size else Image.Resampling.LANCZOS)
+        image = image.resize((size, size),
+                             Image.Resampling.NEAREST if max(image.size) < size else Image.Resampling.LANCZOS)
         canvas.paste(image, (i * size, 0))
     draw, font = ImageDraw.Draw(canvas), _font(height - 1)
     draw.rectangle([0, 0, canvas.width - 1, size], outline="#bbbbbb")
     said, came = _caption(turn, number, last)
-    for i, line in enumerate([*_wrap(said, font, canvas.width - 6), came]): draw.text((3, size + 4 + i * (height + 3)), line, fill="black", font=font)
+    for i, line in enumerate([*_wrap(said, font, canvas.width - 6), came]):
+        draw.text((3, size + 4 + i * (height + 3)), line, fill="black", font=font)
     return canvas
 
 # %% ../nbs/51_figures.ipynb #6f56f02b
@@ -89,7 +93,8 @@ def write_gif(
     if not episode.turns: raise UsageError("the episode has no turns; there is nothing to show")
     ends, buffer = "success" if episode.success else "failure", io.BytesIO()
     frames = [captioned(t, i + 1, size, ends).quantize(128) for i, t in enumerate(episode.turns)]
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * seconds)] * (len(frames) - 1) + [int(2000 * seconds)], loop=0)
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:],
+                   duration=[int(1000 * seconds)] * (len(frames) - 1) + [int(2000 * seconds)], loop=0)
     write_atomic(path, buffer.getvalue())
     return Path(path)
 
@@ -101,8 +106,12 @@ def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:in
         if known_number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
     if not found: return
     steps = sorted(found)
-    if len(seeds) > 1: axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}", alpha=0.1 if line else 0.2, linewidth=0)
-    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)
+    if len(seeds) > 1:
+        axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}",
+                          alpha=0.1 if line else 0.2, linewidth=0)
+    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", label=label or None, markersize=3,
+              linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5],
+              linewidth=1 if line else 1.5)
 
 # %% ../nbs/51_figures.ipynb #6df7652b
 PANELS_DRAWN = (   # title, unit, factor, {key: label}
@@ -122,7 +131,8 @@ def learning_curves(
     figure = Figure(figsize=(10, 5), layout="constrained")
     for axis, (title, unit, factor, keys) in zip(figure.subplots(2, 3).flat, PANELS_DRAWN):
         for colour, (run, run_rows) in enumerate(runs.items()):
-            for line, (key, label) in enumerate(keys.items()): _draw(axis, run_rows, key, factor, ", ".join(filter(None, (run, label))), colour, line)
+            for line, (key, label) in enumerate(keys.items()):
+                _draw(axis, run_rows, key, factor, ", ".join(filter(None, (run, label))), colour, line)
         axis.set(title=title, ylabel=unit, xlabel="update")
         axis.spines[["top", "right"]].set_visible(False); axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[1]: axis.legend(frameon=False, fontsize=8)

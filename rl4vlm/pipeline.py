@@ -22,7 +22,8 @@ from .tasks import Task
 # %% ../nbs/54_pipeline.ipynb #d8e6fd8b
 def with_shared_options(config:PipelineConfig)->PipelineConfig:
     "Give the options that all stages share to each of them."
-    run, common = RunFolder(config.out), dict(task=config.task, task_options=config.task_options, out=config.out, seed=config.seed)
+    run, common = RunFolder(config.out), dict(task=config.task, task_options=config.task_options, out=config.out,
+                                              seed=config.seed)
     text = lambda part: f"{config.out}/{part.relative_to(run.path)}"
     return replace(config, collect=replace(config.collect, **common),
                    preprocess=replace(config.preprocess, data=text(run.collected), out=config.out),
@@ -64,16 +65,18 @@ class Stage:
 
 def _prepared(c)->list[Path]: return [RunFolder(c.out).train, RunFolder(c.out).validation]
 
-def _left_by_ppo(c)->list[Path]: return [RunFolder(c.out).ppo, RunFolder(c.out).metrics.path, RunFolder(c.out).timing.path, *_shards(c, True)]
+def _left_by_ppo(c)->list[Path]:
+    return [RunFolder(c.out).ppo, RunFolder(c.out).metrics.path, RunFolder(c.out).timing.path, *_shards(c, True)]
 
 def _left_by_eval(c)->list[Path]:
     run = RunFolder(c.out)
     return [run.results, run.greedy, run.models, run.eval_timing, *_shards(c, False)]
 
 STAGES = dict(
-    base=Stage("a model that can see", _base, lambda c: dict(model=c.model, task=c.task, task_options=c.task_options), lambda c: [], lambda c: []),
-    collect=Stage("a teacher that errs plays and is recorded", lambda c, screen: run_collect(c.collect, screen), lambda c: c.collect,
-                  lambda c: [], lambda c: [RunFolder(c.out).collected]),
+    base=Stage("a model that can see", _base, lambda c: dict(model=c.model, task=c.task, task_options=c.task_options),
+               lambda c: [], lambda c: []),
+    collect=Stage("a teacher that errs plays and is recorded", lambda c, screen: run_collect(c.collect, screen),
+                  lambda c: c.collect, lambda c: [], lambda c: [RunFolder(c.out).collected]),
     preprocess=Stage("turns become conversations", _preprocess, lambda c: c.preprocess,
                      lambda c: [RunFolder(c.out).collected], lambda c: [*_prepared(c), RunFolder(c.out).counts]),
     sft=Stage("the model imitates the teacher", lambda c, screen: run_sft(c.sft, screen=screen), lambda c: c.sft,
@@ -83,7 +86,8 @@ STAGES = dict(
     eval=Stage("everybody plays the same panel", _evaluate, lambda c: c.eval,
                lambda c: [RunFolder(c.out).sft, RunFolder(c.out).best], _left_by_eval),
     report=Stage("a page to look at", _report, lambda c: {},
-                 lambda c: [RunFolder(c.out).results, RunFolder(c.out).metrics.path, RunFolder(c.out).best], lambda c: [RunFolder(c.out).report]))
+                 lambda c: [RunFolder(c.out).results, RunFolder(c.out).metrics.path, RunFolder(c.out).best],
+                 lambda c: [RunFolder(c.out).report]))
 
 # %% ../nbs/54_pipeline.ipynb #a80630e2
 def stage_key(stage:Stage, c:PipelineConfig)->str:
@@ -110,12 +114,16 @@ def _check_inputs(name:str, stage:Stage, c:PipelineConfig)->None:
     "Refuse a damaged input of a stage before anything is thrown away."
     for path in stage.reads(c):
         for file in input_files(path):
-            if damaged_file(file): raise DamagedError(f"stage {name}: its input {file} cannot be read; nothing was thrown away. Restore it, or give --from the stage that makes it")
+            if damaged_file(file):
+                raise DamagedError(f"stage {name}: its input {file} cannot be read; nothing was thrown away. Restore "
+                                   f"it, or give --from the stage that makes it")
 
 def _stages_done(stages:Path)->dict: # {name of a stage: its key, seconds, memory}
     "What stages.json tells."
     try: done = read_json(stages) if stages.exists() else {}
-    except DamagedError as e: raise DamagedError(f"{e}; give --from STAGE to do the run again from that stage on: what is before it is taken as it is") from e
+    except DamagedError as e:
+        raise DamagedError(f"{e}; give --from STAGE to do the run again from that stage on: what is before it is taken "
+                           f"as it is") from e
     return {name: entry for name, entry in done.items() if isinstance(entry, dict)}
 
 # %% ../nbs/54_pipeline.ipynb #8e1f5a19
@@ -131,14 +139,16 @@ def run_pipeline(
     else: claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     done = _stages_done(run.stages)
     with screen or Screen() as screen:
-        if cleared: screen.say(f"--from {config.from_stage}: {', '.join(map(str, cleared))} thrown away, to be made again")
+        if cleared:
+            screen.say(f"--from {config.from_stage}: {', '.join(map(str, cleared))} thrown away, to be made again")
         for name, stage in STAGES.items(): _run_stage(name, stage, c, done, screen)
     return read_json(run.results)["rows"]
 
 def _check_all_names(config:PipelineConfig)->None:
     "A misspelt name is told now, not after an hour."
     Task.from_config(config)
-    for part in (config, config.collect, config.ppo, config.eval): check_names(replace(part, task=config.task, task_options=config.task_options))
+    for part in (config, config.collect, config.ppo, config.eval):
+        check_names(replace(part, task=config.task, task_options=config.task_options))
 
 def _run_stage(name:str, stage:Stage, c:PipelineConfig, done:dict, screen:Screen)->None:
     "Run a stage that is not done yet, and write down in `done` that it is."
@@ -162,15 +172,19 @@ def redo_from(first:str, config:PipelineConfig, c:PipelineConfig)->list: # paths
     "Prepare a run to be done again from the stage `first` on."
     import yaml
     run, names = RunFolder(config.out), list(STAGES)
-    if first not in names: raise UsageError(f"there is no stage '{first}';{did_you_mean(first, names)} stages are {', '.join(names)}")
+    if first not in names:
+        raise UsageError(f"there is no stage '{first}';{did_you_mean(first, names)} stages are {', '.join(names)}")
     if not run.stages.exists(): raise UsageError(f"--from {first}: {config.out} holds no run of a pipeline")
     lock_run_folder(config.out)
     before, after = names[:names.index(first)], names[names.index(first):]
     done = read_json(run.stages, None)
-    if done is None: done = {name: dict(key=stage_key(STAGES[name], c), seconds=0.0) for name in before if all(p.exists() for p in STAGES[name].leaves(c)[:1])}
+    if done is None:
+        done = {name: dict(key=stage_key(STAGES[name], c), seconds=0.0) for name in before
+                if all(p.exists() for p in STAGES[name].leaves(c)[:1])}
     for name in before:
         if name in done and done[name].get("key") != stage_key(STAGES[name], c):
-            raise UsageError(f"--from {first}: options or inputs of the earlier stage {name} have changed; --from {name} does that one again too")
+            raise UsageError(f"--from {first}: options or inputs of the earlier stage {name} have changed; --from "
+                             f"{name} does that one again too")
     _check_inputs(first, STAGES[first], c)
     for name in after: done.pop(name, None)
     cleared = [path for name in after for path in clear(STAGES[name], c)]

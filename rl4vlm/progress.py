@@ -86,7 +86,8 @@ def done(self:Screen, seconds:float)->None:
     self.print(f"  done in {seconds:.0f} s", style="dim")
 
 # %% ../nbs/50_progress.ipynb #a3208947
-UPDATE_COLUMNS = dict(step="update", success="success", mean_return="return", mean_turns="turns", failed_parses="failed", kl="KL", val_success="val success")
+UPDATE_COLUMNS = dict(step="update", success="success", mean_return="return", mean_turns="turns",
+                      failed_parses="failed", kl="KL", val_success="val success")
 
 def update_line(row:dict)->str:
     "One update, a metrics `row`, as a line of fixed columns."

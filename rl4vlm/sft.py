@@ -59,7 +59,8 @@ def learnable(
     bad = {number: why for number, row in enumerate(rows) if (why := _unlearnable(row, policy))}
     if bad and (on_bad_row == "stop" or len(bad) == len(rows)):
         [(number, why), *_] = bad.items()
-        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves "
+        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip "
+                         f"leaves "
                          "them out and counts them)")
     for number, why in list(bad.items())[:10]: warnings.warn(f"row {number} is left out: {why}")
     return ([r for n, r in enumerate(rows) if n not in bad] if bad else rows), sorted(bad)
@@ -214,13 +215,15 @@ class VLMTrainer(Guarded, _Steps):
         self.model_accepts_loss_kwargs = True   # the loss is divided by the tokens of the step, not by its parts
         self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset=None)->Any: return self.groups or super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset=None)->Any:
+        return self.groups or super()._get_train_sampler(train_dataset)
 
     def _save(self, output_dir=None, state_dict=None)->None:
         if not self.args.should_save: return
         write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None)->None: self.model.load_weights(resume_from_checkpoint)
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None)->None:
+        self.model.load_weights(resume_from_checkpoint)
 
     def numbers(self, inputs)->dict:
         "The tokens of all rows of the step."

@@ -87,7 +87,8 @@ class StaticCaches:
     "The slots of a policy: `policy.static_cache = StaticCaches(policy)` samples with them from then on."
     def __init__(self, policy:VLMPolicy):
         if policy.plain:
-            raise UsageError(f"sampling.static_cache=true cannot be used with models of type {policy.config.model_type}: "
+            raise UsageError(f"sampling.static_cache=true cannot be used with models of type "
+                             f"{policy.config.model_type}: "
                              "they are read without a cache")
         text = policy.config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])

@@ -115,7 +115,8 @@ def _primitive(draw, name:str, points:list, colour:tuple, k:float)->None:
 THINGS = {name: (shape, colour) for shape, colours in dict(
     fruit="apple #d62828, tomato #f3722c", egg="egg #f2e3c6", lump="potato #b08968", leaf="lettuce #70c14a",
     loaf="bread #c98b3c", bottle="winebottle #6a1b3a, glassbottle #86c5b0, soapbottle #ff8fab",
-    spray="spraybottle #3a86ff", shaker="saltshaker #ced4da, peppershaker #495057", cup="cup #4cc9f0", mug="mug #8338ec", bowl="bowl #ffb703",
+    spray="spraybottle #3a86ff", shaker="saltshaker #ced4da, peppershaker #495057", cup="cup #4cc9f0",
+    mug="mug #8338ec", bowl="bowl #ffb703",
     plate="plate #90a4ae", pan="pan #5c5f66", pot="pot #9d4b3b", kettle="kettle #2a9d8f", knife="knife #7d8597",
     dull="butterknife #c9ada7", fork="fork #6c757d", spoon="spoon #8d99ae",
     ladle="ladle #7f5539", spatula="spatula #bc6c25", sponge="dishsponge #f9c74f", block="soapbar #b5e48c, box #b08968",
