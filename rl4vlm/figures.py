@@ -22,7 +22,7 @@ def _font(size:int):
 
 def _caption(turn, number:int, last:str)->tuple: # two texts
     "What was done in a turn, and what came of it."
-    if turn.action is not None: said = str(turn.action)
+    if turn.action is not None: said = str(turn.action) + (f" ({turn.steps} steps)" if turn.steps > 1 else "")
     else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')})" + (f", played {turn.played}" if turn.played is not None else "")
     came = "reward " + (f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0") + (f", {last}" if turn.done else "")
     return f"{number}. " + "".join(c if c.isprintable() else "·" for c in said), came

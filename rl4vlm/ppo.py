@@ -28,7 +28,7 @@ from .panels import panel_seeds
 from .statistics import summarise
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss
 from .policy import Scores, VLMPolicy
-from .rollout import Plan, Player, PolicyActor
+from .rollout import Plan, Player, PolicyActor, has_steps
 from .rollout import play as play_episodes
 from .store import EpisodeStore
 from .tasks import make_task
@@ -328,14 +328,14 @@ def describe_rollout(
     gather=lambda x: [x],    # collects over processes
 )->dict: # part of a row of metrics
     "Numbers about a rollout, over all processes."
-    mine = [(t.cause, len(t.response_ids), t.text, t.temperature) for t in turns]
+    mine = [(t.cause, len(t.response_ids), t.text, t.temperature, t.steps) for t in turns]
     ended = [(bool(e.success), e.total_reward, len(e)) for e in episodes]
     parts = gather((mine, ended))
-    causes, tokens, texts, temperatures = zip(*(t for part in parts for t in part[0]))
+    causes, tokens, texts, temperatures, steps = zip(*(t for part in parts for t in part[0]))
     success, returns, length = zip(*found) if (found := [e for part in parts for e in part[1]]) else ([], [], [])
     average = lambda values: float(np.mean(values)) if len(values) else None
     failed = Counter(c for c in causes if c)
-    return dict(turns=len(texts), episodes=len(returns), success=average(success), mean_return=average(returns),
+    return dict(turns=len(texts), env_steps=sum(steps), episodes=len(returns), success=average(success), mean_return=average(returns),
                 mean_turns=average(length), failed_parses=sum(failed.values()) / len(texts),
                 causes=dict(failed), response_tokens=average(tokens),
                 distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures))
@@ -363,6 +363,7 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
     row = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
     if not self.config.sampling.temperature_range: row.pop("temperature")
+    if not has_steps(self.task): row.pop("env_steps")
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
         with memory_advice(f"update {self.step}", smaller):

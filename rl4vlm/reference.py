@@ -216,7 +216,7 @@ def task_page(
     task, frame = first_frame(name, moves, **options)
     question = "\n".join(p["text"] if p["type"] == "text" else "<image>" for m in task.prompt(frame) for p in m["content"])
     best, rules = frame.suggestion, rules_of(task)
-    actions = f"{len(task.actions)} names: " + ", ".join(f"`{a}`" for a in task.actions) + "." if isinstance(task.actions, (list, tuple)) else f"Those that the state allows; here {len(frame.actions)}: " + ", ".join(f"`{a}`" for a in frame.actions[:8]) + (", …" if len(frame.actions) > 8 else "") + "."
+    actions = f"{type(task.actions).__name__}: {task.actions.summary()}." if type(task.actions) not in (list, tuple) and isinstance(task.actions, list) else f"{len(task.actions)} names: " + ", ".join(f"`{a}`" for a in task.actions) + "." if isinstance(task.actions, (list, tuple)) else f"Those that the state allows; here {len(frame.actions)}: " + ", ".join(f"`{a}`" for a in frame.actions[:8]) + (", …" if len(frame.actions) > 8 else "") + "."
     parts = ["## Question and answer", "What the model is asked about the image above:", _fenced(question)]
     if best is not None: parts += ["What the oracle answers, and what a model that imitates it learns to write:", _fenced(task.answer(best, frame.info))]
     parts += ["## Actions", actions]

@@ -9,9 +9,10 @@ __all__ = ['OLD_METHODS', 'Task', 'register_task', 'list_tasks', 'make_task']
 import json, warnings
 from importlib.metadata import entry_points
 import numpy as np
+from .actions import Actions, Calls, FreeText, Numbered, Vector, actions_of_space, as_actions
 from .core import UsageError, moved, did_you_mean, without_secrets
 from .images import RowError, as_image
-from .parsing import Parsed, parse_action
+from .parsing import Parsed
 from .types import Frame, PastTurn
 
 # %% ../nbs/12_tasks.ipynb #c0d1e2f6
@@ -24,7 +25,8 @@ class Task:
     "A gymnasium environment with the words around it; override what your game needs."
     env_id:str = None          # gymnasium id
     env_kwargs:dict = {}       # keyword arguments of `gymnasium.make`
-    actions:list = None        # names in the order of the Discrete action space; or a method `actions(info)`
+    actions:list = None        # names in the order of the Discrete action space, another kind of `rl4vlm.actions`, a
+                               # method `actions(info)`, or None for what follows from the action space
     goal:str = ""              # what the game is about, in a sentence or two
     fields:dict = {}           # fields of the JSON answer before the thoughts: name -> what belongs there
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
@@ -62,6 +64,8 @@ def _set_options(task, options:dict):
                              f"'{key}';{did_you_mean(key, known) or ' it has ' + ', '.join(known)}")
         if not _fits(key, getattr(type(task), key, None), value):
             raise UsageError(f"{key}={value!r} of task {task.name} must be of the kind of {getattr(type(task), key)!r}")
+        if key == "actions" and isinstance(task.actions, Actions) and not isinstance(value, Actions):
+            value = task.actions.only(value)   # fewer names, of the same kind
         setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
     if task.invalid not in INVALID_RULES:
         raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
@@ -86,9 +90,13 @@ def _fits(key:str, default, value)->bool:
         return not hasattr(Task, key) and all(isinstance(v, str) for v in value)
     return isinstance(value, (list, tuple) if isinstance(default, (list, tuple)) else type(default))
 
+def _names(actions:list)->list:
+    "All names there are, where an answer may hold several of them too."
+    return getattr(actions, "known", actions)
+
 def _check_names(task, names):
     "Refuse a list of actions that an answer cannot choose from."
-    if not names: raise UsageError(f"task {task.name} allows no action")
+    if not names and not isinstance(names, FreeText): raise UsageError(f"task {task.name} allows no action")
     if any(not isinstance(n, str) or not n.strip() for n in names):
         raise UsageError(f"task {task.name} has an empty action name (or one that is no string) in {list(names)}")
     if len(set(names)) < len(names): raise UsageError(f"task {task.name} names an action twice: {list(names)}")
@@ -115,14 +123,16 @@ def make_env(self:Task):
 @patch
 def check_actions(self:Task, env):
     "Refuse names that do not count off the actions of `env`; a task with its own `to_env` answers for them itself."
+    if self.actions is None: self.actions = actions_of_space(env.action_space)
     if type(self).to_env is not Task.to_env: return
+    if isinstance(self.actions, (Numbered, Vector, FreeText)): return   # of the space itself, or any text
     remedy = f"or override to_env(action, info) of task {self.name} to say what the environment gets for each name"
     if not isinstance(self.actions, (list, tuple)):
         raise UsageError(f"actions of task {self.name} must be a list of names, got {self.actions!r}; give a "
                          f"list, {remedy}")
-    sizes = getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)
-    if sizes != (len(self.actions), 0):
-        raise UsageError(f"task {self.name} names {len(self.actions)} actions ({', '.join(self.actions)}) but "
+    sizes, names = (getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)), _names(self.actions)
+    if isinstance(self.actions, Calls) or sizes != (len(names), 0):
+        raise UsageError(f"task {self.name} names {len(names)} actions ({', '.join(names)}) but "
                          f"{self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer "
                          f"fewer), {remedy}")
 
@@ -162,7 +172,8 @@ def true_fields(self:Task, info:dict)->dict:
 @patch
 def allowed(self:Task, info:dict)->list:
     "Names of the actions that may be taken now; override to offer only some of `actions`."
-    return list(self.actions(info) if callable(self.actions) else self.actions)
+    names = self.actions(info) if callable(self.actions) else self.actions
+    return names if isinstance(names, Actions) else list(names)
 
 # %% ../nbs/12_tasks.ipynb #e9865eae
 @patch
@@ -175,6 +186,8 @@ def frame(self:Task, observation, info:dict, env)->Frame:
     observation = next((copy for copy, image in zip(copies, images) if image is observation), observation)
     text, actions = self.text(observation, info), self.allowed(info)
     _check_names(self, actions)
+    if isinstance(self.actions, Actions) and not isinstance(actions, Actions): actions = self.actions.only(actions)
+    if isinstance(actions, Actions): actions = actions.on(copies)
     if not copies and not text:
         raise UsageError(f"task {self.name} shows nothing: its environment gives no image "
                          f"(render_mode={env.render_mode!r}, wanted 'rgb_array') and text() is empty")
@@ -203,7 +216,8 @@ def prompt(self:Task,
 
 def _say(text:str)->dict: return dict(type="text", text=text)
 def _places(frame:Frame)->list: return [dict(type="image") for _ in frame.images]
-def _done(past:PastTurn)->str: return past.action if past.action is not None else "invalid answer"
+def _done(past:PastTurn)->str:
+    return as_actions(past.frame.actions).show(past.action) if past.action is not None else "invalid answer"
 
 @patch
 def shown(self:Task, frame:Frame, history:list)->list: # of `PastTurn`
@@ -224,13 +238,14 @@ def recent(self:Task, history:list)->list: # of `PastTurn`
 @patch
 def menu(self:Task, actions:list)->str:
     "The line that lists the actions."
-    return "Actions: " + ", ".join(json.dumps(a, ensure_ascii=False) for a in actions)
+    return as_actions(actions).menu()
 
 @patch
 def form(self:Task, actions:list)->str:
     "The line that shows the form of the answer."
-    fields = {**self.fields, **({"thoughts": self.thoughts} if self.thoughts else {}), "action": "one of the actions"}
-    return "Answer in JSON: " + "{" + ", ".join(f'"{k}": ({v})' for k, v in fields.items()) + "}"
+    fields = {**self.fields, **({"thoughts": self.thoughts} if self.thoughts else {})}
+    told = [f'"{k}": ({v})' for k, v in fields.items()] + [f'"action": {as_actions(actions).form()}']
+    return "Answer in JSON: {" + ", ".join(told) + "}"
 
 @patch
 def quote(self:Task, history:list)->str:
@@ -241,13 +256,14 @@ def quote(self:Task, history:list)->str:
 # %% ../nbs/12_tasks.ipynb #0dbd7a38
 @patch
 def answer(self:Task,
-    action:str,  # the action to state
+    action:str,  # the action to state, as a text
     info:dict,   # the state it is about
 )->str: # JSON
     "The response that states `action`, with true fields and a reason."
     values = self.true_fields(info) if self.fields else {}
     thoughts = {"thoughts": self.reason(info)} if self.thoughts else {}
-    return json.dumps({**{k: values[k] for k in self.fields}, **thoughts, "action": action}, ensure_ascii=False)
+    stated = self.actions.value(action) if isinstance(self.actions, Actions) else action
+    return json.dumps({**{k: values[k] for k in self.fields}, **thoughts, "action": stated}, ensure_ascii=False)
 
 @patch
 def reason(self:Task, info:dict)->str:
@@ -257,15 +273,16 @@ def reason(self:Task, info:dict)->str:
 @patch
 def parse(self:Task, text:str, actions:list, truncated:bool=False)->Parsed:
     "The action that a response states, or why there is none."
-    return parse_action(text, actions, truncated=truncated)
+    return as_actions(actions).parse(text, truncated=truncated)
 
 @patch
 def to_env(self:Task, action:str, info:dict):
     "What `env.step` takes for the action of this name; by default its index in `actions`."
-    if action not in self.actions:
-        raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, self.actions)} it has "
-                         f"{', '.join(self.actions)}")
-    return self.actions.index(action)
+    names = _names(self.actions)
+    if action not in names and not isinstance(self.actions, (Calls, FreeText)):
+        raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, names)} it has "
+                         f"{', '.join(names)}")
+    return as_actions(self.actions).to_env(action)
 
 # %% ../nbs/12_tasks.ipynb #3a158941
 @patch

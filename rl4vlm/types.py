@@ -20,8 +20,9 @@ class Frame:
     info:dict                                   # its info, with what the task's `facts` added
     images:list = field(default_factory=list)   # images, each (H, W, 3) uint8
     text:str = ""                               # the state in words, for text-only actors and captions
-    actions:list = field(default_factory=list)  # names of the actions allowed now
+    actions:list = field(default_factory=list)  # names of the actions allowed now, in a plain list or `Actions`
     suggestion:str|None = None                  # what the oracle would do, where it was asked
+    steps:int = 0                               # of the environment, that led here from the frame before
 
 @dataclass
 class PastTurn:
@@ -78,6 +79,7 @@ class Turn:
     reward:float = 0.0
     terminated:bool = False             # the game is over
     truncated:bool = False              # the clock ran out, the game would have gone on
+    steps:int = 1                       # of the environment; several where an answer names several actions
     state:str = ""                      # the state in words
     suggestion:str|None = None          # the oracle's action, where it was asked
     # where it belongs
