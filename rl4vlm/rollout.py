@@ -76,7 +76,7 @@ def has_oracle(task:Task)->bool:
 
 def has_steps(task:Task)->bool:
     "Whether a turn of a `task` may be several steps of its environment."
-    return isinstance(task.actions, Several)
+    return any(isinstance(t.actions, Several) for t in (getattr(task, "parts", None) or {"": task}).values())
 
 # %% ../nbs/23_rollout.ipynb #0e8a1c91
 class PolicyActor(Actor):
@@ -200,12 +200,13 @@ class Player:
 def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn:
     "The turn that a response makes, before the environment has been stepped."
     frame, plan, said = episode.frame, episode.plan, response.acted or response
-    parse = lambda r: self.task.parse(r.text, frame.actions, truncated=r.cut)
+    task = self.task.of(frame)
+    parse = lambda r: task.parse(r.text, frame.actions, truncated=r.cut)
     parsed = parse(response)
     played = parsed.action if response.acted is None else parse(said).action
-    if played is None and self.task.invalid == "random": played = as_actions(frame.actions).sample(prompt.seed)
+    if played is None and task.invalid == "random": played = as_actions(frame.actions).sample(prompt.seed)
     return Turn(self._kept(prompt, plan), response, parsed.action, parsed.cause, parsed.span, played, steps=0,
-                state=frame.text, suggestion=frame.suggestion, episode=plan.id, index=len(episode.turns), seed=plan.seed,
+                state=frame.text, suggestion=frame.suggestion, task=task.name, episode=plan.id, index=len(episode.turns), seed=plan.seed,
                 group=plan.group, anchor=self._anchor(episode))
 
 @patch
@@ -267,16 +268,16 @@ def _plain_columns(task:Task, columns)->dict: # name -> number, word or None
 @patch
 def _settle(self:Player, i:int, episode:_Running, turn:Turn, result):
     "Write down what came of a turn, and close the episode if it has ended."
-    before = episode.frame
+    before, task = episode.frame, self.task.of(episode.frame)
     if result is not None: self._take(episode, turn, result)
-    elif self.task.invalid == "terminate": turn.terminated = True
-    again = result is None and self.task.invalid == "retry" and episode.retries < MAX_RETRIES
+    elif task.invalid == "terminate": turn.terminated = True
+    again = result is None and task.invalid == "retry" and episode.retries < MAX_RETRIES
     episode.retries = episode.retries + 1 if again else 0
     episode.counted += not again
-    if episode.counted >= self.task.max_turns and not turn.terminated: turn.truncated = True
+    if episode.counted >= task.max_turns and not turn.terminated: turn.truncated = True
     episode.turns.append(turn)
     said = (turn.text, turn.action)
-    if turn.acted is not None: said = (turn.acted, self.task.parse(turn.acted, before.actions).action)
+    if turn.acted is not None: said = (turn.acted, task.parse(turn.acted, before.actions).action)
     episode.past.append(PastTurn(before, *said, turn.reward))
     self._fade(episode)
     if turn.done: self._finish(i, episode)
@@ -303,9 +304,10 @@ def _fade(self:Player, episode:_Running):
 @patch
 def _finish(self:Player, i:int, episode:_Running):
     "Close an episode."
-    done = Episode(self.task.name, episode.plan.seed, episode.turns, info=episode.frame.info, actor=self.actor.name)
-    done.success, done.columns = bool(self.task.success(done)), _plain_columns(self.task, self.task.columns(done))
-    if has_steps(self.task): done.columns["env_steps"] = sum(t.steps for t in done.turns)
+    task = self.task.of(episode.frame)
+    done = Episode(task.name, episode.plan.seed, episode.turns, info=episode.frame.info, actor=self.actor.name)
+    done.success, done.columns = bool(task.success(done)), _plain_columns(task, task.columns(done))
+    if has_steps(task): done.columns["env_steps"] = sum(t.steps for t in done.turns)
     self.finished.append(done)
     self.running.pop(i)
     episode.turns[-1].next_prompt = self.next_prompt(episode) if episode.turns[-1].truncated else None

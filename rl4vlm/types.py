@@ -83,6 +83,7 @@ class Turn:
     state:str = ""                      # the state in words
     suggestion:str|None = None          # the oracle's action, where it was asked
     # where it belongs
+    task:str = ""                       # its name; a rollout may be of several tasks
     episode:str = ""                    # id of the episode
     index:int = 0                       # number of the turn in the episode
     seed:int = 0                        # seed of the episode
