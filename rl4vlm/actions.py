@@ -28,9 +28,9 @@ class Actions(list):
         "What the field of the answer holds to state `action`."
         return action
 
-    def parse(self, text:str, truncated:bool=False)->Parsed:
-        "The action that a response states (`truncated`: cut by the token limit), or why there is none."
-        return parse_action(text, self, truncated=truncated)
+    def parse(self, text:str, cut:bool=False)->Parsed:
+        "The action that a response states (`cut`: by the token limit), or why there is none."
+        return parse_action(text, self, cut=cut)
 
     def only(self, names:list)->"Actions":
         "The same kind with fewer names."
@@ -131,9 +131,9 @@ def judge(self:Several, value)->tuple[str|None, str|None]: # action, cause
     return ", ".join(name for name, _ in found), None
 
 @patch
-def parse(self:Several, text:str, truncated:bool=False)->Parsed:
-    "The actions that a response states (`truncated`: cut by the token limit), or why there are none."
-    return parse_action(text, self, truncated=truncated, judge=self.judge)
+def parse(self:Several, text:str, cut:bool=False)->Parsed:
+    "The actions that a response states (`cut`: by the token limit), or why there are none."
+    return parse_action(text, self, cut=cut, judge=self.judge)
 
 # %% ../nbs/11_actions.ipynb #0cfc5c83
 @patch
@@ -336,11 +336,11 @@ def _unpacked(text:str)->dict|None:
 
 # %% ../nbs/11_actions.ipynb #166230a6
 @patch
-def parse(self:Calls, text:str, truncated:bool=False)->Parsed:
-    "The call that a response states (`truncated`: cut by the token limit), or why there is none."
-    parsed = parse_action(text, self, truncated=truncated, judge=self.judge)
+def parse(self:Calls, text:str, cut:bool=False)->Parsed:
+    "The call that a response states (`cut`: by the token limit), or why there is none."
+    parsed = parse_action(text, self, cut=cut, judge=self.judge)
     if parsed.cause != "no_action": return parsed
-    calls, cause = read_calls(text, truncated)
+    calls, cause = read_calls(text, cut)
     if cause: return parsed
     verdicts = {self.judge(call) for call in calls}
     return Parsed(*verdicts.pop()) if len(verdicts) == 1 else Parsed(cause="ambiguous")
@@ -396,9 +396,9 @@ class FreeText(Actions):
         text, cause = self.text.read(value)
         return (None, "no_action") if text is not None and not text.strip() else (text, cause)
 
-    def parse(self, text:str, truncated:bool=False)->Parsed:
+    def parse(self, text:str, cut:bool=False)->Parsed:
         "The text in the answer's field, or why there is none."
-        return parse_action(text, self, truncated=truncated, judge=self.judge)
+        return parse_action(text, self, cut=cut, judge=self.judge)
 
 # %% ../nbs/11_actions.ipynb #ca4a2492
 class Numbered(Actions):

@@ -89,8 +89,8 @@ def standardise(
 )->Tensor: # (E,) 0 for one alone in its group
     "Distance to the group's mean in units of the group's (sample) standard deviation."
     centred, n = x - group_mean(x, groups), group_size(groups)
-    deviation = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
-    return (centred / (deviation + eps)).masked_fill(equal_in_group(x, groups), 0)
+    std = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
+    return (centred / (std + eps)).masked_fill(equal_in_group(x, groups), 0)
 
 def grpo(
     returns:Tensor,   # (E,) of each episode, reward units

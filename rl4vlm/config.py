@@ -309,7 +309,7 @@ class PPOOptimConfig(OptimConfig):
     lr: float = 1e-4
     """Learning rate at the start; 1e-5 suits large models."""
     end_lr: float = 1e-5
-    """Learning rate at the end."""
+    """Learning rate at the end; one above lr counts as lr, so that the rate never rises."""
     schedule: str = "linear"
     """How the learning rate goes from lr to end_lr: linear, cosine or constant."""
     lr_updates: int = 0

@@ -87,6 +87,7 @@ def _finite(value)->bool:
     if isinstance(value, (list, tuple)): return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
+# %% ../nbs/01_config_parts.ipynb #3d5281eb
 def is_part(kind)->bool:
     "Whether a field of this type, `kind`, is a part."
     return isinstance(kind, type) and issubclass(kind, Options)
@@ -101,9 +102,8 @@ def option_paths(
         paths += [f"{f.name}.{path}" for path in option_paths(f.type)] if is_part(f.type) else [f.name]
     return tuple(paths)
 
-# %% ../nbs/01_config_parts.ipynb #3d5281eb
 class _Kind(type):
-    "Reads keywords of before."
+    "Reads keywords of version 0.1.0."
     def __call__(cls, *values, **options):
         for name in list(options):
             if isinstance(options[name], (dict, Options)) and name in cls.__dataclass_fields__: continue

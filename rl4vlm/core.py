@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL4VLMError', 'UsageError', 'Interrupted',
            'DamagedError', 'InvariantError', 'did_you_mean', 'install_extra', 'well_formed', 'read_text', 'from_json',
-           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'printable', 'tell', 'is_secret', 'without_secrets',
-           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved']
+           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'is_secret', 'without_secrets', 'printable', 'tell',
+           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved', 'renamed']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, sys, threading, time, warnings
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -115,20 +117,6 @@ def flatten_dict(
         flat.update(flatten_dict(value, between, name + between) if isinstance(value, dict) else {name: value})
     return flat
 
-# %% ../nbs/00_core.ipynb #5b1f9c02
-_OBEYED = re.compile(   # what a terminal acts on or hides
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-    "\U000e0000-\U000e007f\ud800-\udfff]")
-
-def printable(text)->str:
-    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
-
-def tell(*texts, file=None):
-    "Print `texts` at once, made `printable`, to `file` or standard output."
-    print(*map(printable, texts), file=file or sys.stdout, flush=True)
-    Heartbeat.last = time.monotonic()
-
 # %% ../nbs/00_core.ipynb #3c9be471
 SECRET_WORDS = {"key", "apikey", "accesskey", "token", "secret", "password", "passwd", "pwd", "passphrase",
                 "credential", "credentials", "auth", "authorization", "bearer", "cookie"}
@@ -149,7 +137,21 @@ def without_secrets(value, name:str="")->Any:
     hidden = lambda m: f"{m[1]}{m[2]}=(hidden)" if is_secret(m[2]) else m[0]
     return re.sub(r"([?&#;])([^=&#;\s?]+)=[^&#;\s]+", hidden, value)
 
+# %% ../nbs/00_core.ipynb #5b1f9c02
+_OBEYED = re.compile(   # what a terminal acts on or hides
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\U000e0000-\U000e007f\ud800-\udfff]")
+
+def printable(text)->str:
+    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
+
 # %% ../nbs/00_core.ipynb #6fd3a918
+def tell(*texts, file=None):
+    "Print `texts` at once, made `printable`, to `file` or standard output."
+    print(*map(printable, texts), file=file or sys.stdout, flush=True)
+    Heartbeat.last = time.monotonic()
+
 class Heartbeat:
     "Inside `with`, a line every few seconds in which nothing else is said."
     last, what = 0.0, "working"   # when something was said, what goes on
@@ -234,3 +236,18 @@ def moved(
 __getattr__ = moved(
     __name__, run_folder="claim_run_folder lock_run_folder others_run RUN_FILES MAY_DIFFER",
     files="write_atomic write_json read_json replace_folder write_into recover_folder JsonLines scratch")
+
+# %% ../nbs/00_core.ipynb #b9e06deb
+def renamed(
+    **today,   # old name of a keyword argument -> its name now
+)->Callable:
+    "A decorator: keyword arguments of version 0.1.0 are taken by their names of `today`, with a `FutureWarning`."
+    def decorate(function:Callable)->Callable:
+        @wraps(function)
+        def taking_both(*args, **kwargs):
+            for old in today.keys() & kwargs.keys():
+                warnings.warn(f"{function.__name__}: {old}= is {today[old]}= now", FutureWarning, stacklevel=2)
+                kwargs[today[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+        return taking_both
+    return decorate

@@ -9,6 +9,7 @@ __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes',
 # %% ../nbs/13_env_pool.ipynb #95e7f473
 import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
 from multiprocessing.connection import wait
+from pathlib import Path
 import cloudpickle, gymnasium, numpy as np
 from fastcore.basics import patch
 from .actions import as_actions
@@ -85,7 +86,7 @@ def live_processes()->dict: # {process id: (parent's id, start time)}
     found = {}
     for entry in os.scandir("/proc") if os.path.isdir("/proc/self") else []:
         if not entry.name.isdigit(): continue
-        try: fields = open(f"/proc/{entry.name}/stat").read().rpartition(")")[2].split()
+        try: fields = Path("/proc", entry.name, "stat").read_text().rpartition(")")[2].split()
         except OSError: continue
         if fields[0] not in "ZX": found[int(entry.name)] = (int(fields[1]), fields[19])
     return found
@@ -130,29 +131,9 @@ class _Channel:
             got += count
         return data
 
-# %% ../nbs/13_env_pool.ipynb #1a4452ce
-def serve(
-    descriptor:int,   # of the socket to the parent
-):
-    "The main function of a worker process."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _adopt()
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
-    try:
-        [setup] = channel.receive()
-        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
-        while True:
-            [request] = channel.receive()
-            method, calls = json.loads(request)
-            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
-    except (EOFError, OSError): pass   # the parent has closed the channel
-    finally:
-        try:
-            for env in envs.values(): env.close()
-        finally: kill_processes(descendants([os.getpid()]))
-
 # %% ../nbs/13_env_pool.ipynb #8ba644bc
+START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
+
 def _make_envs(setup:bytes)->dict:
     "The environments described by a parent's first message."
     task, spec, indices, oracle = cloudpickle.loads(setup)
@@ -185,8 +166,29 @@ def _adopt():
     try: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)   # PR_SET_CHILD_SUBREAPER
     except (AttributeError, OSError): pass
 
+# %% ../nbs/13_env_pool.ipynb #1a4452ce
+def serve(
+    descriptor:int,   # of the socket to the parent
+):
+    "The main function of a worker process."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _adopt()
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
+    try:
+        [setup] = channel.receive()
+        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
+        while True:
+            [request] = channel.receive()
+            method, calls = json.loads(request)
+            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
+    except (EOFError, OSError): pass   # the parent has closed the channel
+    finally:
+        try:
+            for env in envs.values(): env.close()
+        finally: kill_processes(descendants([os.getpid()]))
+
 # %% ../nbs/13_env_pool.ipynb #80e72f8d
-START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
          "from rl4vlm.env_pool import serve; serve(int(sys.argv[1]))")
 
@@ -263,7 +265,8 @@ parent, pids, rest = int(sys.argv[1]), {}, b""
 def processes():
     found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try: f = open("/proc/" + name + "/stat").read().rpartition(")")[2].split()
+        try:
+            with open("/proc/" + name + "/stat") as file: f = file.read().rpartition(")")[2].split()
         except OSError: continue
         if f[0] not in "ZX": found[int(name)] = (int(f[1]), f[19])
     return found
@@ -282,6 +285,7 @@ for p in doomed:
     except OSError: pass
 """
 
+# %% ../nbs/13_env_pool.ipynb #c4c81d68
 class _Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
@@ -304,7 +308,7 @@ class _Guard:
 
     def _children(self)->set:
         "Processes that this thread has started; empty where the system does not tell."
-        try: return set(open(f"/proc/self/task/{threading.get_native_id()}/children").read().split())
+        try: return {*Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
         except OSError: return set()
 
     def stop(self):
@@ -374,7 +378,6 @@ def close(self:EnvPool):
         for env in (self.envs or {}).values(): env.close()
     finally: self.envs = None; self._finalizer()
 
-# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _call(self:EnvPool, method:str, calls:dict)->dict:
     "Ask the environments of `calls`; the result is in their order."
@@ -392,6 +395,7 @@ def _call(self:EnvPool, method:str, calls:dict)->dict:
         raise
     return {i: results.get(i) for i in [*calls, *sorted(results.keys() - calls.keys())]}
 
+# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _gather(self:EnvPool, asked:list, order:list)->tuple: # {index: result}, {worker that did not answer: why}
     "Read the answers as they come; of several errors, that of the environment which is first in `order` is raised."

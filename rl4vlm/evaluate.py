@@ -25,6 +25,7 @@ from .run_folder import RunFolder
 from .statistics import compare, mean_columns, summarise
 from .store import EpisodeStore
 from .tasks import list_tasks, make_task, weights_of
+from .types import cause_today
 if TYPE_CHECKING: from rl4vlm.policy import VLMPolicy   # imports torch, which random play does without
 
 # %% ../nbs/25_evaluate.ipynb #27ae262d
@@ -69,7 +70,7 @@ def _number(value, form:str, unit:str="")->str: return "" if value is None else 
 def _mean_return(row)->str: return f"{row['mean_return']:+.2f} ({row['return_low']:+.2f} to {row['return_high']:+.2f})"
 
 def _failed_parses(row)->str:
-    causes = ", ".join(f"{cause} {n}" for cause, n in row["causes"].items())
+    causes = ", ".join(f"{cause_today(cause)} {n}" for cause, n in row["causes"].items())
     return _percent(row["failed_parses"]) + (causes and f" ({causes})")
 
 def _further(rows:list)->list: # of keys
@@ -115,7 +116,7 @@ def comparison_as_markdown(comparisons:list)->str:
 def _flat(row:dict, **named)->dict: # column -> number or word
     "A row of the table without nesting; causes of failed parses get columns."
     numbers = {k: v for k, v in row.items() if k not in ("task", "name", "kinds", "causes")}
-    causes = {f"cause_{cause}": n for cause, n in row["causes"].items()}
+    causes = {f"cause_{cause_today(cause)}": n for cause, n in row["causes"].items()}
     return {**dict(task=row.get("task", ""), name=row["name"], kind=""), **numbers, **causes, **named}
 
 def as_csv(rows:list)->str:

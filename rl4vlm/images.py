@@ -32,6 +32,7 @@ def _eight_bit(array:np.ndarray)->np.ndarray: # uint8, of the same shape
          f"from 0 to 255")
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8) if kind == "f" else array.astype(np.uint8)
 
+# %% ../nbs/02_images.ipynb #6e0ae146
 def _three_channels(array:np.ndarray)->np.ndarray: # (H, W, 3) uint8
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
     need(1 <= channels <= 4 and min(array.shape[:2]) > 0, "odd image",

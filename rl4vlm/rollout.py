@@ -201,7 +201,7 @@ def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn
     "The turn that a response makes, before the environment has been stepped."
     frame, plan, said = episode.frame, episode.plan, response.acted or response
     task = self.task.of(frame)
-    parse = lambda r: task.parse(r.text, frame.actions, truncated=r.cut)
+    parse = lambda r: task.parse(r.text, frame.actions, cut=r.cut)
     parsed = parse(response)
     played = parsed.action if response.acted is None else parse(said).action
     if played is None and task.invalid == "random": played = as_actions(frame.actions).sample(prompt.seed)

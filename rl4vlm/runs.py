@@ -16,6 +16,7 @@ from .run_folder import RUN_SIGNS, RunFolder
 from .statistics import summarise
 from .files import JsonLines, read_json
 from .store import count_episodes
+from .types import cause_today
 
 # %% ../nbs/50_runs.ipynb #727ea911
 @dataclass
@@ -55,7 +56,15 @@ def _read_results(path:Path, notes:list)->dict:
     if (version := results.get("version", __version__)) != __version__:
         notes.append(f"results.json was written by rl4vlm {version}, this page by {__version__}: "
                      "what it calls by other names is not shown.")
-    return dict(results, rows=[r for r in rows if isinstance(r, dict) and r.get("name")])
+    return dict(results, rows=[_causes_of_today(r) for r in rows if isinstance(r, dict) and r.get("name")])
+
+def _causes_of_today(row:dict)->dict:
+    "A result row, and those of its kinds, with the causes of failed parses by their names of today."
+    if isinstance(causes := row.get("causes"), dict):
+        row = dict(row, causes={cause_today(cause): n for cause, n in causes.items()})
+    if isinstance(kinds := row.get("kinds"), dict):
+        row = dict(row, kinds={k: _causes_of_today(r) if isinstance(r, dict) else r for k, r in kinds.items()})
+    return row
 
 # %% ../nbs/50_runs.ipynb #f9d34235
 def read_run(
@@ -93,7 +102,11 @@ def shard_rows(shard:Path, columns:tuple):
     file = pq.ParquetFile(shard)
     have = [c for c in columns if c in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=256, columns=have):
-        yield [{**dict.fromkeys(columns), **row} for row in batch.to_pylist()]
+        yield [_of_today({**dict.fromkeys(columns), **row}) for row in batch.to_pylist()]
+
+def _of_today(row:dict)->dict:
+    "A row with the cause of its failed parse by its name of today."
+    return dict(row, cause=cause_today(row["cause"])) if row.get("cause") else row
 
 def _truth(value)->bool|None: return None if value is None else bool(value)
 

@@ -29,10 +29,10 @@ class Slot:
         self.rows, self.tokens = rows, tokens
         self.cache = StaticCache(config=policy.config.get_text_config(), max_cache_len=tokens)
         self.mask = torch.ones(rows, tokens, dtype=torch.long, device=policy.device)   # 0 at padding
-        language = policy.base.model.language_model
+        language = policy.base.get_decoder()
         def step(ids, positions):   # (rows, 1), (A, rows, 1) or (rows, 1)
             out = language(input_ids=ids, attention_mask=self.mask, position_ids=positions,
-                           past_key_values=self.cache, use_cache=True)
+                           use_cache=True, **{policy.cache_name: self.cache})
             return out.last_hidden_state[:, 0]
         self.step = torch.compile(step, mode="reduce-overhead", dynamic=False)
 

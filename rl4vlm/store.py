@@ -15,7 +15,7 @@ import numpy as np
 from .core import UsageError, to_json, well_formed
 from .files import move_into_place, scratch, write_atomic
 from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
-from .types import RESPONSE_FIELDS, Episode, Turn, turn_of
+from .types import RESPONSE_FIELDS, Episode, Turn, cause_today, turn_of
 
 # %% ../nbs/05_store.ipynb #a055c5e5
 COLUMNS = ("text", "action", "cause", "played", "steps", "reward", "terminated", "truncated", "state", "suggestion", "acted",
@@ -194,7 +194,8 @@ def _check_images(path:Path):
             number += 1
 
 def _decoded(batch:dict)->dict:
-    "A batch of rows with their images decoded."
+    "A batch of rows with their images decoded, and causes by their names of today."
+    if "cause" in batch: batch = dict(batch, cause=[cause_today(c) for c in batch["cause"]])
     if "images" not in batch: return batch
     opened = lambda i, images: [open_image(image_bytes(p, i)) for p in images or []]
     batch["images"] = [opened(i, images) for i, images in enumerate(batch["images"])]

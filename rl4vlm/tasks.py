@@ -6,11 +6,12 @@
 __all__ = ['OLD_METHODS', 'Task', 'register_task', 'list_tasks', 'make_task', 'weights_of', 'Mixture']
 
 # %% ../nbs/12_tasks.ipynb #3646dde5
-import json, warnings
+import inspect, json, warnings
+from functools import wraps
 from importlib.metadata import entry_points
 import numpy as np
 from .actions import Actions, Calls, FreeText, Numbered, Vector, actions_of_space, as_actions
-from .core import UsageError, moved, did_you_mean, without_secrets
+from .core import UsageError, did_you_mean, moved, renamed, without_secrets
 from .images import RowError, as_image
 from .parsing import Parsed
 from .types import Frame, PastTurn
@@ -20,6 +21,16 @@ __getattr__ = moved(__name__, types="Past:PastTurn")
 
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
+
+def _parse_of_today(parse):
+    "A task's `parse`, given a `cut` answer by the name `truncated` if it knows that name only, as in version 0.1.0."
+    if not inspect.isfunction(parse): return parse
+    takes = inspect.signature(parse).parameters
+    if "truncated" not in takes or "cut" in takes: return parse
+    @wraps(parse)
+    def taking_cut(self, text:str, actions:list, cut:bool=False, **options)->Parsed:
+        return parse(self, text, actions, **{"truncated": cut, **options})
+    return taking_cut
 
 class Task:
     "A gymnasium environment with the words around it; override what your game needs."
@@ -44,6 +55,10 @@ class Task:
             if old in vars(cls) and new not in vars(cls):
                 warnings.warn(f"task {cls.__name__}: the method {old} is called {new} now", FutureWarning, stacklevel=2)
                 setattr(cls, new, vars(cls)[old])
+        parse = vars(cls).get("parse")
+        if (today := _parse_of_today(parse)) is not parse:
+            warnings.warn(f"task {cls.__name__}: parse's truncated is called cut now", FutureWarning, stacklevel=2)
+            cls.parse = today
 
     @property
     def name(self)->str: return type(self).__name__
@@ -278,9 +293,10 @@ def reason(self:Task, info:dict)->str:
     return self.describe(info)
 
 @patch
-def parse(self:Task, text:str, actions:list, truncated:bool=False)->Parsed:
+@renamed(truncated="cut")
+def parse(self:Task, text:str, actions:list, cut:bool=False)->Parsed:
     "The action that a response states, or why there is none."
-    return as_actions(actions).parse(text, truncated=truncated)
+    return as_actions(actions).parse(text, cut=cut)
 
 @patch
 def to_env(self:Task, action:str, info:dict):

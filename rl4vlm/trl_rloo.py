@@ -68,7 +68,7 @@ class Reward:
     def play(self, text:str, seed:int, cut:bool=False)->float:
         "The reward of one answer to the episode of this seed; `cut` if the token limit came before its end."
         frame = self.env.reset(seed)
-        parsed = self.task.parse(text, frame.actions, truncated=cut)
+        parsed = self.task.parse(text, frame.actions, cut=cut)
         self.causes[parsed.cause] += 1
         return self.env.step(parsed.action)[1] if parsed.action else 0.0
 

@@ -57,7 +57,7 @@ def test_hostile_answers_get_an_action_or_a_cause(kind):
     source, found = random.Random(0), Counter()
     for _ in range(HOSTILE):
         text, cut = hostile(kind, source), source.random() < 0.3
-        parsed = kind.parse(text, truncated=cut)
+        parsed = kind.parse(text, cut=cut)
         assert (parsed.action is None) == (parsed.cause in CAUSES), text
         if parsed.action is not None:
             assert is_valid(kind, parsed.action), (text, parsed)
@@ -91,8 +91,8 @@ def test_wrong_lists_are_counted_by_cause(said, cause): assert KINDS["several"].
 @EACH
 def test_nothing_is_read_across_the_token_limit(kind):
     answer = json.dumps(dict(action=kind.value(kind.sample(3))))
-    for end in range(1, len(answer) - 1): assert kind.parse(answer[:end], truncated=True).action in (None, kind.sample(3))
-    assert kind.parse(answer[:len(answer) // 2], truncated=True).cause is not None
+    for end in range(1, len(answer) - 1): assert kind.parse(answer[:end], cut=True).action in (None, kind.sample(3))
+    assert kind.parse(answer[:len(answer) // 2], cut=True).cause is not None
 
 
 @EACH

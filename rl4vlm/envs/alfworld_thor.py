@@ -17,6 +17,20 @@ from .alfworld_games import Game, find_games, require_alfworld
 from .alfworld_view import Scene, Thing
 from ..tasks import Task, register_task
 
+# %% ../../nbs/19_alfworld_thor.ipynb #b521f244
+def _x_answers(display:str)->bool:
+    "Whether an X server takes connections at a DISPLAY such as :0 or host:1.0."
+    host, _, number = display.rpartition(":")
+    number = number.split(".")[0]
+    if not number.isdigit(): return False
+    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX,
+        f"/tmp/.X11-unix/X{number}")
+    with socket.socket(address[0], socket.SOCK_STREAM) as s:
+        s.settimeout(2)
+        try: s.connect(address[1])
+        except OSError: return False
+    return True
+
 # %% ../../nbs/19_alfworld_thor.ipynb #8acf95be
 BUILD = "thor-201909061227"   # the Unity program of ai2thor 2.1.0
 
@@ -41,20 +55,6 @@ def preflight(
                          f"as c; c.Controller().download_binary()' fetches it, or copy the folder from a machine "
                          f"that has it")
     return folders
-
-# %% ../../nbs/19_alfworld_thor.ipynb #b521f244
-def _x_answers(display:str)->bool:
-    "Whether an X server takes connections at a DISPLAY such as :0 or host:1.0."
-    host, _, number = display.rpartition(":")
-    number = number.split(".")[0]
-    if not number.isdigit(): return False
-    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX,
-        f"/tmp/.X11-unix/X{number}")
-    with socket.socket(address[0], socket.SOCK_STREAM) as s:
-        s.settimeout(2)
-        try: s.connect(address[1])
-        except OSError: return False
-    return True
 
 # %% ../../nbs/19_alfworld_thor.ipynb #52bf145c
 def translated(command:str)->str:

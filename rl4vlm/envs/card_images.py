@@ -30,30 +30,6 @@ def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
             x, y, r = shape
             draw.ellipse([*at(x - r, y - r), *at(x + r, y + r)], fill=color)
 
-# %% ../../nbs/11_card_images.ipynb #c8fb3d40
-RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "T", "J", "Q", "K")
-SUITS = ("H", "S", "D", "C")
-
-@lru_cache(maxsize=512)
-def card_image(
-    name:str,      # suit and rank such as "HT", or "back" for the back of a card
-    width:int,     # pixels
-    height:int,    # pixels
-)->np.ndarray:     # (height, width, 3) uint8, read-only
-    "A playing card on felt."
-    w, h, m = 4 * width, 4 * height, 4
-    card = Image.new("RGB", (w, h), FELT)
-    draw = ImageDraw.Draw(card)
-    draw.rounded_rectangle([0, 0, w - 1, h - 1], radius=w // 14, fill="white", outline=(90, 90, 90), width=m)
-    (_paint_back if name == "back" else _paint_face)(draw, name, w, h)
-    return _frozen(card.resize((width, height), Image.Resampling.LANCZOS))
-
-def _frozen(image)->np.ndarray:
-    "An image as an array that nobody can change."
-    array = np.array(image)
-    array.flags.writeable = False
-    return array
-
 # %% ../../nbs/11_card_images.ipynb #f2a6333a
 def _paint_face(draw, name:str, w:int, h:int):
     "Rank above, suit below, each about half of the card."
@@ -77,6 +53,30 @@ def _paint_back(draw, name:str, w:int, h:int):
             points = [(start + slope * (y - edge), y) for y in range(edge, h - edge, 4)]
             points = [p for p in points if edge < p[0] < w - edge]
             if len(points) > 1: draw.line([points[0], points[-1]], fill=(170, 190, 240), width=w // 50)
+
+# %% ../../nbs/11_card_images.ipynb #c8fb3d40
+RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "T", "J", "Q", "K")
+SUITS = ("H", "S", "D", "C")
+
+@lru_cache(maxsize=512)
+def card_image(
+    name:str,      # suit and rank such as "HT", or "back" for the back of a card
+    width:int,     # pixels
+    height:int,    # pixels
+)->np.ndarray:     # (height, width, 3) uint8, read-only
+    "A playing card on felt."
+    w, h, m = 4 * width, 4 * height, 4
+    card = Image.new("RGB", (w, h), FELT)
+    draw = ImageDraw.Draw(card)
+    draw.rounded_rectangle([0, 0, w - 1, h - 1], radius=w // 14, fill="white", outline=(90, 90, 90), width=m)
+    (_paint_back if name == "back" else _paint_face)(draw, name, w, h)
+    return _frozen(card.resize((width, height), Image.Resampling.LANCZOS))
+
+def _frozen(image)->np.ndarray:
+    "An image as an array that nobody can change."
+    array = np.array(image)
+    array.flags.writeable = False
+    return array
 
 # %% ../../nbs/11_card_images.ipynb #90dae322
 @lru_cache(maxsize=512)

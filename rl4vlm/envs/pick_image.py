@@ -171,8 +171,8 @@ class PickImage(Task):
     def look(self, names): return ", ".join(f"{i} {name}" for i, name in enumerate(names))
     def describe(self, info): return self.look(info["names"])
     def oracle(self, env, info): return str(info["right"])
-    def parse(self, text, actions, truncated=False):
-        return parse_tool_call(text, "pick_image", "index", actions, truncated)
+    def parse(self, text, actions, cut=False):
+        return parse_tool_call(text, "pick_image", "index", actions, cut)
 
     def answer(self, action, info):
         "The tool call; before it, if thoughts are asked for, what is wanted and what is seen up to the image taken."
