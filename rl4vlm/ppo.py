@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEANS', 'SIGNAL_TURNS', 'SIGNAL_PROMPTS', 'RunningStd', 'learning_rate', 'PPO', 'zeroed', 'save_batch',
-           'describe_rollout', 'memory_advice', 'train_ppo']
+           'describe_rollout', 'describe_tasks', 'memory_advice', 'train_ppo']
 
 # %% ../nbs/36_ppo.ipynb #9c7b361c
 from collections import Counter
@@ -29,10 +29,10 @@ from .statistics import summarise
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss
 from .signals import agreement, cross_scores, mutual_information, signal_share, two_halves
 from .policy import Scores, VLMPolicy
-from .rollout import Plan, Player, PolicyActor
+from .rollout import Plan, Player, PolicyActor, has_steps
 from .rollout import play as play_episodes
 from .store import EpisodeStore
-from .tasks import make_task
+from .tasks import Mixture, make_task
 from .tracking import start_trackers
 from .types import Prompt, TurnBatch
 
@@ -120,8 +120,10 @@ def _optimizer(policy:VLMPolicy, config:PPOConfig):
 @patch
 def plan(self:PPO, env:int, number:int)->Plan:
     "The episode that environment `env` plays as its `number`-th."
-    c, group = self.config, env // self.config.advantage.group_size if self.config.advantage.estimator in GROUPED else env
-    return Plan(episode_seed(c.seed, group, number), (c.seed, env, number), f"{group}-{number}")
+    c, size = self.config, self.config.advantage.group_size if self.config.advantage.estimator in GROUPED else 1
+    group, groups = env // size, self.ranks.world * self.envs // size
+    seed = self.task.seed_at(episode_seed(c.seed, group, number), number * groups + group, c.seed)
+    return Plan(seed, (c.seed, env, number), f"{group}-{number}")
 
 @patch
 def play(self:PPO)->list[list]: # N segments: lists of turns
@@ -332,17 +334,35 @@ def describe_rollout(
     gather=lambda x: [x],    # collects over processes
 )->dict: # part of a row of metrics
     "Numbers about a rollout, over all processes."
-    mine = [(t.cause, len(t.response_ids), t.text, t.temperature) for t in turns]
+    mine = [(t.cause, len(t.response_ids), t.text, t.temperature, t.steps) for t in turns]
     ended = [(bool(e.success), e.total_reward, len(e)) for e in episodes]
     parts = gather((mine, ended))
-    causes, tokens, texts, temperatures = zip(*(t for part in parts for t in part[0]))
+    causes, tokens, texts, temperatures, steps = zip(*(t for part in parts for t in part[0]))
     success, returns, length = zip(*found) if (found := [e for part in parts for e in part[1]]) else ([], [], [])
     average = lambda values: float(np.mean(values)) if len(values) else None
     failed = Counter(c for c in causes if c)
-    return dict(turns=len(texts), episodes=len(returns), success=average(success), mean_return=average(returns),
+    return dict(turns=len(texts), env_steps=sum(steps), episodes=len(returns), success=average(success), mean_return=average(returns),
                 mean_turns=average(length), failed_parses=sum(failed.values()) / len(texts),
                 causes=dict(failed), response_tokens=average(tokens),
                 distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures))
+
+# %% ../nbs/36_ppo.ipynb #b9665636
+def describe_tasks(
+    turns:list,              # of a rollout of several tasks
+    episodes:list,           # that ended in it
+    names,                   # of the tasks
+    gather=lambda x: [x],    # collects over processes
+)->dict: # name -> part of a row of metrics
+    "For each task of a mixture, how much of it was played, over all processes, and how well."
+    mine = [(t.task, t.cause is not None) for t in turns], [(e.task, bool(e.success), e.total_reward) for e in episodes]
+    parts = gather(mine)
+    played, ended = ([x for part in parts for x in part[i]] for i in (0, 1))
+    def row(name):
+        failed, wins = [f for t, f in played if t == name], [(s, r) for t, s, r in ended if t == name]
+        mean = lambda values: float(np.mean(values)) if values else None
+        return dict(turns=len(failed), episodes=len(wins), success=mean([s for s, _ in wins]),
+                    mean_return=mean([r for _, r in wins]), failed_parses=mean(failed))
+    return {name: row(name) for name in names}
 
 # %% ../nbs/36_ppo.ipynb #8b3a5ddc
 SIGNAL_TURNS, SIGNAL_PROMPTS = 128, 12   # looked at by `signals`
@@ -424,6 +444,8 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
     row = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
     if not self.config.sampling.temperature_range: row.pop("temperature")
+    if not has_steps(self.task): row.pop("env_steps")
+    if isinstance(self.task, Mixture): row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
         if self.due(self.config.run.eval_every): row.update(self.signals(batch, turns))
@@ -479,12 +501,20 @@ def warn_once(self:PPO):
 def validate(self:PPO)->dict:
     "Play the validation panel at the training temperature; keep the policy if none was better."
     with whole(self.learner):
-        row = summarise(self.play_panel())
+        episodes = self.play_panel()
+        row = summarise(episodes)
         score = [row["success"], row["mean_return"]]
         if self.best is None or score >= self.best["score"]:
             self.best = dict(score=score, update=self.step)
             if self.run and self.ranks.main: replace_folder(self.run.best, self.policy.save)
-    return dict(val_success=row["success"], val_return=row["mean_return"])
+    return dict(val_success=row["success"], val_return=row["mean_return"], **self.by_task(episodes))
+
+@patch
+def by_task(self:PPO, episodes:list)->dict: # name -> number
+    "The success of each task of a mixture."
+    if not isinstance(self.task, Mixture): return {}
+    of = {name: [e.success for e in episodes if e.task == name] for name in self.task.parts}
+    return dict(val_tasks={name: float(np.mean(wins)) for name, wins in of.items() if wins})
 
 @patch
 def play_panel(self:PPO)->list: # of `Episode`, in the panel's order
