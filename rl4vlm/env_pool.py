@@ -37,7 +37,8 @@ class TaskEnv:
     )->tuple: # frame, reward, terminated, truncated
         "Play one action; where it names several, one after the other."
         if self.done: raise UsageError(f"the episode of seed {self.seed} has ended; reset before the next step")
-        (observation, reward, terminated, truncated, info), steps = self._steps(as_actions(self.last.actions).steps(action))
+        result, steps = self._steps(as_actions(self.last.actions).steps(action))
+        observation, reward, terminated, truncated, info = result
         self.done = bool(terminated or truncated)
         frame = self._frame(observation, info, bool(terminated))
         frame.steps = steps

@@ -280,7 +280,8 @@ def play_model(self:Evaluation, task, name:str)->None:
     "The row of a model, sampled and greedy."
     c, sampled = self.config, self.policy_actor(task, name, greedy=False)
     other = trained_on(self.models[name])
-    if other and task.name != other and task.name not in task_names(other): self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
+    if other and task.name != other and task.name not in task_names(other):
+        self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     self.play_row(task, name, sampled)
     greedy, shard = self.policy_actor(task, name, greedy=True), f"{task.name}-{name}"
     episodes = play_panel(task, greedy, c.panel, c.rollout.envs, c.seed, name, self.tell, c.rollout.workers,
@@ -332,7 +333,8 @@ def evaluate_all(
     evaluation = Evaluation(config, models, screen)
     evaluation.begin()
     names = list_tasks() if config.tasks == ["all"] else config.tasks or task_names(config.task)
-    options = lambda name: config.task_options if names == [config.task] or config.tasks else config.task_options.get(name, {})
+    shared = names == [config.task] or config.tasks
+    options = lambda name: config.task_options if shared else config.task_options.get(name, {})
     for name in names:
         with evaluation.noting(name, strict=len(names) == 1):
             evaluation.play_task(make_task(name, **options(name)), alone=len(names) == 1)

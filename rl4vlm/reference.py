@@ -281,6 +281,7 @@ def task_page(
               attributes_table(type(task), Task)]
     return "\n\n".join([*parts, *_results(name, Path(recordings))])
 
+# %% ../nbs/57_reference.ipynb #f085f5d7
 def _results(name:str, folder:Path)->list:
     "Recorded results of a task in Markdown."
     rates, runs = json.loads((folder/"tasks.json").read_text()).get(name, {}), recorded(folder, name)
@@ -303,4 +304,5 @@ def _named_actions(all_of_them, now:list)->str:
     fixed = isinstance(all_of_them, (list, tuple))
     named = ", ".join(f"`{a}`" for a in (all_of_them if fixed else now[:8]))
     more = ", …" if not fixed and len(now) > 8 else ""
-    return (f"{len(all_of_them)} names: " if fixed else f"Those that the state allows; here {len(now)}: ") + f"{named}{more}."
+    count = f"{len(all_of_them)} names" if fixed else f"Those that the state allows; here {len(now)}"
+    return f"{count}: {named}{more}."

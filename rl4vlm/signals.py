@@ -67,7 +67,8 @@ def cross_scores(
     pairs, found = [(i, j) for j in range(len(prompts)) for i in range(len(responses))], []
     for start in range(0, len(pairs), rows):
         part = pairs[start:start + rows]
-        scores = policy.score([prompts[j] for _, j in part], [responses[i] for i, _ in part], temperature, entropy=False)
+        asked, said = [prompts[j] for _, j in part], [responses[i] for i, _ in part]
+        scores = policy.score(asked, said, temperature, entropy=False)
         found += [row[:len(thoughts[i])][torch.from_numpy(thoughts[i]).to(row.device)].sum().item()
                   for row, (i, _) in zip(scores.logprobs, part)]
     return torch.tensor(found, dtype=torch.float64).reshape(len(prompts), len(responses)).T

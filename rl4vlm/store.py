@@ -21,8 +21,8 @@ from .types import RESPONSE_FIELDS, Episode, Turn, cause_today, turn_of
 if TYPE_CHECKING: import datasets
 
 # %% ../nbs/05_store.ipynb #a055c5e5
-COLUMNS = ("text", "action", "cause", "played", "steps", "reward", "terminated", "truncated", "state", "suggestion", "acted",
-           "episode", "index", "seed", "group", "value", "advantage", "temperature", "token_ends")
+COLUMNS = ("text", "action", "cause", "played", "steps", "reward", "terminated", "truncated", "state", "suggestion",
+           "acted", "episode", "index", "seed", "group", "value", "advantage", "temperature", "token_ends")
 
 def _png(image:np.ndarray)->dict:
     from PIL import Image
