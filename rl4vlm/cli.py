@@ -216,6 +216,8 @@ def read_options(command:str, arguments:list):
     parser, config = build_parser(command), COMMANDS[command][1]
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
+    if "tasks" not in {f.name for f in fields(config)}:   # a mixture is a task
+        arguments = ["--task" + a.removeprefix("--tasks") if a == "--tasks" or a.startswith("--tasks=") else a for a in arguments]
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
     for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
     try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _with_names_of_today(config, arguments)))))

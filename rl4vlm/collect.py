@@ -51,7 +51,8 @@ def collect(
     task, run = make_task(config.task, **config.task_options), RunFolder(config.out)
     store, log = EpisodeStore(run.collected), AnswerLog(run.answers)
     actor, count = collector(config, task, log), _counter(progress, log, config.episodes)
-    seeds = [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)]
+    numbers = [i // config.per_seed for i in range(config.episodes)]
+    seeds = [task.seed_at(episode_seed(config.seed, 0, i), i, config.seed) for i in numbers]
     for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
         if store.whole(f"{number:05d}"): continue
         part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)

@@ -319,6 +319,7 @@ def _room(name:str)->tuple:
     return "memory", None if not fits else True, (f"{needed['weights'] / 1e9:.1f} GB of weights in bfloat16; PPO of "
         f"NumberLine with this adapter {height:.1f} GB on one GPU: {where}")
 
+# %% ../nbs/52_dry_run.ipynb #837d774e
 def run_paper(name:str, tell=print)->int: # exit code: 1 if something does not hold
     "Say by `tell` what the configuration of the model `name` says, and one line of conclusion."
     found = check_paper(name)

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 import cloudpickle, gymnasium, numpy as np
 from fastcore.basics import patch
+from .actions import as_actions
 from .core import RL4VLMError, UsageError
 from .tasks import Task
 from .types import Frame
@@ -32,14 +33,27 @@ class TaskEnv:
         return self._frame(*self.env.reset(seed=seed))
 
     def step(self,
-        action:str,   # one of the frame's action names
+        action:str,   # one of the frame's actions, or several of them
     )->tuple: # frame, reward, terminated, truncated
-        "Play one action."
+        "Play one action; where it names several, one after the other."
         if self.done: raise UsageError(f"the episode of seed {self.seed} has ended; reset before the next step")
-        observation, reward, terminated, truncated, info = self.env.step(self.task.to_env(action, self.last.info))
+        result, steps = self._steps(as_actions(self.last.actions).steps(action))
+        observation, reward, terminated, truncated, info = result
         self.done = bool(terminated or truncated)
         frame = self._frame(observation, info, bool(terminated))
-        return frame, float(reward), bool(terminated), bool(truncated and not terminated)
+        frame.steps = steps
+        return frame, reward, bool(terminated), bool(truncated and not terminated)
+
+    def _steps(self, names:list)->tuple: # what the last step returned, with the sum of rewards; the number of steps
+        "Play names up to the end of the episode, or to the first that is not allowed where it comes."
+        info, total = self.last.info, None
+        for number, name in enumerate(names, 1):
+            observation, reward, *done, raw = self.env.step(self.task.to_env(name, info))
+            total = float(reward) if total is None else total + float(reward)
+            if any(done) or number == len(names): break
+            info = self.task.facts(observation, raw, self.env)
+            if names[number] not in self.task.allowed(info): break
+        return (observation, total, *done, raw), number
 
     def _frame(self, observation, info, ended=False)->Frame:
         if ended:
@@ -443,7 +457,7 @@ def seconds_per_call(
         if seed > 1 and time.perf_counter() - begun > limit: break
         frame, calls = env.reset(seed), calls + 1
         for _ in range(steps):
-            frame, _, *done = env.step(frame.actions[random.integers(len(frame.actions))])
+            frame, _, *done = env.step(as_actions(frame.actions).sample(int(random.integers(2**31))))
             calls += 1
             if any(done): break
     env.close()

@@ -25,7 +25,7 @@ def _font(size:int)->"PIL.ImageFont.FreeTypeFont":
 def _caption(turn, number:int, last:str)->tuple: # two texts
     "What was done in a turn, and what came of it."
     played = f", played {turn.played}" if turn.played is not None else ""
-    if turn.action is not None: said = str(turn.action)
+    if turn.action is not None: said = str(turn.action) + (f" ({turn.steps} steps)" if turn.steps > 1 else "")
     else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')}){played}"
     reward = f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0"
     came = f"reward {reward}" + (f", {last}" if turn.done else "")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAUSES', 'MAX_DEPTH', 'MAX_REREAD', 'MAX_STRUCTURE', 'MAX_STATEMENTS', 'MAX_LENGTH', 'Parsed', 'parse_action',
-           'make_tool_call', 'parse_tool_call']
+           'make_tool_call', 'read_calls', 'parse_tool_call']
 
 # %% ../nbs/10_parsing.ipynb #a0383ca4
 import json, re
@@ -17,7 +17,8 @@ from .core import renamed
 
 # %% ../nbs/10_parsing.ipynb #c4a8c1e6
 CAUSES = ("empty", "cut", "no_json", "no_action", "unknown_action", "ambiguous",
-          "wrong_tool", "missing_argument", "extra_argument")   # these three of tool calls only
+          "wrong_tool", "missing_argument", "extra_argument",   # these three of tool calls only
+          "wrong_type", "out_of_range", "outside_image", "too_many", "too_long")   # of arguments and of several names
 
 @dataclass(frozen=True)
 class Parsed:
@@ -330,17 +331,20 @@ def _judge(
     stated:list,      # fields that state an action, at least one; the last counts
     actions:list,     # names
     cut:bool,         # the token limit came before the end of the response
+    judge=None,       # function (JSON value) -> (action, cause), for values that are no names
 )->tuple[str|None, str|None]:   # action, cause
     "The action that fields state, or why they state none."
     last = stated[-1]
     if not last.closed and cut: return None, "cut"
-    action, cause = _named_by_value(last.value, actions)
+    judged = judge or (lambda value: _named_by_value(value, actions))
+    action, cause = judged(last.value)
     if action is None: return None, cause
+    if not last.closed and judge: return None, "unknown_action"   # how it would have ended nobody knows
     if not last.closed:
         beginning = _plain(str(last.value))
         possible = [a for a in actions if _plain(a).startswith(beginning)]
         if possible != [action]: return None, "ambiguous" if possible else "unknown_action"
-    others = {_named_by_value(f.value, actions)[0] for f in stated[:-1]} - {None, action}
+    others = {judged(f.value)[0] for f in stated[:-1]} - {None, action}
     return (None, "ambiguous") if others else (action, None)
 
 # %% ../nbs/10_parsing.ipynb #18462bd1
@@ -377,6 +381,7 @@ def parse_action(
     actions:list[str],      # the names that are allowed
     key:str="action",       # the field that holds the action
     cut:bool=False,         # the token limit came before the end of the response
+    judge=None,             # function (JSON value) -> (action, cause), where the field holds more than one name
 )->Parsed:
     "The action that `text` states in its last complete JSON object, else in broken JSON, else in words; or why none."
     if not text or text.isspace(): return Parsed(cause="empty")
@@ -388,13 +393,14 @@ def parse_action(
     fields = {f.key: f.value for f in found.fields} if found else {}
     stated = [f for f in found.fields if f.key == key][-1:] if found else _broken_fields(tail, key, begin)
     if stated:
-        action, cause = _judge(stated, actions, cut)
+        action, cause = _judge(stated, actions, cut, judge)
         if action is None: return Parsed(cause=cause, fields=fields)
         span = (before + stated[-1].start, before + _span_end(tail, stated[-1].end))
         return Parsed(action, None, span, {k: v for k, v in fields.items() if k != key})
     whole = found and found.complete and _span_end(tail, found.end) == len(tail)
     if cut and not whole: return Parsed(cause="cut", fields=fields)
     if found: return Parsed(cause="no_action", fields=fields)
+    if judge: return Parsed(cause="no_json" if opened is None else "no_action")   # only names can be mentioned
     return _mentioned(tail, actions, opened, before)
 
 # %% ../nbs/10_parsing.ipynb #ffbdb86b
@@ -421,6 +427,22 @@ def _judge_call(
     return (None, "extra_argument") if len(given) > 1 else _named_by_value(given[argument], actions)
 
 # %% ../nbs/10_parsing.ipynb #699e9e9d
+def read_calls(
+    text:str,               # the response
+    cut:bool=False,         # the token limit came before the end of the response
+)->tuple[list, str|None]:   # the fields of each call, in order; the cause if there is none
+    "The objects of `text` that look like tool calls."
+    if not text or text.isspace(): return [], "empty"
+    tail = text[-MAX_LENGTH:]
+    begin = _json_begin(tail)
+    found = [o for _, o in _objects(tail, begin) if o]
+    whole = [o for o in found if o.complete or not cut and o.fields and o.fields[-1].closed]
+    if found and len(text) - len(tail) + begin and _may_be_nested(tail, found[-1]): return [], "no_action"
+    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call
+             or "arguments" in call]
+    return calls, None if calls else "cut" if cut else "no_action" if found else "no_json"
+
+# %% ../nbs/10_parsing.ipynb #c0ffee11
 @renamed(truncated="cut")
 def parse_tool_call(
     text:str,               # the response
@@ -430,14 +452,7 @@ def parse_tool_call(
     cut:bool=False,         # the token limit came before the end of the response
 )->Parsed:
     "The action that the tool calls of `text` state, or why there is none."
-    if not text or text.isspace(): return Parsed(cause="empty")
-    tail = text[-MAX_LENGTH:]
-    begin = _json_begin(tail)
-    found = [o for _, o in _objects(tail, begin) if o]
-    whole = [o for o in found if o.complete or not cut and o.fields and o.fields[-1].closed]
-    if found and len(text) - len(tail) + begin and _may_be_nested(tail, found[-1]): return Parsed(cause="no_action")
-    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call
-             or "arguments" in call]
-    if not calls: return Parsed(cause="cut" if cut else "no_action" if found else "no_json")
+    calls, cause = read_calls(text, cut)
+    if cause: return Parsed(cause=cause)
     verdicts = {_judge_call(call, name, argument, actions) for call in calls}
     return Parsed(*verdicts.pop()) if len(verdicts) == 1 else Parsed(cause="ambiguous")

@@ -208,7 +208,7 @@ def check_task(
     "Raise `UsageError` if most answers state no action of the task (not checked where actions depend on the state)."
     if not isinstance(task.actions, (list, tuple)): return
     answers = [rows[i]["messages"][-1]["content"] for i in range(min(most, len(rows)))]
-    wrong = [a for a in answers if task.parse(a, list(task.actions)).action is None]
+    wrong = [a for a in answers if task.parse(a, task.actions).action is None]
     if 2 * len(wrong) > len(answers):
         raise UsageError(f"{len(wrong)} of the first {len(answers)} answers state no action of task {task.name} "
                          f"({', '.join(task.actions[:8])}), for example {wrong[0][:100]!r}; "

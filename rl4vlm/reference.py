@@ -12,6 +12,7 @@ import inspect, json, re
 import gymnasium as gym
 from pathlib import Path
 from fastcore.docments import docments
+from .actions import Actions
 from .cli import COMMANDS, build_parser
 from .tasks import Task, make_task
 from .env_pool import TaskEnv
@@ -257,11 +258,7 @@ def task_page(
     question = "\n".join(p["text"] if p["type"] == "text" else "<image>"
                          for m in task.prompt(frame) for p in m["content"])
     best, rules = frame.suggestion, rules_of(task)
-    fixed = isinstance(task.actions, (list, tuple))
-    named = ", ".join(f"`{a}`" for a in (task.actions if fixed else frame.actions[:8]))
-    more = ", …" if not fixed and len(frame.actions) > 8 else ""
-    count = f"{len(task.actions)} names" if fixed else f"Those that the state allows; here {len(frame.actions)}"
-    actions = f"{count}: {named}{more}."
+    actions = _named_actions(task.actions, frame.actions)
     parts = ["## Question and answer", "What the model is asked about the image above:", _fenced(question)]
     if best is not None:
         parts += ["What the oracle answers, and what a model that imitates it learns to write:",
@@ -284,6 +281,7 @@ def task_page(
               attributes_table(type(task), Task)]
     return "\n\n".join([*parts, *_results(name, Path(recordings))])
 
+# %% ../nbs/57_reference.ipynb #f085f5d7
 def _results(name:str, folder:Path)->list:
     "Recorded results of a task in Markdown."
     rates, runs = json.loads((folder/"tasks.json").read_text()).get(name, {}), recorded(folder, name)
@@ -298,3 +296,13 @@ def _results(name:str, folder:Path)->list:
     if not runs: parts.append("No run of a model on this task has been recorded.")
     else: parts.append("How they were made, and what they do not say: [Results](../explanations/results.ipynb).")
     return parts
+
+def _named_actions(all_of_them, now:list)->str:
+    "What can be done in a task: `all_of_them` as the task has them, and those of a state."
+    if isinstance(all_of_them, Actions) and type(all_of_them) is not Actions:
+        return f"{type(all_of_them).__name__}: {all_of_them.summary()}."
+    fixed = isinstance(all_of_them, (list, tuple))
+    named = ", ".join(f"`{a}`" for a in (all_of_them if fixed else now[:8]))
+    more = ", …" if not fixed and len(now) > 8 else ""
+    count = f"{len(all_of_them)} names" if fixed else f"Those that the state allows; here {len(now)}"
+    return f"{count}: {named}{more}."

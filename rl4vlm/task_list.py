@@ -7,6 +7,7 @@ __all__ = ['known_rates', 'describe_tasks']
 
 # %% ../nbs/53_task_list.ipynb #113d48e9
 import time
+from .actions import as_actions
 from .core import UsageError, set_status, from_json, tell
 from .progress import Screen
 from .tasks import make_task
@@ -51,7 +52,7 @@ def _described(name:str, config, images:dict)->dict: # row
         images[name], actions = frame.images, frame.actions
     said = "  ".join(f"{who} {rate}" for who, rate in rates.items())
     tell(f"{name:<18}{said or 'not known (--episodes 200 plays)':<32}  actions "
-         f"{', '.join(actions[:14]) if actions else 'depend on the state'}")
+         f"{as_actions(actions).summary()}")
     if config.task:
         tell("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
     return dict(name=name, actions=actions, **rates)

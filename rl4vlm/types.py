@@ -20,8 +20,9 @@ class Frame:
     info:dict                                   # its info, with what the task's `facts` added
     images:list = field(default_factory=list)   # images, each (H, W, 3) uint8
     text:str = ""                               # the state in words, for text-only actors and captions
-    actions:list = field(default_factory=list)  # names of the actions allowed now
+    actions:list = field(default_factory=list)  # names of the actions allowed now, in a plain list or `Actions`
     suggestion:str|None = None                  # what the oracle would do, where it was asked
+    steps:int = 0                               # of the environment, that led here from the frame before
 
 @dataclass
 class PastTurn:
@@ -78,9 +79,11 @@ class Turn:
     reward:float = 0.0
     terminated:bool = False             # the game is over
     truncated:bool = False              # the clock ran out, the game would have gone on
+    steps:int = 1                       # of the environment; several where an answer names several actions
     state:str = ""                      # the state in words
     suggestion:str|None = None          # the oracle's action, where it was asked
     # where it belongs
+    task:str = ""                       # its name; a rollout may be of several tasks
     episode:str = ""                    # id of the episode
     index:int = 0                       # number of the turn in the episode
     seed:int = 0                        # seed of the episode
