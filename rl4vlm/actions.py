@@ -8,6 +8,7 @@ __all__ = ['MOST_PIXELS', 'MOST_NUMBERS', 'Actions', 'as_actions', 'Several', 'N
 
 # %% ../nbs/11_actions.ipynb #a65f540f
 import json, math, re, string
+from typing import Any
 from dataclasses import dataclass
 import numpy as np
 from .core import UsageError
@@ -24,7 +25,7 @@ class Actions(list):
         "What belongs in the field of the answer, in words."
         return "(one of the actions)"
 
-    def value(self, action:str): # a JSON value
+    def value(self, action:str)->Any: # a JSON value
         "What the field of the answer holds to state `action`."
         return action
 
@@ -69,7 +70,7 @@ def show(self:Actions, action:str)->str:
     return action
 
 @patch
-def to_env(self:Actions, action:str):
+def to_env(self:Actions, action:str)->Any:
     "What `env.step` takes for one step: the place of the name."
     return self.index(action)
 
@@ -103,12 +104,12 @@ class Several(Actions):
             raise UsageError(f"{bad[0]!r} cannot be one of several names in an answer: these hold no comma, semicolon, "
                              "arrow or line break, and no space around them")
 
-    def __reduce__(self): return Several, (list(self), self.most, self.known)
+    def __reduce__(self)->tuple: return Several, (list(self), self.most, self.known)
     def only(self, names:list)->"Several": return Several(names, self.most, self.known)
     def form(self)->str: return f"(1 to {self.most} of the actions in order, with commas between)"
     def steps(self, action:str)->list[str]: return action.split(", ")
     def summary(self)->str: return f"{', '.join(self.known[:14])}; up to {self.most} in one answer"
-    def to_env(self, action:str): return self.known.index(action)
+    def to_env(self, action:str)->Any: return self.known.index(action)
 
 # %% ../nbs/11_actions.ipynb #1ad4b668
 def _one(value, names:list)->tuple[str|None, str|None]: # action, cause
@@ -165,7 +166,7 @@ class Number:
     high:float
     whole:bool = False
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
             raise UsageError(f"a number from {self.low} to {self.high} needs two finite bounds, the lower one first")
 
@@ -181,7 +182,7 @@ class Number:
         if self.whole and value != int(value): return None, "wrong_type"
         return int(value) if self.whole else value, None
 
-    def draw(self, random):
+    def draw(self, random)->int|float:
         "A number of the range; others than whole ones with three digits."
         if self.whole: return int(random.integers(int(self.low), int(self.high) + 1))
         drawn = float(f"{random.uniform(self.low, self.high):.3g}")
@@ -202,7 +203,8 @@ class Point:
     def sized(self, images:list)->"Point":
         "The same with the size of the first image where it has none of its own."
         if self.width and self.height: return self
-        if not images: raise UsageError("a point of the image was asked for where there is no image; give Point(width, height)")
+        if not images:
+            raise UsageError("a point of the image was asked for where there is no image; give Point(width, height)")
         return Point(self.width or int(images[0].shape[1]), self.height or int(images[0].shape[0]))
 
     def read(self, value)->tuple: # [x, y], cause
@@ -258,9 +260,10 @@ class Calls(Actions):
         for name, arguments in self.functions.items():
             for argument, kind in arguments.items():
                 if not isinstance(kind, (Number, Point, Text, OneOf)):
-                    raise UsageError(f"argument {argument} of {name} must be a Number, Point, Text or OneOf, got {kind!r}")
+                    raise UsageError(f"argument {argument} of {name} must be a Number, Point, Text or OneOf, got "
+                                     f"{kind!r}")
 
-    def __reduce__(self): return _calls, (type(self), self.functions)
+    def __reduce__(self)->tuple: return _calls, (type(self), self.functions)
     def only(self, names:list)->"Calls": return _calls(type(self), {n: self.functions[n] for n in names})
     def value(self, action:str)->dict: return json.loads(action)
     def form(self)->str: return '{"name": (of the action), "arguments": {(each of them)}}'
@@ -379,7 +382,7 @@ class FreeText(Actions):
         super().__init__()
         self.text = Text(most, tuple(examples))
 
-    def __reduce__(self): return FreeText, (self.text.most, self.text.examples)
+    def __reduce__(self)->tuple: return FreeText, (self.text.most, self.text.examples)
     def menu(self)->str: return ""
     def form(self)->str: return f"({self.text.words()})"
     def summary(self)->str: return self.text.words()
@@ -418,7 +421,7 @@ class Vector(Calls):
         super().__init__(act={f"a{i}": kind for i, kind in enumerate(_kinds(space), 1)})
         self.space = space
 
-    def __reduce__(self): return Vector, (self.space,)
+    def __reduce__(self)->tuple: return Vector, (self.space,)
     def only(self, names:list)->"Vector": return self
     def to_env(self, action:str)->np.ndarray: # in the space
         array = np.array(list(call_of(action)[1].values())).reshape(self.space.shape)
@@ -434,8 +437,10 @@ def actions_of_space(
     "The actions that a space has: `Discrete`, `MultiDiscrete`, or a bounded `Box` with few numbers."
     kind, size = type(space).__name__, int(np.prod(getattr(space, "shape", None) or (0,)))
     if kind == "Discrete": return Numbered([str(int(space.start) + i) for i in range(int(space.n))])
-    if 0 < size <= MOST_NUMBERS and (kind == "MultiDiscrete" or kind == "Box" and space.is_bounded()): return Vector(space)
-    raise UsageError(f"no actions follow from {space}: that works for Discrete, MultiDiscrete and a bounded Box of at most "
+    if 0 < size <= MOST_NUMBERS and (kind == "MultiDiscrete" or kind == "Box" and space.is_bounded()):
+        return Vector(space)
+    raise UsageError(f"no actions follow from {space}: that works for Discrete, MultiDiscrete and a bounded Box of "
+                     f"at most "
                      f"{MOST_NUMBERS} numbers; name the actions, and override to_env(action, info)")
 
 # %% ../nbs/11_actions.ipynb #76c8f89b

@@ -8,6 +8,7 @@ __all__ = ['CAUSES', 'MAX_DEPTH', 'MAX_REREAD', 'MAX_STRUCTURE', 'MAX_STATEMENTS
 
 # %% ../nbs/10_parsing.ipynb #a0383ca4
 import json, re
+from collections.abc import Iterator
 from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -263,7 +264,7 @@ def _json_begin(text:str)->int:
     return deque(re.finditer(r"[{\[:,]", text), maxlen=MAX_STRUCTURE)[0].start()
 
 # %% ../nbs/10_parsing.ipynb #14b8d860
-_OBJECT = re.compile(r"""\{(?=\s*+(?:\}|"(?:[^"\\]++|\\.)*+"\s*+:|[“”„][^“”"]*+[“”"]\s*+:|['‘’][^'‘’]*+['‘’]\s*+:|[^\W\d][\w-]*+\s*+:))""", re.S)
+_OBJECT = re.compile(r"""\{(?=\s*+(?:\}|"(?:[^"\\]++|\\.)*+"\s*+:|[“”„][^“”"]*+[“”"]\s*+:|['‘’][^'‘’]*+['‘’]\s*+:|[^\W\d][\w-]*+\s*+:))""", re.S)   # noqa: E501
 
 # %% ../nbs/10_parsing.ipynb #bbbfa80a
 class _Object(NamedTuple):
@@ -273,7 +274,7 @@ class _Object(NamedTuple):
     complete:bool    # False if the text ended first
 
 # %% ../nbs/10_parsing.ipynb #bd95f27d
-def _objects(text:str, begin:int=0):
+def _objects(text:str, begin:int=0)->Iterator[tuple]:
     "What looks like an object, in order: where it begins, and the `_Object`, or None if it cannot be read."
     reread = MAX_REREAD
     found = _OBJECT.search(text, begin)
@@ -304,7 +305,7 @@ def _last_object(
 MAX_STATEMENTS = 8   # of the fields found by the pattern, so many of the last are looked at
 
 @lru_cache(maxsize=16)
-def _field_pattern(key:str):
+def _field_pattern(key:str)->re.Pattern:
     "The key, with quotes, or without them where a key may begin; and its colon."
     name = re.escape(key)
     return re.compile(rf"(?:[\"“”„]{name}[\"“”]|['‘’]{name}['‘’]|(?:(?<=[{{,\n])|(?<=[{{,]\s)){name})\s*+:\s*+(?=\S)")

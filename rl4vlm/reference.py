@@ -195,8 +195,8 @@ def rules_of(task:Task)->dict: # {title: text}
     env, rules = task.make_env(), {}
     for cls in reversed(type(env.unwrapped).__mro__[:-1]):
         if issubclass(cls, gym.Env) and cls is not gym.Env:
-            rules |= {SECTIONS.get(title, title): text for title, text in sections_of(vars(cls).get("__doc__") or "").items()
-                      if title not in LEFT_OUT}
+            told = sections_of(vars(cls).get("__doc__") or "")
+            rules |= {SECTIONS.get(title, title): text for title, text in told.items() if title not in LEFT_OUT}
     space, ours = env.observation_space, type(env.unwrapped).__module__.startswith("rl4vlm")
     if not ours: rules.pop("Action Space", None); rules.pop("Action space", None)
     if "Observation space" not in rules:

@@ -7,6 +7,7 @@ __all__ = ['OLD_METHODS', 'Task', 'register_task', 'list_tasks', 'make_task', 'w
 
 # %% ../nbs/12_tasks.ipynb #3646dde5
 import inspect, json, warnings
+from typing import Any
 from functools import wraps
 from importlib.metadata import entry_points
 import numpy as np
@@ -22,7 +23,7 @@ __getattr__ = moved(__name__, types="Past:PastTurn")
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
 
-def _parse_of_today(parse):
+def _parse_of_today(parse)->Any:
     "A task's `parse`, given a `cut` answer by the name `truncated` if it knows that name only, as in version 0.1.0."
     if not inspect.isfunction(parse): return parse
     takes = inspect.signature(parse).parameters
@@ -48,7 +49,7 @@ class Task:
 
     def __init__(self, **options): _set_options(self, options)
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs)->None:
         "A task that overrides a method by its name of version 0.1.0 works for one version more, and is told."
         super().__init_subclass__(**kwargs)
         for old, new in OLD_METHODS.items():
@@ -71,12 +72,12 @@ class Task:
         "The seed of the `index`-th episode of a run; `seed` itself, unless the task is made of several."
         return seed
 
-    def __repr__(self): return f"{self.name}({self.env_id})"
+    def __repr__(self)->str: return f"{self.name}({self.env_id})"
 
 # %% ../nbs/12_tasks.ipynb #134f647a
 INVALID_RULES = ("random", "noop", "retry", "terminate")
 
-def _set_options(task, options:dict):
+def _set_options(task, options:dict)->None:
     "Set attributes of `task`, refusing names it does not have and values it cannot use."
     known = [k for k in dir(task) if not k.startswith("_") and not callable(getattr(type(task), k, None))
              and k != "name"]
@@ -116,7 +117,7 @@ def _names(actions:list)->list:
     "All names there are, where an answer may hold several of them too."
     return getattr(actions, "known", actions)
 
-def _check_names(task, names):
+def _check_names(task, names)->None:
     "Refuse a list of actions that an answer cannot choose from."
     if not names and not isinstance(names, FreeText): raise UsageError(f"task {task.name} allows no action")
     if any(not isinstance(n, str) or not n.strip() for n in names):
@@ -127,7 +128,7 @@ def _check_names(task, names):
 from fastcore.basics import patch
 
 @patch
-def make_env(self:Task):
+def make_env(self:Task)->Any:
     "The gymnasium environment of this task."
     import gymnasium, warnings
     if not self.env_id or not isinstance(self.env_id, str):
@@ -143,7 +144,7 @@ def make_env(self:Task):
     return env
 
 @patch
-def check_actions(self:Task, env):
+def check_actions(self:Task, env)->None:
     "Refuse names that do not count off the actions of `env`; a task with its own `to_env` answers for them itself."
     if self.actions is None: self.actions = actions_of_space(env.action_space)
     if type(self).to_env is not Task.to_env: return
@@ -152,7 +153,8 @@ def check_actions(self:Task, env):
     if not isinstance(self.actions, (list, tuple)):
         raise UsageError(f"actions of task {self.name} must be a list of names, got {self.actions!r}; give a "
                          f"list, {remedy}")
-    sizes, names = (getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)), _names(self.actions)
+    sizes = getattr(env.action_space, "n", None), getattr(env.action_space, "start", None)
+    names = _names(self.actions)
     if isinstance(self.actions, Calls) or sizes != (len(names), 0):
         raise UsageError(f"task {self.name} names {len(names)} actions ({', '.join(names)}) but "
                          f"{self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer "
@@ -169,7 +171,7 @@ def image(self:Task,
     observation,  # what the environment returned
     info:dict,    # its info
     env,          # the environment, for `render()`
-): # one image (H, W, 3) uint8, a list of images, or None
+)->Any: # one image (H, W, 3) uint8, a list of images, or None
     "The observation if it is an image, else what `env.render()` draws."
     array = isinstance(observation, np.ndarray) and observation.dtype == np.uint8
     if array and observation.ndim == 3 and observation.shape[-1] == 3: return observation
@@ -299,7 +301,7 @@ def parse(self:Task, text:str, actions:list, cut:bool=False)->Parsed:
     return as_actions(actions).parse(text, cut=cut)
 
 @patch
-def to_env(self:Task, action:str, info:dict):
+def to_env(self:Task, action:str, info:dict)->Any:
     "What `env.step` takes for the action of this name; by default its index in `actions`."
     names = _names(self.actions)
     if action not in names and not isinstance(self.actions, (Calls, FreeText)):
@@ -327,7 +329,7 @@ def columns(self:Task, episode)->dict:
 # %% ../nbs/12_tasks.ipynb #e2b85c4e
 _tasks = {}
 
-def register_task(cls=None, *, name:str=None):
+def register_task(cls=None, *, name:str=None)->Any:
     "Class decorator: make `cls`, a `Task`, known by its class name."
     if cls is None: return lambda c: register_task(c, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
@@ -360,7 +362,7 @@ def make_task(
     for key in options.keys() & {"actions", "env_kwargs"}: _check_kept(task, key, options[key])
     return task
 
-def _check_kept(task, key:str, value):
+def _check_kept(task, key:str, value)->None:
     "Refuse an option that the task itself sets to something else: it would be ignored without a word."
     now = getattr(task, key)
     if key == "env_kwargs": now = {k: now.get(k) for k in value}
@@ -371,7 +373,7 @@ def from_config(cls:Task, config)->Task:
     "The task that a `config` names, with all its options."
     return make_task(config.task, **config.task_options)
 
-def _load(entry):
+def _load(entry)->Any:
     "The class that an entry point names; the fault of a stranger's package is told as theirs."
     try: return entry.load()
     except UsageError: raise
@@ -387,7 +389,8 @@ def weights_of(
     found = {}
     for part in text.split(","):
         name, _, weight = (word.strip() for word in part.partition(":"))
-        if not name or name in found or not (weight or "1").isascii() or not (weight or "1").isdigit() or int(weight or 1) < 1:
+        whole = (weight or "1").isascii() and (weight or "1").isdigit() and int(weight or 1) >= 1
+        if not name or name in found or not whole:
             raise UsageError(f"{text!r} is no mixture of tasks; write names and whole weights, each name once, "
                              "such as NumberLine:2,Sokoban:1")
         found[name] = int(weight or 1)
@@ -409,7 +412,7 @@ class Mixture(Task):
 
     @property
     def name(self)->str: return self.mixed
-    def make_env(self): return _MixedEnv(self)
+    def make_env(self)->Any: return _MixedEnv(self)
     def part(self, info:dict)->Task: return self.parts[info["mixed"]]
     def of(self, frame:Frame)->Task: return self.part(frame.info)
 
@@ -425,16 +428,16 @@ class _MixedEnv:
     render_mode = "rgb_array"
     def __init__(self, mixture:Mixture): self.mixture, self.envs, self.name = mixture, {}, None
 
-    def reset(self, seed:int):
+    def reset(self, seed:int)->tuple:
         "Start the episode of this seed, of the task that it is for."
         self.name = self.mixture.order[seed % len(self.mixture.order)]
         if self.name not in self.envs: self.envs[self.name] = self.mixture.parts[self.name].make_env()
         return self.now.reset(seed=seed)
 
     @property
-    def now(self): return self.envs[self.name]
-    def step(self, action): return self.now.step(action)
-    def close(self):
+    def now(self)->Any: return self.envs[self.name]
+    def step(self, action)->tuple: return self.now.step(action)
+    def close(self)->None:
         for env in self.envs.values(): env.close()
 
 @patch
@@ -459,7 +462,7 @@ def allowed(self:Mixture, info:dict)->list: return self.part(info).allowed(info)
 @patch
 def answer(self:Mixture, action:str, info:dict)->str: return self.part(info).answer(action, info)
 @patch
-def to_env(self:Mixture, action:str, info:dict): return self.part(info).to_env(action, info)
+def to_env(self:Mixture, action:str, info:dict)->Any: return self.part(info).to_env(action, info)
 @patch
 def oracle(self:Mixture, env, info:dict)->str|None: return self.part(info).oracle(env.now, info)
 @patch

@@ -108,7 +108,7 @@ def make_level(
 SIGNS = {(False, False): " ", (True, False): ".", (False, True): "$", (True, True): "*"}   # on a target, a box
 
 def as_text(level:Level)->str:
-    "A level in the signs that collections of levels use: `#` wall, `$` box, `.` target, `*` both, `@` and `+` the player."
+    "A level in the signs of collections of levels: `#` wall, `$` box, `.` target, `*` both, `@` and `+` the player."
     def sign(cell):
         if cell in level.walls: return "#"
         if cell == level.player: return "+" if cell in level.targets else "@"
@@ -156,7 +156,8 @@ def _way(known:dict, end:Level)->tuple:
     return tuple(reversed(names))
 
 # %% ../../nbs/16_sokoban.ipynb #5239fdc6
-COLOURS = dict(floor=(236, 230, 217), wall=(110, 114, 122), mortar=(90, 93, 100), target=(206, 60, 52), box=(176, 120, 58),
+COLOURS = dict(floor=(236, 230, 217), wall=(110, 114, 122), mortar=(90, 93, 100), target=(206, 60, 52),
+               box=(176, 120, 58),
                edge=(112, 72, 30), done=(86, 152, 78), player=(38, 92, 184))
 
 @lru_cache(maxsize=256)
@@ -172,7 +173,8 @@ def tile(
     if "w" in kind: draw.rectangle(at(0, 0, 1, 1), outline=c["mortar"], width=max(1, fine // 16))
     if "t" in kind: draw.polygon(at(0.5, 0.2, 0.8, 0.5, 0.5, 0.8, 0.2, 0.5), fill=c["target"])
     if "b" in kind:
-        draw.rectangle(at(0.14, 0.14, 0.86, 0.86), fill=c["done" if "t" in kind else "box"], outline=c["edge"], width=fine // 12)
+        draw.rectangle(at(0.14, 0.14, 0.86, 0.86), fill=c["done" if "t" in kind else "box"], outline=c["edge"],
+                       width=fine // 12)
         draw.line(at(0.2, 0.2, 0.8, 0.8), fill=c["edge"], width=fine // 14)
     if "p" in kind: draw.ellipse(at(0.28, 0.28, 0.72, 0.72), fill=c["player"])
     return np.asarray(image.reduce(4))
@@ -181,7 +183,8 @@ def draw(level:Level, size:int)->np.ndarray: # (H, W, 3) uint8
     "The image of a level with tiles of `size` pixels."
     kind = lambda cell: "".join(letter for letter, there in (("w", cell in level.walls), ("t", cell in level.targets),
                                 ("b", cell in level.boxes), ("p", cell == level.player)) if there)
-    return np.concatenate([np.concatenate([tile(kind((x, y)), size) for x in range(level.size)], 1) for y in range(level.size)])
+    row = lambda y: np.concatenate([tile(kind((x, y)), size) for x in range(level.size)], 1)
+    return np.concatenate([row(y) for y in range(level.size)])
 
 # %% ../../nbs/16_sokoban.ipynb #d3aff39f
 class SokobanEnv(gym.Env):
@@ -207,22 +210,26 @@ class SokobanEnv(gym.Env):
     metadata, render_mode = {"render_modes": ["rgb_array"], "render_fps": 4}, "rgb_array"
 
     def __init__(self, size:int=6, boxes:int=1, tile_size:int=28, render_mode:str="rgb_array"):
-        for name, value, least, most in [("size", size, 5, 7), ("boxes", boxes, 1, 2), ("tile_size", tile_size, 4, 128)]:
+        for name, value, least, most in [("size", size, 5, 7), ("boxes", boxes, 1, 2),
+                                         ("tile_size", tile_size, 4, 128)]:
             if not least <= value <= most: raise UsageError(f"{name}={value} of Sokoban must be from {least} to {most}")
         self.size, self.boxes, self.tile_size, self.over = size, boxes, tile_size, True
         self.action_space = gym.spaces.Discrete(4)
         self.observation_space = gym.spaces.Box(0, 255, (size * tile_size, size * tile_size, 3), np.uint8)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed=None, options=None)->tuple:
         "Make a level."
         super().reset(seed=seed)
         self.level, self.over = make_level(self.np_random, self.size, self.boxes), False
         return self.render(), self._info()
 
-    def step(self, action):
+    def step(self, action)->tuple:
         "Move."
-        if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
-        if not self.action_space.contains(action): raise ValueError(f"action {action!r} is none of 0 to 3: {', '.join(MOVES)}")
+        if self.over:
+            raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                        "reset() first")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is none of 0 to 3: {', '.join(MOVES)}")
         before, self.level = self.level, moved(self.level, list(MOVES)[action])
         self.over, there = self.level.solved, lambda level: len(level.boxes & level.targets)
         reward = -0.1 + there(self.level) - there(before) + 10.0 * self.over
@@ -243,7 +250,8 @@ class Sokoban(Task):
     boxes:int = 1
     tile_size:int = 28   # pixels of a cell
     per_turn:int = 3     # moves that an answer may name
-    goal = ("Sokoban: push every box (brown) onto a target (red). You are the blue disc. A box moves when you walk against it "
+    goal = ("Sokoban: push every box (brown) onto a target (red). You are the blue disc. A box moves when you walk "
+            "against it "
             "and the cell behind it is free. Cells are column,row, counted from 0 at the top left.")
     fields = {"you": "your cell", "boxes": "their cells", "targets": "their cells", "walls": "those inside"}
     thoughts = "where to stand for the next push, and its direction"
@@ -254,12 +262,13 @@ class Sokoban(Task):
         SokobanEnv(**self.env_kwargs)   # wrong options are named now
         self.actions = Several(MOVES, self.per_turn) if self.per_turn != 1 else list(MOVES)
 
-    def true_fields(self, info):
+    def true_fields(self, info)->dict:
         level = info["level"]
         inner = level.walls - border(level.size)
-        return dict(you=_cells([level.player]), boxes=_cells(level.boxes), targets=_cells(level.targets), walls=_cells(inner))
+        return dict(you=_cells([level.player]), boxes=_cells(level.boxes), targets=_cells(level.targets),
+                    walls=_cells(inner))
 
-    def reason(self, info):
+    def reason(self, info)->str:
         "The next push of a shortest plan."
         level, plan = info["level"], solve(info["level"])
         for name in plan or ():
@@ -268,6 +277,6 @@ class Sokoban(Task):
             level = after
         return "no way is left"
 
-    def oracle(self, env, info):
+    def oracle(self, env, info)->str|None:
         plan = solve(info["level"])
         return ", ".join(plan[:self.per_turn]) if plan else None
