@@ -29,7 +29,8 @@ class LakeEnv(gym.Env):
     ## Information
     `lake`: the rows of the map (S start, F ice, H hole, G flag), and `cell`: (column, row), from 1.
     ## Arguments
-    `size`: cells of a side, 4 to 8. `random_map`: a map by seed; otherwise gymnasium's, of size 4 or 8. `is_slippery`: a step may go to the side.
+    `size`: cells of a side, 4 to 8. `random_map`: a map by seed; otherwise gymnasium's, of size 4 or 8.
+    `is_slippery`: a step may go to the side.
     ## Version history
     v0: first version.
     """
@@ -46,7 +47,8 @@ class LakeEnv(gym.Env):
         from gymnasium.envs.toy_text.frozen_lake import MAPS, FrozenLakeEnv, generate_random_map
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
-        self.lake = tuple(generate_random_map(self.size, seed=number) if self.random_map else MAPS[f"{self.size}x{self.size}"])
+        own = MAPS.get(f"{self.size}x{self.size}")
+        self.lake = tuple(generate_random_map(self.size, seed=number) if self.random_map else own)
         self.game = FrozenLakeEnv("rgb_array", list(self.lake), is_slippery=self.is_slippery)
         cell, _ = self.game.reset(seed=number)
         self.over = False
@@ -54,7 +56,9 @@ class LakeEnv(gym.Env):
 
     def step(self, action):
         "One step, or what the ice makes of it."
-        if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
+        if self.over:
+            raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                        "reset() first")
         cell, reward, self.over, _, _ = self.game.step(action)
         return int(cell), float(reward), bool(self.over), False, self._info(cell)
 
@@ -117,7 +121,8 @@ class FrozenLake(Task):
     size:int = 4               # cells of a side
     random_map:bool = True     # a map by seed; otherwise gymnasium's own, of size 4 or 8
     is_slippery:bool = False   # a step may go to the side
-    goal = "Frozen lake: walk over the ice to the flag. A hole ends the game. Cells are column,row, counted from 1 at the top left."
+    goal = ("Frozen lake: walk over the ice to the flag. A hole ends the game. Cells are column,row, counted from 1 at "
+            "the top left.")
     fields = {"you": "your cell", "holes": "their cells", "flag": "its cell"}
     thoughts = "the way to the flag"
 
@@ -126,10 +131,12 @@ class FrozenLake(Task):
         self.env_kwargs = dict(size=self.size, random_map=self.random_map, is_slippery=self.is_slippery)
         LakeEnv(**self.env_kwargs)   # wrong options are named now
         if self.is_slippery and "goal" not in options:
-            self.goal = self.goal.replace(" A hole", " The ice is slippery: a step may go to either side instead. A hole")
+            warning = " The ice is slippery: a step may go to either side instead."
+            self.goal = self.goal.replace(" A hole", warning + " A hole")
 
     def true_fields(self, info):
-        return dict(you=_say([info["cell"]]), holes=_say(_cells(info["lake"], "H")), flag=_say(_cells(info["lake"], "G")))
+        holes, flag = (_say(_cells(info["lake"], sign)) for sign in "HG")
+        return dict(you=_say([info["cell"]]), holes=holes, flag=flag)
 
     def reason(self, info):
         "The way, or on slippery ice the holes next to the player."
