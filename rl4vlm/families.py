@@ -216,7 +216,7 @@ def _processor_class(model_type:str):
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     return _class({**PROCESSORS, **PROCESSOR_MAPPING_NAMES}, model_type, "ProcessorMixin")
 
-def _source(kind)->str: return inspect.getsource(inspect.getmodule(kind))
+def _source(kind)->str: return inspect.getsource(inspect.getmodule(kind) or kind)
 
 def _processor_values(config)->dict:
     "What processors want to know of a configuration, under the names by which they ask."

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 import torch
+from typing import Any
 from .config import LoRAConfig
 from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra
 from .files import read_json
@@ -280,16 +281,16 @@ def load_vlm(
     attention:str="auto",     # auto, eager, sdpa or flash_attention_2
 )->tuple: # (model, processor)
     "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
-    kind, device = checkpoint_kind(name), pick_device(device)
+    kind, where = checkpoint_kind(name), pick_device(device)
     config, processor = load_processor(name, max_pixels)
     base = _base_of(name) if kind == "adapter" else name
-    model = _load_model(base, config, pick_dtype(dtype, device), device, quant, attention)
+    model = _load_model(base, config, pick_dtype(dtype, where), where, quant, attention)
     if kind == "adapter":
         with _readable(name, "the adapter"): model = _load_adapter(model, name)
     elif lora and lora.r: model = add_lora(model, lora)
     elif quant != "none": model.requires_grad_(False)
     else: train_parts(model, parts)
-    use_threads(model, device)
+    use_threads(model, where)
     return model.eval(), processor
 
 # %% ../nbs/20_models.ipynb #dcc0a0bb
@@ -304,7 +305,8 @@ def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:
     from transformers import AutoModelForImageTextToText
     options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
     with _readable(name, "the weights"):
-        try: model, report = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
+        kind:Any = AutoModelForImageTextToText
+        try: model, report = kind.from_pretrained(name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
         except RuntimeError as e: raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
         except (ImportError, ValueError) as e:
             if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise

@@ -110,7 +110,7 @@ class VLMPolicy(nn.Module, PromptEncoder):
         "For reinforcement: dropout would make the first ratio differ from one."
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float): setattr(module, "attention_dropout", 0.0)
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device
@@ -209,7 +209,7 @@ def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tu
     raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, which reads {most}: "
                      "lower --loading.max_pixels, --task_options.history or --sampling.max_new_tokens, or shorten the prompt")
 
-def _sizes(shapes:list)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
+def _sizes(shapes:list|tuple)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
 
 def _refused(shapes:list, error:Exception)->UsageError:
     return UsageError(f"the processor refuses images of {_sizes(shapes)} pixels ({str(error).splitlines()[0][:120]})")
@@ -368,8 +368,8 @@ def hidden(self:VLMPolicy,
     cache=None,      # that goes on and grows, if any
 ): # the model's output; `last_hidden_state` is (B, T, H)
     "Run the model without its output layer."
-    features, given = self.image_features(prompts), dict(use_cache=False)
-    if cache is not None: given = {self.cache_name: cache, "use_cache": True}
+    features = self.image_features(prompts)
+    given:dict = dict(use_cache=False) if cache is None else {self.cache_name: cache, "use_cache": True}
     tokens, found = int((batch["input_ids"] == self.config.image_token_id).sum()), sum(map(len, features))
     if tokens != found:
         raise InvariantError(f"{tokens} image tokens in the batch but {found} image features: "
@@ -404,10 +404,10 @@ def prefill(self:VLMPolicy, prompts:list)->Decoding:
     different = [p for _, p in first.values()]
     batch, cache = self.batch(different), DynamicCache(config=self.config.get_text_config())
     states = self.hidden(batch, different, cache=cache).last_hidden_state[:, -1]
-    which = torch.tensor(which, device=self.device)
-    if len(different) < len(prompts): cache.reorder_cache(which)
+    rows:Any = torch.tensor(which, device=self.device)
+    if len(different) < len(prompts): cache.reorder_cache(rows)
     position = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)
-    return Decoding(self, states[which], cache, batch["attention_mask"][which], position)
+    return Decoding(self, states[rows], cache, batch["attention_mask"][rows], position)
 
 @patch
 def decode(self:Decoding,
@@ -496,7 +496,8 @@ def add_temperature_head(self:VLMPolicy,
     temperature_range:float,   # c above 1
 ):
     "Let a head choose the temperature of each turn; it starts at no change."
-    self.temperature_head = nn.Linear(self.value_head[0].in_features, 1).to(self.device)
+    hidden:Any = self.value_head[0]
+    self.temperature_head = nn.Linear(hidden.in_features, 1).to(self.device)
     self.temperature_range = temperature_range
     for p in self.temperature_head.parameters(): nn.init.zeros_(p)
 
@@ -680,7 +681,8 @@ def load_weights(self:VLMPolicy, folder):
 @patch
 def load_heads(self:VLMPolicy, tensors:dict):
     "Take the value head, and the temperature head if there is one, from saved tensors."
-    saved, ours = tensors.get("value_head.0.weight"), self.value_head[0].weight
+    hidden:Any = self.value_head[0]
+    saved, ours = tensors.get("value_head.0.weight"), hidden.weight
     if saved is not None and saved.shape != ours.shape:
         raise UsageError(f"the saved value head is for {tuple(saved.shape)}, this model wants {tuple(ours.shape)}")
     known = {f"value_head.{k}" for k in self.value_head.state_dict()} | {"value_scale"}
