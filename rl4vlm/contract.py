@@ -20,7 +20,7 @@ from .core import UsageError
 from .families import FAMILIES
 from .generate import generate
 from .merge import merge_adapter
-from .models import PARTS, part_of, train_parts
+from .models import PARTS, image_as, part_of, train_parts
 from .policy import FAST, VLMPolicy
 from .static_cache import StaticCaches
 
@@ -65,10 +65,11 @@ class Subject:
 def processor_fits(s:Subject)->tuple: # (holds, figure, words), as all clauses give
     "A prompt is what the processor makes of it."
     messages, images = s.questions[2]
-    shown = iter(images)
+    shown = iter(image_as(s.policy.handed, images)[0] if s.policy.handed == "pil" else images)
     parts = [dict(p, image=next(shown)) if p["type"] == "image" else p for p in messages[0]["content"]]
     theirs = s.policy.processor.apply_chat_template(
-        [dict(role="user", content=parts)], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        [dict(role="user", content=parts)], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt")["input_ids"]
     theirs = np.asarray(theirs).reshape(-1).tolist()
     same = theirs == s.prompts[2].ids.tolist()
     return same, len(theirs), "tokens of a prompt, " + ("as" if same else "other than") + " the processor makes them"
