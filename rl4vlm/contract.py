@@ -64,14 +64,14 @@ class Subject:
 # %% ../nbs/26_contract.ipynb #781d245f
 def processor_fits(s:Subject)->tuple: # (holds, figure, words), as all clauses give
     "A prompt is what the processor makes of it."
-    messages, images = s.questions[2]
+    (messages, images), ours = s.questions[2], s.prompts[2].ids.tolist()
     shown = iter(image_as(s.policy.handed, images)[0] if s.policy.handed == "pil" else images)
     parts = [dict(p, image=next(shown)) if p["type"] == "image" else p for p in messages[0]["content"]]
     theirs = s.policy.processor.apply_chat_template(
         [dict(role="user", content=parts)], add_generation_prompt=True, tokenize=True, return_dict=True,
         return_tensors="pt")["input_ids"]
     theirs = np.asarray(theirs).reshape(-1).tolist()
-    same = theirs == s.prompts[2].ids.tolist()
+    same = theirs == ours
     return same, len(theirs), "tokens of a prompt, " + ("as" if same else "other than") + " the processor makes them"
 
 def template_fits(s:Subject)->tuple:

@@ -41,11 +41,12 @@ def special_tokens(model_type:str)->dict:
     "The special tokens for which the processor of a family asks, by the names under which it does."
     kind = _processor_class(model_type)
     source = _source(kind) if kind.__module__.startswith("transformers.models.") else ""
-    asked = {*re.findall(r"tokenizer\.(\w+_token)\b", source)} - {*NAMED_TOKENS, *ORDINARY, "add_bos_token", "add_eos_token"}
+    asked = {*re.findall(r"""tokenizer(?:\.|, ")(\w+_token)\b""", source)} - {*NAMED_TOKENS, *ORDINARY, "add_bos_token", "add_eos_token"}
     defaults = {n: p.default for n, p in inspect.signature(kind.__init__).parameters.items()}
     spelled = {str(t) for n, t in {**vars(kind), **defaults}.items() if n.lower().endswith("_token") and isinstance(t, str)}
     spelled |= {*re.findall(r"""["'](<[^\s"'{}]+>|\|[A-Z]+\|)["']""", source)} - {*NAMED_TOKENS.values()}
-    return {**NAMED_TOKENS, **{n: f"<|{n}|>" for n in sorted(asked)},
+    given = dict(re.findall(r"""self\.(\w+_token) = ["'](<[^\s"'{}]+>)["'] *(?:#.*)?$""", source, re.M))   # whatever the tokenizer says
+    return {**NAMED_TOKENS, **{n: f"<|{n}|>" for n in sorted(asked)}, **given,
             **{f"spelled_{i}_token": t for i, t in enumerate(sorted(spelled))}}
 
 def named_tokenizer(
@@ -89,7 +90,7 @@ _SIZES = {   # what a size is called in configurations, by what it becomes
     4: "num_attention_heads num_heads attention_heads encoder_attention_heads decoder_attention_heads num_experts "
        "num_local_experts n_routed_experts linear_num_value_heads linear_num_heads index_n_heads mamba_num_heads "
        "moe_num_experts swa_num_attention_heads",
-    2: "num_hidden_layers depth num_layers encoder_layers decoder_layers num_key_value_heads num_experts_per_tok swa_num_key_value_heads n_layers "
+    2: "num_hidden_layers depth num_layers encoder_layers decoder_layers num_key_value_heads num_experts_per_tok swa_num_key_value_heads n_layers n_groups "
        "linear_num_key_heads mlp_ratio",
     1: "num_global_layers n_group topk_group", 4096: "max_position_embeddings"}
 SIZES = {name: size for size, names in _SIZES.items() for name in names.split()}
@@ -103,6 +104,7 @@ def small_values(
     values = {k: type(own[k])(v) for k, v in SIZES.items() if type(own.get(k)) in (int, float) and own[k]}
     if "kv_lora_rank" in values: values["num_key_value_heads"] = values["num_attention_heads"]   # each head gets its own
     values |= {k: len(tokenizer) for k in own if k.startswith(("vocab_size", "unpadded_vocab_size")) and isinstance(own[k], int)}
+    if "kv_lora_rank" in values and own.get("head_dim") == own.get("qk_rope_head_dim"): values["head_dim"] = values.get("qk_rope_head_dim", 0)
     if own.get("initializer_range"): values["initializer_range"] = 0.08   # about 1/√width: with 0.02 nothing is seen
     values |= {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in own}
     if own.get("image_size") and own.get("patch_size"):
@@ -149,7 +151,7 @@ def rope_values(
     code = importlib.import_module(type(text).__module__.replace(".configuration_", ".modeling_"))
     if "mrope_section" not in inspect.getsource(code): return {}
     given = dict(rope_type="default", rope_theta=10000.0) | (getattr(text, "rope_parameters", None) or {})
-    if any(isinstance(v, dict) for v in given.values()): return {}   # of each kind of layer its own
+    if getattr(text, "rope_parameters", None) == {} or any(isinstance(v, dict) for v in given.values()): return {}   # of each kind of layer its own
     rope = given | ROPE.get(model_type, {})
     head = values.get("qk_rope_head_dim") or values.get("head_dim", 32)
     half = int(head * rope.get("partial_rotary_factor", 1)) // 2
@@ -160,7 +162,8 @@ def rope_values(
 OWN = dict(   # what depends on each other in a way that names do not say; "" is the whole
     mllama=dict(vision_config=dict(intermediate_layers_indices=[1], vision_output_dim=256),
                 text_config=dict(cross_attention_layers=[1])),
-    aria=dict(vision_config=dict(patch_size=14, image_size=490), image_processor=dict(max_image_size=490)),
+    aria={"": dict(projector_patch_to_query_dict={49: 8, 196: 16}), "vision_config": dict(patch_size=70, image_size=490),
+          "image_processor": dict(max_image_size=490), "processor": dict(size_conversion={490: 8, 980: 16})},
     aya_vision=dict(processor=dict(patch_size=14, downsample_factor=2, img_size=56)),
     cohere2_vision=dict(image_processor=dict(patch_size=2)),
     idefics2=dict(perceiver_config=dict(hidden_size=128, resampler_n_latents=16, resampler_depth=1, resampler_n_heads=4,
@@ -171,21 +174,35 @@ OWN = dict(   # what depends on each other in a way that names do not say; "" is
     llama4=dict(vision_config=dict(vision_output_dim=128, intermediate_size=512)),
     muse_glimmer={"": dict(out_hidden_size=512)}, minimax_m3_vl={"": dict(merged_hidden_size=512)},
     muse_spark={"": dict(out_hidden_size=512), 
-                "audio_config": dict(num_hidden_layers=4, hidden_sizes=[32, 32, 32, 32], depths=[1, 1, 1, 1])},
+                "audio_config": dict(num_hidden_layers=4, patch_sizes=[16, 6, 5, 4], hidden_sizes=[32, 32, 32, 32], depths=[1, 1, 1, 1])},
     molmo2=dict(vision_config=dict(num_position_embeddings=16), adapter_config=dict(vision_feature_layer=[1, 0]),
                 image_processor=dict(overlap_margins=[1, 1])),
-    step3p7=dict(vision_config=dict(max_position_embeddings=64), image_processor=dict(size=dict(height=112, width=112), patch_size=56)),
+    step3p7=dict(text_config=dict(sliding_window=64), vision_config=dict(max_position_embeddings=64), image_processor=dict(size=dict(height=112, width=112), patch_size=56)),
     hunyuan_vl=dict(text_config=dict(head_dim=32), wrap="<|begin_of_image|>IMAGE<|end_of_image|>"),
     hy_v4_vl=dict(wrap="<img>IMAGE</img>"),
-    gemma4=dict(vision_config={}, text_config=dict(global_head_dim=32, hidden_size_per_layer_input=16,
+    gemma4=dict(vision_config={}, image_processor=dict(max_soft_tokens=70), text_config=dict(global_head_dim=32, hidden_size_per_layer_input=16,
                                                    final_logit_softcapping=30.0)),
     qwen4_exp=dict(text_config=dict(indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=32, indexer_budget=64,
                                     indexer_compress_ratio=4)),
     granite4_vision={"": dict(downsample_rate="1/2", deepstack_layer_map=[[-1, 0]], spatial_target_layers=[1])},
     deepseek_vl_hybrid=dict(high_res_vision_config=dict(window_size=2),
                             image_processor=dict(high_res_size=dict(height=64, width=64))),
-    ernie4_5_vl_moe=dict(text_config=dict(moe_intermediate_size=[64, 32], moe_k=2, moe_num_shared_experts=1),
+    ernie4_5_vl_moe=dict(text_config=dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[6, 6, 4]),
+                                          moe_intermediate_size=[64, 32], moe_k=2, moe_num_shared_experts=1),
                          video_processor=dict(draw_on_frames=False)),
+    dots3_note=dict(text_config=dict(per_layer_config={}), image_processor=dict(temporal_patch_size=1)),
+    qwen2_5_omni_thinker={"": dict(vision_start_token_id="<|vision_start|>", vision_end_token_id="<|vision_end|>")},
+    qwen3_omni_moe_thinker={"": dict(vision_start_token_id="<|vision_start|>", vision_end_token_id="<|vision_end|>")},
+    inkling2=dict(image_processor=dict(size=dict(height=40, width=40))),
+    inkling2_loop=dict(image_processor=dict(size=dict(height=40, width=40))),
+    unlimited_ocr=dict(vision_config=dict(sam_config=dict(downsample_channels=[64, 128], window_size=2))),
+    gemma4_unified=dict(image_processor=dict(max_soft_tokens=70), vision_config=dict(mm_embed_dim=128)),
+    nemotron_h_omni=dict(vision_config=dict(max_img_size=128), image_processor=dict(min_num_patches=4, max_num_patches=64)),
+    deepseek_ocr2=dict(vision_config=dict(sam_config=dict(downsample_channels=[64, 128], window_size=2, patch_size=64, image_size=768)),
+                       image_processor=dict(size=dict(height=768, width=768), tile_size=768),
+                       processor=dict(patch_size=64, downsample_ratio=1), text_config=dict(num_experts_per_tok=2, mlp_layer_types=["dense", "sparse"], n_group=1, topk_group=1)),
+    cohere_compass=dict(text_config=dict(rope_parameters=dict(full_attention=dict(
+        rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5])))),
     janus=dict(vq_config=dict(channel_multiplier=[1, 1], base_channels=32, num_res_blocks=1, num_embeddings=64,
                               latent_channels=32, embed_dim=8, num_patches=4)))
 
@@ -204,9 +221,13 @@ def small_config(model_type:str, tokenizer):
     if getattr(default, "image_grid_pinpoints", None):
         values["image_grid_pinpoints"] = _shapes(values["vision_config"]["image_size"])
     for name, more in OWN.get(model_type, {}).items():
-        if name in default.sub_configs: values[name] = more if more is None else values.get(name, {}) | more
-        elif not name: values |= more
+        if name in default.sub_configs: values[name] = _joined(values.get(name, {}), more)
+        elif not name: values |= {k: tokenizer.convert_tokens_to_ids(v) if k.endswith("_token_id") else v for k, v in more.items()}
     return type(default)(**values)
+
+def _joined(values:dict, more:dict)->dict:
+    "Values with `more`, and likewise in what they hold."
+    return values | {k: _joined(values[k], v) if isinstance(values.get(k), dict) and isinstance(v, dict) else v for k, v in more.items()}
 
 IDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")   # which a text part has
 
@@ -270,12 +291,13 @@ def small_processor(model_type:str, config, tokenizer):
     if "feature_extractor" in wanted:
         given["feature_extractor"] = _class(FEATURE_EXTRACTOR_MAPPING_NAMES, model_type, "WhisperFeatureExtractor")()
     given |= own.get("processor", {})
+    given = {k: getattr(config, k, None) for k in wanted if k != "self"} | given
     values = {k: v for k, v in given.items() if k in wanted and v is not None}
     processor = kind(tokenizer=tokenizer, **values)
     token = image_token(processor) or tokenizer.image_token
     if "wrap" in own: token = own["wrap"].replace("IMAGE", token)
-    if hasattr(config, "vision_start_token_id"): token = f"<|vision_start|>{token}<|vision_end|>"
-    if hasattr(config, "image_start_token_id"): token = f"<|begin_of_image|>{token}<|end_of_image|>"
+    if hasattr(config, "vision_start_token_id"): token = f"{tokenizer.vision_start_token}{token}{tokenizer.vision_end_token}"
+    if hasattr(config, "image_start_token_id"): token = f"{tokenizer.image_start_token}{token}{tokenizer.image_end_token}"
     processor.chat_template = TEMPLATE.replace("IMAGE", token)
     return processor
 
@@ -332,6 +354,7 @@ def build_family(
     config = small_config(model_type, tokenizer)
     if why := why_not(config): raise refuse(why)
     processor = small_processor(model_type, config, tokenizer)
+    if len(processor.tokenizer) > config.get_text_config().vocab_size: config = small_config(model_type, processor.tokenizer)
     if hasattr(config, "image_token_id"): config.image_token_id = image_id(processor, config.image_token_id)
     try:
         with torch.device("meta"): size = sum(p.numel() for p in kind(copy.deepcopy(config)).parameters())

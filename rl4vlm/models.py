@@ -61,7 +61,8 @@ MERGER_NAMES = (   # what lies between a tower and the language model
     "merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector", "mm_projector",
     "aligner", "vision_projection", "vision_adapter", "visual_embeddings_table", "high_res_vision_alpha",
     "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "qformer", "query_tokens", "language_projection",
-    "image_to_text_projection", "view_separator", "generation_embeddings", "generation_aligner", "generation_head")
+    "image_to_text_projection", "view_separator", "layerwise_projectors", "spatial_projectors",
+    "embed_vision", "embed_audio", "generation_embeddings", "generation_aligner", "generation_head")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(
@@ -72,12 +73,16 @@ def part_of(
     if any(w in MERGER_NAMES for w in words): return "merger"
     return "vision" if any(w in VISION_NAMES for w in words) else "language"
 
+def output_layer(model):
+    "What makes logits of states; it may belong to the language model inside a class."
+    return model.get_output_embeddings() or getattr(model, "language_model", model).get_output_embeddings()
+
 def check_parts(
     model,      # without adapters
     name:str,   # of the checkpoint, for the message
 ):
     "Raise `UsageError` unless the names agree with what the model itself calls its language model."
-    inside = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    inside = (model.get_decoder(), model.get_input_embeddings(), output_layer(model))
     language = {id(p) for module in inside if module is not None for p in module.parameters()}
     for n, p in model.named_parameters():
         if (part_of(n) == "language") != (id(p) in language):
@@ -108,7 +113,7 @@ def train_parts(
 # %% ../nbs/20_models.ipynb #9ffa2770
 def lora_targets(model, parts:str)->list:
     "Names of the linear layers of the chosen `parts` of `model`; the output head is left alone."
-    learn, head = _learning(model, parts), model.get_output_embeddings()
+    learn, head = _learning(model, parts), output_layer(model)
     return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and learn(n)]
 
 def add_lora(model, config:LoRAConfig):
@@ -190,7 +195,8 @@ def _check_template(processor, wrong):
 
 def _sizes(vision, config, images, processor):
     "Pairs that must agree: (the processor's, the model's, what it is)."
-    if hasattr(vision, "spatial_merge_size"): return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
+    if hasattr(vision, "spatial_merge_size") and hasattr(images, "patch_size") and hasattr(images, "merge_size"):
+        return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
     if not hasattr(config, "image_grid_pinpoints") or not hasattr(processor, "patch_size"): return []
     grids = [list(p) for p in images.image_grid_pinpoints]
     return [(processor.patch_size, vision.patch_size, "patch_size"), (images.crop_size["height"], vision.image_size, "the size of a tile"),
@@ -405,6 +411,8 @@ def why_not(
     if "image" not in reads: return f"it reads {' and '.join(reads)}, no images"
     if not kind.can_generate(): return "it writes no text"
     if "pixel_values" in takes and takes["pixel_values"].default is inspect.Parameter.empty: return "it reads no text without an image"
+    if hasattr(config, "vocabulary_map") or hasattr(config, "image_token_offset"):
+        return "it reads images as words of a codebook, through which no gradient passes"
     if missing := [n for n in ("input_ids", "pixel_values") if n not in takes]: return f"its class takes no {missing[0]}"
     if image and _image_token_id(config) is None: return "its configuration names no image token, so a prompt has no place for an image"
     return ""

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
 from .logprobs import Forbidden, token_scores
-from .models import check_weights, checkpoint_kind, fill_model, image_token, LAYOUT, load_processor, load_vlm, need_all, part_of, read_by_processor
+from .models import check_weights, checkpoint_kind, fill_model, image_token, LAYOUT, load_processor, load_vlm, need_all, output_layer, part_of, read_by_processor
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -150,7 +150,7 @@ def _end_ids(model, tokenizer)->list:
 
 def _allowed_tokens(model, tokenizer)->torch.Tensor: # (V,) bool
     "The tokens that may be sampled: ordinary ones and the end token."
-    weight = model.get_output_embeddings().weight
+    weight = output_layer(model).weight
     rows = getattr(weight, "ds_shape", weight.shape)[0]   # ZeRO-3 leaves an empty slice where the weight was
     allowed = torch.zeros(rows, dtype=torch.bool)
     allowed[:min(len(tokenizer), rows)] = True    # rows beyond the tokenizer have no text
@@ -435,7 +435,7 @@ def keep(self:Decoding,
     self.cache.reorder_cache(going.nonzero()[:, 0])
 
 # %% ../nbs/21_policy.ipynb #9a1b0002
-TOKEN_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")   # (1, P, ...)
+TOKEN_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask")   # (1, P, ...)
 
 @patch
 def plain_inputs(self:VLMPolicy,
@@ -459,7 +459,7 @@ def plain_states(self:VLMPolicy, prompt:EncodedPrompt, ids:torch.Tensor)->torch.
     "Hidden states at the end of a prompt and at each of `ids` (R,) after it."
     inputs = self.plain_inputs(prompt, ids)
     if self.body is not self.base: return self.body(**inputs, use_cache=False).last_hidden_state[0, len(prompt) - 1:]
-    with _watched(self.base.get_output_embeddings()) as seen: self.base(**inputs, use_cache=False)
+    with _watched(output_layer(self.base)) as seen: self.base(**inputs, use_cache=False)
     return seen[0][0, -1 - len(ids):]
 
 @contextmanager
@@ -507,7 +507,7 @@ def _finished(logits:torch.Tensor, scale:float=1.0, cap:float|None=None)->torch.
 def _finish(model, token:int): # a function of logits, or None where nothing is done
     "What a class does to its logits behind the output layer: told by what becomes of numbers that one `token` gets."
     if len(known := _finishes(model.config)) == 1: return None
-    head, ids = model.get_output_embeddings(), torch.tensor([[token]], device=next(model.parameters()).device)
+    head, ids = output_layer(model), torch.tensor([[token]], device=next(model.parameters()).device)
     ours = torch.linspace(-40, 40, len(head.weight), device=ids.device).to(head.weight.dtype)[None, None]
     hook = head.register_forward_hook(lambda *_: ours.clone())
     try: theirs = model(input_ids=ids, use_cache=False).logits.float()
@@ -524,7 +524,7 @@ def log_softmax(self:VLMPolicy,
     temperature:torch.Tensor,   # broadcastable to (..., 1)
 )->torch.Tensor: # (..., V) float32; banned tokens have -inf
     "Log-probabilities of the next token, of the distribution that is sampled."
-    head = self.base.get_output_embeddings()
+    head = output_layer(self.base)
     cooled = (hidden / temperature).to(hidden.dtype) if not self.finish else hidden   # H numbers instead of V
     logits = head(cooled).float()                                        # (..., V)
     if self.finish: logits = self.finish(logits) / temperature
@@ -621,7 +621,7 @@ def score(self:VLMPolicy,
     states, ids, mask = self.response_states(prompts, responses)
     temperature = self.temperatures(states[:, 0], temperature)                                   # (B,)
     each = temperature[:, None].expand_as(mask)[mask][:, None]                                   # (N, 1), no padding
-    head, cooled = self.base.get_output_embeddings(), (states[mask] / each).to(states.dtype)     # (N, H)
+    head, cooled = output_layer(self.base), (states[mask] / each).to(states.dtype)     # (N, H)
     if self.finish:   # it goes between the output layer and the temperature, which travels as one more number
         finished = lambda x: self.finish(head(x[:, :-1].to(states.dtype)).float()) / x[:, -1:]
         cooled = torch.cat([states[mask].float(), each], 1)                                      # (N, H + 1)
