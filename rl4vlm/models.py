@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'LAYOUT', 'SMALL', 'OLD_NAMES', 'FLOAT16', 'pick_device', 'pick_dtype',
-           'checkpoint_kind', 'part_of', 'check_parts', 'train_parts', 'lora_targets', 'add_lora', 'image_token',
-           'image_as', 'read_by_processor', 'image_ids', 'check_processor', 'limit_pixels', 'use_threads',
-           'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
-           'load_processor', 'load_vlm', 'check_learnable', 'why_not', 'check_model']
+           'checkpoint_kind', 'part_of', 'output_layer', 'check_parts', 'train_parts', 'lora_targets', 'add_lora',
+           'image_token', 'image_as', 'read_by_processor', 'add_kinds', 'image_ids', 'check_processor', 'limit_pixels',
+           'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
+           'load_processor', 'load_vlm', 'check_learnable', 'why_not', 'check_model', 'logit_rule']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import inspect, os, re, warnings
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, torch
@@ -139,16 +140,22 @@ def image_token(processor)->str:
     token = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None)
     return str(token or "")
 
+# said to the processor, which would guess from the sizes and read an image of height 1, 3 or 4 as channels first
+LAYOUT = dict(input_data_format="channels_last")
+
 def image_as(way:str, images:list)->list:
     "The `images` (H, W, 3) of one conversation as processors want them: `nested` (most), `flat` or `pil`."
     if way == "pil": return [[Image.fromarray(i) for i in images]]
     return [np.array(i) for i in images] if way == "flat" else [[np.array(i) for i in images]]
 
-# said to the processor, which would guess from the sizes and read an image of height 1, 3 or 4 as channels first
-LAYOUT = dict(input_data_format="channels_last")
-
-def read_by_processor(processor, text:str, images:list, ways:tuple=("nested", "flat", "pil"), **options)->tuple: # (tensors, way)
-    "What a processor makes of a prompt and its images, handed to it in the first of some ways that it takes."
+def read_by_processor(
+    processor,
+    text:str,       # a prompt as the chat template makes it
+    images:list,    # (H, W, 3) uint8, in order
+    ways:tuple=("nested", "flat", "pil"),   # to hand over the images, tried in turn
+    **options,      # for the processor
+)->tuple: # what the processor makes of it, and the way that it took
+    "A prompt and its images as tensors; `ValueError` where the processor refuses them in every way."
     options, refusals = dict(return_tensors="pt") | options, []
     if not len(images): return dict(processor(text=[text], images=None, **LAYOUT, **options)), ""
     for way in ways:
@@ -157,12 +164,20 @@ def read_by_processor(processor, text:str, images:list, ways:tuple=("nested", "f
         except (TypeError, ValueError) as e: refusals.append(e)
     raise refusals[0] if isinstance(refusals[0], ValueError) else ValueError(str(refusals[0])) from refusals[0]
 
+def add_kinds(inputs:dict, processor, forward)->dict:
+    "What a processor made, and which tokens are of an image where `forward` asks for it and the processor does not say."
+    if "mm_token_type_ids" in inputs or "mm_token_type_ids" not in inspect.signature(forward).parameters: return inputs
+    kinds = processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
+    return inputs | dict(mm_token_type_ids=torch.tensor(kinds))
+
 def image_ids(processor)->list: # of tokens
-    "What a processor writes for a small image; empty where it refuses it."
-    try: read, _ = read_by_processor(processor, image_token(processor), [np.zeros((64, 64, 3), np.uint8)], add_special_tokens=False)
+    "What a `processor` writes for a small image; empty where it refuses it."
+    small = [np.zeros((64, 64, 3), np.uint8)]
+    try: read, _ = read_by_processor(processor, image_token(processor), small, add_special_tokens=False)
     except ValueError: return []
     return read["input_ids"][0].tolist()
 
+# %% ../nbs/20_models.ipynb #b6ba1dd5
 def check_processor(
     config,       # of the model
     processor,    # loaded beside it
@@ -355,11 +370,9 @@ def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:
     options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
     with _readable(name, "the weights"):
         try: model, report = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
-        except ImportError as e:
-            if attention != "auto": raise
-            raise UsageError(f"model '{name}' needs a package that is not installed ({' '.join(str(e).split())[:120]})") from e
         except RuntimeError as e: raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
         except (ImportError, ValueError) as e:
+            if attention == "auto" and isinstance(e, ImportError): raise UsageError(f"model '{name}' needs a package that is not installed ({' '.join(str(e).split())[:120]})") from e
             if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
             raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); auto always can")
     need_all(name, report["missing_keys"], report["unexpected_keys"])
@@ -397,6 +410,7 @@ def check_learnable(
     adapter = config.lora.r or config.loading.quantization != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
     if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
+# %% ../nbs/20_models.ipynb #265b9d36
 def why_not(
     config,            # of a class of image-text-to-text models
     image:bool=True,   # ask for its image token, too
@@ -410,13 +424,15 @@ def why_not(
         return "it is an encoder-decoder, which writes by another part than it reads with"
     if "image" not in reads: return f"it reads {' and '.join(reads)}, no images"
     if not kind.can_generate(): return "it writes no text"
-    if "pixel_values" in takes and takes["pixel_values"].default is inspect.Parameter.empty: return "it reads no text without an image"
+    if missing := [n for n in ("input_ids", "pixel_values") if n not in takes]: return f"its class takes no {missing[0]}"
+    if takes["pixel_values"].default is inspect.Parameter.empty: return "it reads no text without an image"
     if hasattr(config, "vocabulary_map") or hasattr(config, "image_token_offset"):
         return "it reads images as words of a codebook, through which no gradient passes"
-    if missing := [n for n in ("input_ids", "pixel_values") if n not in takes]: return f"its class takes no {missing[0]}"
-    if image and _image_token_id(config) is None: return "its configuration names no image token, so a prompt has no place for an image"
+    if image and _image_token_id(config) is None:
+        return "its configuration names no image token, so a prompt has no place for an image"
     return ""
 
+# %% ../nbs/20_models.ipynb #5ef8dc48
 def check_model(name:str): # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoModelForImageTextToText
@@ -433,3 +449,32 @@ def check_model(name:str): # its configuration
     if type(config) not in AutoModelForImageTextToText._model_mapping: raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); a vision-language model is needed")
     if why := why_not(config): raise UsageError(f"model '{name}' ({config.model_type}) cannot be trained here: {why}")
     return config
+
+# %% ../nbs/20_models.ipynb #ba66997b
+def _rules(config)->list: # of functions of logits
+    "What a class may do to its logits, by what its configuration says."
+    text = config.get_text_config()
+    said = [getattr(text, n, None) for n in ("logit_scale", "logits_scaling", "output_multiplier")]
+    caps = [None, *(c for c in [getattr(text, "final_logit_softcapping", None)] if c)]
+    scales = [1.0, *(x for s in said if s for x in (s, 1 / s))]
+    return [partial(_ruled, scale=s, cap=c) for s in scales for c in caps]
+
+def _ruled(logits:torch.Tensor, scale:float=1.0, cap:float|None=None)->torch.Tensor:
+    "Logits times `scale`, and bent so that none is beyond `cap`."
+    if scale != 1: logits = logits * scale
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+@torch.no_grad()
+def logit_rule(model): # a function of logits, or None where nothing is done to them
+    "What the class of `model` does to logits behind its output layer; `UsageError` if that is nothing known."
+    if len(rules := _rules(model.config)) == 1: return None
+    head = output_layer(model)
+    rows = getattr(head.weight, "ds_shape", head.weight.shape)[0]   # ZeRO-3 leaves an empty slice where the weight was
+    said = torch.linspace(-40, 40, rows, device=head.weight.device).to(model.dtype)[None, None]
+    hook = head.register_forward_hook(lambda *_: said.clone())
+    try: heard = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=said.device), use_cache=False).logits.float()
+    finally: hook.remove()
+    gaps = [float((rule(said.float()) - heard).abs().max()) for rule in rules]
+    if min(gaps) > 0.01 * float(heard.abs().max()):
+        raise UsageError(f"what {type(model).__name__} does to its logits is none of what is known here, so no token could be scored")
+    return rules[gaps.index(min(gaps))] if gaps.index(min(gaps)) else None

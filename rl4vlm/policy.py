@@ -20,7 +20,8 @@ from fastcore.basics import patch
 from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
 from .logprobs import Forbidden, token_scores
-from .models import check_weights, checkpoint_kind, fill_model, image_token, LAYOUT, load_processor, load_vlm, need_all, output_layer, part_of, read_by_processor
+from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
+                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of, read_by_processor)
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -100,7 +101,7 @@ class VLMPolicy(nn.Module, PromptEncoder):
         self.register_buffer("allowed", _allowed_tokens(model, self.tokenizer), persistent=False)
         self.value_head.to(self.device)
         self.value_scale, self.allowed = self.value_scale.to(self.device), self.allowed.to(self.device)
-        self.forbidden, self.finish = Forbidden(self.allowed), _finish(self.base, self.end_id)
+        self.forbidden, self.rule = Forbidden(self.allowed), logit_rule(self.base)
         self._texts, self._pixels, self._features = _Cache(4096), _Cache(cache_bytes), _Cache(cache_bytes)
 
     def forbid(self, *ids):
@@ -435,7 +436,8 @@ def keep(self:Decoding,
     self.cache.reorder_cache(going.nonzero()[:, 0])
 
 # %% ../nbs/21_policy.ipynb #9a1b0002
-TOKEN_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask")   # (1, P, ...)
+TOKEN_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids",   # (1, P)
+                "cross_attention_mask")   # (1, P, ...)
 
 @patch
 def plain_inputs(self:VLMPolicy,
@@ -443,10 +445,7 @@ def plain_inputs(self:VLMPolicy,
     ids:torch.Tensor,        # (R,) tokens that follow
 )->dict:
     "What the processor makes of a prompt, and `ids` after it."
-    inputs = dict(self.read_prompt(prompt))
-    if "mm_token_type_ids" not in inputs and "mm_token_type_ids" in inspect.signature(self.body.forward).parameters:
-        kinds = self.processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
-        inputs["mm_token_type_ids"] = torch.tensor(kinds)
+    inputs = add_kinds(dict(self.read_prompt(prompt)), self.processor, self.body.forward)
     for name in TOKEN_INPUTS:
         if name not in inputs: continue
         after = inputs[name][:, -1:] if "attention" in name else torch.zeros_like(inputs[name][:, -1:])
@@ -470,6 +469,7 @@ def _watched(module):
     try: yield seen
     finally: hook.remove()
 
+# %% ../nbs/21_policy.ipynb #e4cffc52
 class PlainDecoding(Decoding):
     "Rows and what was said in each; all of it is read again for every token."
     def __init__(self, policy:VLMPolicy, prompts:list):
@@ -490,34 +490,6 @@ class PlainDecoding(Decoding):
         self.prompts, self.said = [self.prompts[i] for i in rows], [self.said[i] for i in rows]
 
 # %% ../nbs/21_policy.ipynb #14fe745e
-def _finishes(config)->list: # of functions of logits
-    "What a class may do to its logits, by what its configuration says."
-    text = config.get_text_config()
-    said = [getattr(text, n, None) for n in ("logit_scale", "logits_scaling", "output_multiplier")]
-    scales = [1.0, *(x for s in said if s for x in (s, 1 / s))]
-    caps = [None, *(c for c in [getattr(text, "final_logit_softcapping", None)] if c)]
-    return [partial(_finished, scale=s, cap=c) for s in scales for c in caps]
-
-def _finished(logits:torch.Tensor, scale:float=1.0, cap:float|None=None)->torch.Tensor:
-    "Logits times `scale`, and bent so that none is beyond `cap`."
-    if scale != 1: logits = logits * scale
-    return logits if cap is None else torch.tanh(logits / cap) * cap
-
-@torch.no_grad()
-def _finish(model, token:int): # a function of logits, or None where nothing is done
-    "What a class does to its logits behind the output layer: told by what becomes of numbers that one `token` gets."
-    if len(known := _finishes(model.config)) == 1: return None
-    head, ids = output_layer(model), torch.tensor([[token]], device=next(model.parameters()).device)
-    ours = torch.linspace(-40, 40, len(head.weight), device=ids.device).to(head.weight.dtype)[None, None]
-    hook = head.register_forward_hook(lambda *_: ours.clone())
-    try: theirs = model(input_ids=ids, use_cache=False).logits.float()
-    finally: hook.remove()
-    gaps = [float((finish(ours.float()) - theirs).abs().max()) for finish in known]
-    if min(gaps) > 0.01 * float(theirs.abs().max()):
-        raise UsageError(f"what {type(model).__name__} does to its logits is not known here, so no token could be scored")
-    best = gaps.index(min(gaps))
-    return known[best] if best else None
-
 @patch
 def log_softmax(self:VLMPolicy,
     hidden:torch.Tensor,        # (..., H)
@@ -525,9 +497,9 @@ def log_softmax(self:VLMPolicy,
 )->torch.Tensor: # (..., V) float32; banned tokens have -inf
     "Log-probabilities of the next token, of the distribution that is sampled."
     head = output_layer(self.base)
-    cooled = (hidden / temperature).to(hidden.dtype) if not self.finish else hidden   # H numbers instead of V
+    cooled = (hidden / temperature).to(hidden.dtype) if not self.rule else hidden   # H numbers instead of V
     logits = head(cooled).float()                                        # (..., V)
-    if self.finish: logits = self.finish(logits) / temperature
+    if self.rule: logits = self.rule(logits) / temperature
     return self.forbidden.fill_(logits).log_softmax(-1)
 
 @patch
@@ -622,8 +594,8 @@ def score(self:VLMPolicy,
     temperature = self.temperatures(states[:, 0], temperature)                                   # (B,)
     each = temperature[:, None].expand_as(mask)[mask][:, None]                                   # (N, 1), no padding
     head, cooled = output_layer(self.base), (states[mask] / each).to(states.dtype)     # (N, H)
-    if self.finish:   # it goes between the output layer and the temperature, which travels as one more number
-        finished = lambda x: self.finish(head(x[:, :-1].to(states.dtype)).float()) / x[:, -1:]
+    if self.rule:   # it goes between the output layer and the temperature, which travels as one more number
+        finished = lambda x: self.rule(head(x[:, :-1].to(states.dtype)).float()) / x[:, -1:]
         cooled = torch.cat([states[mask].float(), each], 1)                                      # (N, H + 1)
         chosen, per_token = token_scores(finished, cooled, ids[mask], self.forbidden, entropy)
     else: chosen, per_token = token_scores(head, cooled, ids[mask], self.forbidden, entropy)
