@@ -35,7 +35,7 @@ def _class(table:dict, model_type:str, other:str):
     return getattr(transformers, found if isinstance(found, str) else found.get("torchvision") or found["pil"])
 
 def processor_class(model_type:str):
-    "The class of a family's processor."
+    "The class of the processor of a family (its `model_type`)."
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     return _class({**PROCESSORS, **PROCESSOR_MAPPING_NAMES}, model_type, "ProcessorMixin")
 
@@ -55,7 +55,7 @@ NAMED_TOKENS = dict(   # the attribute by which processors know a token, and the
 ORDINARY = ("bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token")   # of every tokenizer
 
 def special_tokens(model_type:str)->dict:
-    "The special tokens for which the processor of a family asks, by the names under which it does."
+    "The special tokens for which the processor of a family (its `model_type`) asks, by the names that it uses."
     kind = processor_class(model_type)
     source = _source(kind) if kind.__module__.startswith("transformers.models.") else ""
     asked = {*re.findall(r"""tokenizer(?:\.|, ")(\w+_token)\b""", source)} - {*NAMED_TOKENS, *ORDINARY}
@@ -83,11 +83,11 @@ def named_tokenizer(
         unk_token="<unk>", additional_special_tokens=every_token(names), extra_special_tokens=names)
 
 def every_token(names:dict)->list:
-    "All special tokens of a family."
+    "All special tokens of a family, from its `names`."
     return list(dict.fromkeys([*CHAT_TOKENS, *names.values(), *TILE_TOKENS]))
 
 def byte_tokenizer(names:dict=NAMED_TOKENS):
-    "A tokenizer of single bytes that knows the special tokens of a family."
+    "A tokenizer of single bytes that knows the special tokens of a family, by their `names`."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     special, letters = every_token(names), sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate([*special, *letters])}, []))
@@ -119,8 +119,8 @@ _SIZES = {   # what a size is called in configurations, by what it becomes
     1: "num_global_layers n_group topk_group", 4096: "max_position_embeddings"}
 SIZES = {name: size for size, names in _SIZES.items() for name in names.split()}
 
-def small_sizes(own:dict)->dict:   # of a default configuration or a part of it
-    "Its sizes, made small; what is 0 stays so."
+def small_sizes(own:dict)->dict:
+    "The sizes in what a configuration says of its `own`, made small; what is 0 stays so."
     sizes = {k: type(own[k])(v) for k, v in SIZES.items() if type(own.get(k)) in (int, float) and own[k]}
     if "kv_lora_rank" in sizes:   # latent attention: each head has keys of its own
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
@@ -135,7 +135,7 @@ def _one(side)->int: return side if isinstance(side, int) else side[0]
 
 # %% ../nbs/24_families.ipynb #ff143f95
 def small_layers(own:dict)->dict: # empty where there is no such number
-    "As many layers as show each kind once, two at least, and what a configuration lists for each layer."
+    "As many layers as show each kind once, two at least, and what a configuration's `own` values list for each."
     depth = own.get("num_hidden_layers") or own.get("depth")
     if not depth: return {}
     listed = {k: list(v) for k, v in own.items() if isinstance(v, (list, tuple)) and len(v) == depth > 2}
@@ -160,7 +160,7 @@ def small_values(
     return values | {n: small_part(p, tokenizer) for n, p in inner.items()}
 
 def small_part(part, tokenizer)->dict:
-    "A part of a configuration: its kind, what its family wants otherwise than its class does, and small values."
+    "A `part` of a configuration: its kind, what its family wants otherwise, small values, ids of a `tokenizer`."
     default = type(part)().to_dict()
     wanted = {k: v for k, v in part.to_dict().items() if isinstance(v, (int, float, str)) and default.get(k) != v}
     return dict(model_type=part.model_type) | wanted | small_values(part, tokenizer)
@@ -302,7 +302,7 @@ def image_values(
 
 # %% ../nbs/24_families.ipynb #1acf9ae2
 def processor_values(config)->dict:
-    "What processors want to know of a configuration, under the names by which they ask."
+    "What processors want to know of a `config`, under the names by which they ask."
     vision = getattr(config, "vision_config", config)
     def said(*names): return next((v for n in names for c in (vision, config) if (v := getattr(c, n, None))), None)
     patch = _one(said("patch_size") or 16)

@@ -144,7 +144,7 @@ def image_token(processor)->str:
 LAYOUT = dict(input_data_format="channels_last")
 
 def image_as(way:str, images:list)->list:
-    "The `images` (H, W, 3) of one conversation as processors want them: `nested` (most), `flat` or `pil`."
+    "The `images` (H, W, 3) of one conversation in the `way` that a processor wants: nested (most), flat or pil."
     if way == "pil": return [[Image.fromarray(i) for i in images]]
     return [np.array(i) for i in images] if way == "flat" else [[np.array(i) for i in images]]
 
@@ -153,9 +153,9 @@ def read_by_processor(
     text:str,       # a prompt as the chat template makes it
     images:list,    # (H, W, 3) uint8, in order
     ways:tuple=("nested", "flat", "pil"),   # to hand over the images, tried in turn
-    **options,      # for the processor
+    **options,
 )->tuple: # what the processor makes of it, and the way that it took
-    "A prompt and its images as tensors; `ValueError` where the processor refuses them in every way."
+    "A prompt and its images as tensors (`options` go to the processor); `ValueError` where it refuses every way."
     options, refusals = dict(return_tensors="pt") | options, []
     if not len(images): return dict(processor(text=[text], images=None, **LAYOUT, **options)), ""
     for way in ways:
@@ -165,7 +165,7 @@ def read_by_processor(
     raise refusals[0] if isinstance(refusals[0], ValueError) else ValueError(str(refusals[0])) from refusals[0]
 
 def add_kinds(inputs:dict, processor, forward)->dict:
-    "What a processor made, and which tokens are of an image where `forward` asks for it and the processor does not say."
+    "The `inputs` that a `processor` made, and which tokens are of an image, where `forward` asks and it does not say."
     if "mm_token_type_ids" in inputs or "mm_token_type_ids" not in inspect.signature(forward).parameters: return inputs
     kinds = processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
     return inputs | dict(mm_token_type_ids=torch.tensor(kinds))

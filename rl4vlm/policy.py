@@ -73,7 +73,13 @@ class PromptEncoder:
 # families whose images are read one by one: to the vision tower, an image is the same whatever stands beside it
 ALONE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava_next", "glm4v", "glm46v"}
 # families whose prompts are read as batches, with remembered image features and a KV cache
-FAST = ALONE | {"gemma3", "smolvlm", "idefics3", "internvl", "llava_onevision", "mistral3", "qwen3_5"}
+FAST = ALONE | {
+    "gemma3", "gemma4", "gemma4_unified", "smolvlm", "idefics2", "idefics3", "internvl", "llava", "llava_onevision",
+    "llava_next_video", "vipllava", "mistral3", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "glm4v_moe", "glm5_next",
+    "glm_ocr", "glmga", "kimi_k25", "ernie4_5_vl_moe", "hunyuan_vl", "hy_v4_vl", "cohere2_vision", "cohere_compass", "aya_vision",
+    "deepseek_vl", "deepseek_vl_hybrid", "janus", "lfm2_vl", "lfm3_vl", "granite_docling", "minimax_m3_vl", "step3p7",
+    "muse_glimmer", "muse_spark", "dots3_note", "exaone4_5", "hyperclovax_vision_v2", "cosmos3_edge", "cosmos3_omni",
+    "video_llama_3", "paddleocr_vl", "lighton_ocr", "qianfan_ocr"}
 
 class VLMPolicy(nn.Module, PromptEncoder):
     "A vision-language model with a value head, and the way from messages to tensors."
@@ -113,7 +119,8 @@ class VLMPolicy(nn.Module, PromptEncoder):
         "For reinforcement: dropout would make the first ratio differ from one."
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
+            for name in ("attention_dropout", "drop_prob", "dropout", "layerdrop"):   # a number that a forward reads
+                if isinstance(getattr(module, name, None), float): setattr(module, name, 0.0)
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device
@@ -331,7 +338,8 @@ def _see_batch(self:VLMPolicy, keys:tuple, inputs:tuple, tokens:tuple, learns:bo
     "Features of prepared images, by one pass through the vision tower."
     whole = self.on_device({n: torch.cat([i[n] for i in inputs]) for n in inputs[0]})
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-        out = self.body.get_image_features(**whole, return_dict=True)
+        try: out = self.body.get_image_features(**whole, return_dict=True)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e: raise _unread(e)
         self.stacked = torch.is_tensor(out.pooler_output)
         if self.alone: tokens = tuple(map(len, out.pooler_output))
         layers = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
@@ -339,6 +347,10 @@ def _see_batch(self:VLMPolicy, keys:tuple, inputs:tuple, tokens:tuple, learns:bo
             raise InvariantError(f"{sum(tokens)} image tokens but {found} image features: the images were changed")
         split = zip(*(_flat(layer).split(tokens) for layer in layers))
         return dict(zip(keys, (torch.stack(f, 1) for f in split)))
+
+def _unread(error:Exception)->UsageError:
+    return UsageError("the model cannot be given what its processor makes of an image "
+                      f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); is it the processor of another model?")
 
 def _flat(features)->torch.Tensor: # (tokens, H)
     "Features of all images one after the other, whether they came as a tensor or as one for each image."
@@ -350,7 +362,6 @@ def on_device(self:VLMPolicy, inputs:dict)->dict:
     "What a processor made, where the model is and in its precision."
     def move(t): return t.to(self.device, self.model.dtype if t.is_floating_point() else None)
     return {k: move(v) if torch.is_tensor(v) else v for k, v in inputs.items()}
-
 
 # %% ../nbs/21_policy.ipynb #0c4ab692
 @patch
