@@ -76,7 +76,8 @@ ALONE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava_next", "gl
 FAST = ALONE | {
     "gemma3", "gemma4", "gemma4_unified", "smolvlm", "idefics2", "idefics3", "internvl", "llava", "llava_onevision",
     "llava_next_video", "vipllava", "mistral3", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "glm4v_moe", "glm5_next",
-    "glm_ocr", "glmga", "kimi_k25", "ernie4_5_vl_moe", "hunyuan_vl", "hy_v4_vl", "cohere2_vision", "cohere_compass", "aya_vision",
+    "glm_ocr", "glmga", "kimi_k25", "ernie4_5_vl_moe", "hunyuan_vl", "hy_v4_vl", "cohere2_vision", "cohere_compass",
+    "aya_vision",
     "deepseek_vl", "deepseek_vl_hybrid", "janus", "lfm2_vl", "lfm3_vl", "granite_docling", "minimax_m3_vl", "step3p7",
     "muse_glimmer", "muse_spark", "dots3_note", "exaone4_5", "hyperclovax_vision_v2", "cosmos3_edge", "cosmos3_omni",
     "video_llama_3", "paddleocr_vl", "lighton_ocr", "qianfan_ocr"}
