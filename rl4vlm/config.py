@@ -342,6 +342,8 @@ class PPORunConfig(RunConfig):
     """Updates between looks at the validation panel."""
     panel: str = "val-50"
     """Panel on which the best checkpoint is chosen."""
+    signals: bool = True
+    """Measure at each validation how much of the gradient is signal and how much of the thoughts depends on the prompt."""
 
     def __post_init__(self):
         super().__post_init__()

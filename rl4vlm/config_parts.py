@@ -87,6 +87,7 @@ def _finite(value)->bool:
     if isinstance(value, (list, tuple)): return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
+# %% ../nbs/01_config_parts.ipynb #3d5281eb
 def is_part(kind)->bool:
     "Whether a field of this type, `kind`, is a part."
     return isinstance(kind, type) and issubclass(kind, Options)
@@ -101,10 +102,9 @@ def option_paths(
         paths += [f"{f.name}.{path}" for path in option_paths(f.type)] if is_part(f.type) else [f.name]
     return tuple(paths)
 
-# %% ../nbs/01_config_parts.ipynb #3d5281eb
 class _Kind(type):
-    "Reads keywords of before."
-    def __call__(cls, *values, **options):
+    "Reads keywords of version 0.1.0."
+    def __call__(cls, *values, **options)->Any:
         for name in list(options):
             if isinstance(options[name], (dict, Options)) and name in cls.__dataclass_fields__: continue
             new = MOVED.get(name, "") if isinstance(options[name], (dict, Options)) else today(name, option_paths(cls))
@@ -119,7 +119,7 @@ class _Kind(type):
 # %% ../nbs/01_config_parts.ipynb #4e135560
 class Options(metaclass=_Kind):
     "Base of all configurations and their parts."
-    def __setattr__(self, name, value):
+    def __setattr__(self, name, value)->None:
         own = self.__dataclass_fields__.get(name)
         if own and isinstance(value, dict) and is_part(own.type): value = self._part(own, value)
         if not _finite(value): raise UsageError(f"{name}={value!r} of {type(self).__name__} must be a finite number")
@@ -144,7 +144,7 @@ class Options(metaclass=_Kind):
         return value
 
 # %% ../nbs/01_config_parts.ipynb #3e8c18cd
-def check_range(config, name:str, low:float=None, high:float=None, above:float=None):
+def check_range(config, name:str, low:float=None, high:float=None, above:float=None)->None:
     "Raise `UsageError` if the field `name` of `config` is outside [`low`, `high`], or not above `above`."
     value = getattr(config, name)
     if value is not None and (low is None or value >= low) and (high is None or value <= high) \
@@ -153,7 +153,7 @@ def check_range(config, name:str, low:float=None, high:float=None, above:float=N
     else: allowed = f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
     raise UsageError(f"{name}={value!r} of {type(config).__name__} must be {allowed}")
 
-def check_choice(config, name:str, choices:tuple):
+def check_choice(config, name:str, choices:tuple)->None:
     "Raise `UsageError` if the field `name` of `config` is not one of `choices`."
     value = getattr(config, name)
     if value not in choices:
@@ -170,7 +170,7 @@ class LoadingConfig(Options):
     attention: str = "auto"
     """How attention is computed: auto, eager, sdpa or flash_attention_2 (needs flash-attn)."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_choice(self, "dtype", ("auto", "float32", "bfloat16", "float16"))
         check_choice(self, "quantization", ("none", "4bit", "8bit"))
         check_choice(self, "attention", ("auto", "eager", "sdpa", "flash_attention_2"))
@@ -181,7 +181,7 @@ class TrainingLoadingConfig(LoadingConfig):
     max_pixels: int = 0
     """Images are resized to at most this many pixels; 0 keeps the checkpoint's limit."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "max_pixels", low=0)
 
@@ -200,7 +200,7 @@ class LoRAConfig(Options):
     parts: str = "language"
     """Parts of the model that get an adapter: language, language+merger or all."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "r", low=0)
         check_range(self, "dropout", 0, 1)
         check_choice(self, "parts", PARTS)
@@ -209,7 +209,7 @@ class LoRAConfig(Options):
             raise UsageError(f"lora.{alone[0]} without lora.r: there is no adapter that it is about; "
                              "give --lora.r, for example 16")
 
-def check_trainable(config):
+def check_trainable(config)->None:
     "Raise `UsageError` if `config` says what learns without an adapter, and asks for an adapter."
     check_choice(config, "trainable", PARTS)
     if config.lora.r and config.trainable != "language":
@@ -264,7 +264,7 @@ class AskConfig(Options):
     max_tokens: int = 0
     """Stop after so many tokens of prompts and answers, as the server counts them; 0 sets no limit."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         for name in ("max_new_tokens", "concurrency"): check_range(self, name, low=1)
         for name in ("temperature", "retries", "max_requests", "max_tokens"): check_range(self, name, low=0)
         check_range(self, "timeout", above=0)
@@ -278,7 +278,7 @@ class RolloutConfig(Options):
     workers: int = 0
     """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "envs", low=1)
         check_range(self, "workers", low=-1)
 
@@ -290,7 +290,7 @@ class SamplingConfig(Options):
     temperature: float = 1.0
     """Temperature of sampling; in training, log-probabilities are taken at it too."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "max_new_tokens", low=1)
         check_range(self, "temperature", above=0)
 
@@ -305,7 +305,7 @@ class OptimConfig(Options):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         for name in ("lr", "max_grad_norm"): check_range(self, name, above=0)
 
 @dataclass
@@ -314,7 +314,7 @@ class KLConfig(Options):
     coef: float = 0.0
     """Weight of the KL divergence per token from the reference; 0 keeps no reference."""
 
-    def __post_init__(self): check_range(self, "coef", low=0)
+    def __post_init__(self)->None: check_range(self, "coef", low=0)
 
 TRACKERS = ("wandb", "tensorboard")
 
@@ -326,7 +326,7 @@ class RunConfig(Options):
     save_every: int = 100
     """Steps (in ppo: updates) between checkpoints from which a run can resume."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "save_every", low=1)
         for name in self.trackers:
             if name in TRACKERS: continue
@@ -342,4 +342,4 @@ class RowsConfig(Options):
     on_bad_row: str = "stop"
     """What a row of a .json file that cannot be used does: stop, or skip (it is counted and listed)."""
 
-    def __post_init__(self): check_choice(self, "on_bad_row", ("stop", "skip"))
+    def __post_init__(self)->None: check_choice(self, "on_bad_row", ("stop", "skip"))

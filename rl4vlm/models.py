@@ -324,9 +324,10 @@ def _load_adapter(model, folder:str):
 def load_processor(
     name:str,           # hub name, checkpoint folder or adapter folder
     max_pixels:int=0,   # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+    weights:bool=True,  # a folder must hold them too
 )->tuple: # (config of the model, processor)
     "What decides how a prompt is read, without the weights."
-    kind, config = checkpoint_kind(name), check_model(name)
+    config, kind = check_model(name, weights), checkpoint_kind(name) if weights else "model"
     own = kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json"))
     processor = _load_processor(name if own else _base_of(name))
     check_processor(config, processor, name)
@@ -433,10 +434,13 @@ def why_not(
     return ""
 
 # %% ../nbs/20_models.ipynb #5ef8dc48
-def check_model(name:str): # its configuration
+def check_model(
+    name:str,
+    weights:bool=True,   # they must be there, if it is a folder
+): # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoModelForImageTextToText
-    if checkpoint_kind(name) == "adapter":
+    if (weights or not (Path(name)/"config.json").exists()) and checkpoint_kind(name) == "adapter":
         base = _base_of(name)
         _check_base(name, base)
         return check_model(base)

@@ -9,6 +9,7 @@ __all__ = ['MAY_DIFFER', 'RUN_SIGNS', 'UNBEGUN', 'RUN_FILES', 'RunFolder', 'lock
 
 # %% ../nbs/03_run_folder.ipynb #518de53d
 import os, re, shutil, signal, threading, time, warnings
+from typing import Any, Self
 from pathlib import Path
 from .config_parts import today
 from .core import DamagedError, Interrupted, RL4VLMError, UsageError, flatten_dict, read_text, without_secrets
@@ -32,7 +33,7 @@ class RunFolder:
         self.ppo, self.best, self.checkpoints = path/"ppo", path/"ppo"/"best", path/"ppo"/"checkpoints"
         self.episodes = path/"episodes"
 
-    def rewind(self, step:int):
+    def rewind(self, step:int)->None:
         "Cut metrics and timing back to `step`; -1 leaves nothing."
         for rows in (self.metrics, self.timing): rows.cut_after(step)
 
@@ -45,7 +46,7 @@ class RunFolder:
 _LOCK, _CLEARING = ".lock", ".clearing"   # there as soon as a folder is a run's; while one is thrown away
 _LOCKS = {}   # path of a run folder -> its open lock
 
-def lock_run_folder(path):
+def lock_run_folder(path)->None:
     "Make the run folder `path` this process's own until it ends; `UsageError` if another process works in it."
     import fcntl
     if int(os.environ.get("RANK", "0")): return   # the ranks of a launch share the folder of the first
@@ -62,7 +63,7 @@ def lock_run_folder(path):
     handle.flush()
     _LOCKS[key] = handle
 
-def _refuse_locked(path:Path, handle):
+def _refuse_locked(path:Path, handle)->None:
     "Say who holds the lock."
     handle.seek(0)
     who = handle.read().strip()
@@ -89,7 +90,7 @@ def read_config(
     raise UsageError(f"{file} cannot be read as the options of a run ({' '.join(str(options).split())[:120]}); "
                      "give --overwrite to replace the run, or another --out")
 
-def _same_config(path:Path, old:dict, new:dict):
+def _same_config(path:Path, old:dict, new:dict)->None:
     "Raise `UsageError` naming the options in which a resumed run differs."
     new = flatten_dict(new)
     old = {today(path, new): value for path, value in flatten_dict(old).items()}
@@ -118,7 +119,7 @@ def _begun(path:Path)->bool:
     if any((path/name).exists() for name in RUN_FILES if name != "config.yaml"): return True
     return any(p.name not in (_LOCK, "config.yaml") for p in path.iterdir())
 
-def _check_ours(path:Path):
+def _check_ours(path:Path)->None:
     "Refuse what is there and no run's: not a file of it is touched."
     marker = path/"config.yaml"
     if not path.exists() or (path/_LOCK).exists(): return
@@ -132,7 +133,7 @@ def _check_ours(path:Path):
         raise UsageError(f"{path} exists and is not a run folder (its config.yaml is not a run's, and is left alone); "
                          "give another --out")
 
-def _clear_run(path:Path):
+def _clear_run(path:Path)->None:
     "Throw away what a run made, and nothing else; what stays is said."
     (path/_CLEARING).touch()   # a kill in the middle leaves a folder that is cleared on
     for name in RUN_FILES:
@@ -210,7 +211,7 @@ def last_checkpoint(root)->tuple[Path|None, dict|None]: # its folder and its sta
 def load_newest(
     root,    # folder of all checkpoints of a run
     load,    # function (folder, state) that goes back to it, or raises
-): # what `load` returned for the newest checkpoint that could be read; None if there is no checkpoint
+)->Any: # what `load` returned for the newest checkpoint that could be read; None if there is no checkpoint
     "Go back to the newest checkpoint that can be read; a damaged one is named in a warning."
     found = list_checkpoints(root)
     for folder in reversed(found):
@@ -243,22 +244,22 @@ class StopSignal:
     "Inside `with StopSignal() as stop:` the signals SIGTERM and SIGUSR1 are noted in `stop.asked`."
     def __init__(self): self.asked, self.at, self.before = "", 0.0, {}
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGUSR1)}
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         for s, handler in self.before.items(): signal.signal(s, handler)
 
-    def _hear(self, number, frame):
+    def _hear(self, number, frame)->None:
         if self.asked and time.monotonic() - self.at > 2: os._exit(128 + number)
         if not self.asked: self.asked, self.at = signal.Signals(number).name, time.monotonic()
 
 def exit_for_requeue(
     asked:str,   # name of the signal
     folder,      # of the run
-):
+)->None:
     "End a run that was asked to stop and has written its checkpoint."
     RunFolder(folder).requeue.touch()
     raise Interrupted(f"{asked}: checkpoint written; the same command with --resume goes on")

@@ -69,8 +69,15 @@ def test_a_step_of_ppo_moves_weights(family, folder_of):
     assert moved == {"language", "merger", "vision"}
 
 
-def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
-    folder = folder_of("ovis2")
+@pytest.fixture()
+def unknown(monkeypatch):
+    "As if no test knew a family."
+    monkeypatch.setattr("rl4vlm.contract.FAST", set())
+    monkeypatch.setattr("rl4vlm.contract.FAMILIES", ("smolvlm",))
+
+
+def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of, unknown):
+    folder = folder_of("lfm2_vl")
     policy = VLMPolicy.load(folder, device="cpu", dtype="float32")
     check_contract(policy, "mine")
     policy.log_softmax = lambda hidden, temperature: VLMPolicy.log_softmax(policy, 1.1 * hidden, temperature)
@@ -78,12 +85,15 @@ def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
         check_contract(policy, "mine")
 
 
-def test_a_precision_that_cannot_be_checked_is_said(folder_of, recwarn):
-    for family, told in (("ovis2", 1), ("smolvlm", 0)):   # no test holds the first one to the contract
+def test_in_a_coarse_precision_large_mistakes_are_refused_and_the_rest_is_said(folder_of, recwarn, unknown):
+    for family, told in (("lfm2_vl", 1), ("smolvlm", 0)):   # no test holds the first one to the contract
         recwarn.clear()
         check_contract(VLMPolicy.load(folder_of(family), device="cpu", dtype="bfloat16"), "mine")
-        assert [("ovis2" in str(w.message), "doctor --model mine" in str(w.message)) for w in recwarn
-                if "contract" in str(w.message)] == [(True, True)] * told
+        assert [("lfm2_vl" in str(w.message), "doctor --model mine" in str(w.message)) for w in recwarn
+                if "no test holds" in str(w.message)] == [(True, True)] * told
+    policy = VLMPolicy.load(folder_of("lfm2_vl"), device="cpu", dtype="bfloat16")
+    policy.log_softmax = lambda hidden, temperature: VLMPolicy.log_softmax(policy, 3 * hidden, temperature)
+    with pytest.raises(UsageError, match="contract: "): check_contract(policy, "mine")
 
 
 def test_parameters_of_no_known_part_are_refused(folder_of):
