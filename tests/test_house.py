@@ -1,5 +1,5 @@
 "The rules of the house: floors, documentation, the README, no machine paths."
-import ast, importlib, inspect, json, re, subprocess, sys
+import ast, importlib, inspect, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -64,6 +64,14 @@ def test_lint():
     "pyflakes finds nothing in the package, the tests and the scripts."
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "rl4vlm", "tests", "scripts"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_types():
+    "pyright, with its settings in pyproject.toml, finds nothing in the package."
+    if not shutil.which("pyright"): pytest.skip("pyright is not installed: pip install pyright (it needs node, or pip install 'pyright[nodejs]')")
+    done = subprocess.run(["pyright", "--pythonpath", sys.executable], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
 
 
 def test_changes_have_a_place():
