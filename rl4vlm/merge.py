@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from .core import UsageError
 from .files import read_json, replace_folder
-from .models import add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype, read_by_processor
+from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
+                           read_by_processor)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -29,7 +30,7 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     read, _ = read_by_processor(processor, text, [image])
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's forward takes anything
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's own takes anything
     return model(**add_kinds(read, processor, inside.forward)).logits
 
 # %% ../nbs/21_merge.ipynb #6b53b80c

@@ -193,7 +193,8 @@ def _once(self:PromptEncoder, text:str)->dict:
 @patch
 def read_by_processor(self:PromptEncoder, text:str, images:list, **options)->dict: # tensors
     "What the processor makes of a prompt and its images (H, W, 3), handed to it as it wants them."
-    ways = (self.handed,) if self.handed else ("nested", "flat", "pil")
+    alone = getattr(self, "alone", False) and not self.plain   # then each image is one whatever stands beside it
+    ways = (self.handed,) if self.handed else ("flat", "nested", "pil") if alone else ("nested", "flat", "pil")
     read, way = read_by_processor(self.processor, text, images, ways, **self._once(text) | options)
     self.handed = way or self.handed
     return read
