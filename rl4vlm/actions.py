@@ -8,8 +8,8 @@ __all__ = ['MOST_PIXELS', 'MOST_NUMBERS', 'Actions', 'as_actions', 'Several', 'N
 
 # %% ../nbs/11_actions.ipynb #a65f540f
 import json, math, re, string
-from typing import Any
 from dataclasses import dataclass
+from typing import Any
 import numpy as np
 from .core import UsageError
 from .parsing import Parsed, make_tool_call, parse_action, read_calls
@@ -59,6 +59,7 @@ def examples(self:Actions)->list[str]:
     "Actions that show what answers look like."
     return list(self)
 
+# %% ../nbs/11_actions.ipynb #3b67dcc8
 @patch
 def steps(self:Actions, action:str)->list[str]:
     "What the environment is asked for, one step after the other."
@@ -261,8 +262,8 @@ class Calls(Actions):
         for name, arguments in self.functions.items():
             for argument, kind in arguments.items():
                 if not isinstance(kind, (Number, Point, Text, OneOf)):
-                    raise UsageError(f"argument {argument} of {name} must be a Number, Point, Text or OneOf, got "
-                                     f"{kind!r}")
+                    raise UsageError(f"argument {argument} of {name} must be a Number, Point, Text or OneOf, "
+                                     f"got {kind!r}")
 
     def __reduce__(self)->tuple: return _calls, (type(self), self.functions)
     def only(self, names:list)->"Calls": return _calls(type(self), {n: self.functions[n] for n in names})
@@ -438,11 +439,10 @@ def actions_of_space(
     "The actions that a space has: `Discrete`, `MultiDiscrete`, or a bounded `Box` with few numbers."
     kind, size = type(space).__name__, int(np.prod(getattr(space, "shape", None) or (0,)))
     if kind == "Discrete": return Numbered([str(int(space.start) + i) for i in range(int(space.n))])
-    if 0 < size <= MOST_NUMBERS and (kind == "MultiDiscrete" or kind == "Box" and space.is_bounded()):
-        return Vector(space)
-    raise UsageError(f"no actions follow from {space}: that works for Discrete, MultiDiscrete and a bounded Box of "
-                     f"at most "
-                     f"{MOST_NUMBERS} numbers; name the actions, and override to_env(action, info)")
+    bounded = kind == "MultiDiscrete" or kind == "Box" and space.is_bounded()
+    if bounded and 0 < size <= MOST_NUMBERS: return Vector(space)
+    raise UsageError(f"no actions follow from {space}: that works for Discrete, MultiDiscrete and a bounded Box of at "
+                     f"most {MOST_NUMBERS} numbers; name the actions, and override to_env(action, info)")
 
 # %% ../nbs/11_actions.ipynb #76c8f89b
 def round_trip(

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from .core import UsageError
 from .files import read_json, replace_folder
-from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype
+from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
+                           read_by_processor)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -28,8 +29,10 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     messages = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
-    return model(**processor(text=[text], images=[image], return_tensors="pt",
-                             input_data_format="channels_last")).logits
+    read, _ = read_by_processor(processor, text, [image])
+    # an adapter's forward takes anything
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model(**add_kinds(read, processor, inside.forward)).logits
 
 # %% ../nbs/21_merge.ipynb #5dca93dc
 def _write(model, processor, heads:Path, out:Path)->None:

@@ -186,6 +186,12 @@ def fill(title:str, data:dict)->str:
     return re.sub(r"\{\{(policy|title|data)\}\}", lambda match: parts[match[1]], page)
 
 # %% ../nbs/51_report.ipynb #23c2f105
+def _by_task(row:dict)->dict:
+    "A row of metrics; what is told of each task of a mixture gets a name of its own, and so a curve."
+    tasks = _dict(row.get("tasks")).items()
+    played = {f"{name}: {key}": part.get(key) for name, part in tasks for key in ("success", "mean_return")}
+    return {**row, **played, **{f"{name}: val_success": v for name, v in _dict(row.get("val_tasks")).items()}}
+
 def _columns(rows:list, most:int=600)->dict: # name -> values, one a row kept
     "Numeric columns of metric rows; rows with a validation are kept before others."
     if len(rows) > most:
@@ -193,6 +199,7 @@ def _columns(rows:list, most:int=600)->dict: # name -> values, one a row kept
         looks = [i for i, r in enumerate(rows) if "val_success" in r]
         even |= set(looks[::max(1, math.ceil(len(looks) / (most // 2)))])
         rows = [rows[i] for i in sorted(even)]
+    rows = [_by_task(r) for r in rows]
     keys = {k: None for r in rows for k, v in r.items() if known_number(v) is not None and not isinstance(v, bool)}
     return {k: [known_number(r.get(k)) for r in rows] for k in keys}
 

@@ -30,8 +30,8 @@ class LakeEnv(gym.Env):
     ## Information
     `lake`: the rows of the map (S start, F ice, H hole, G flag), and `cell`: (column, row), from 1.
     ## Arguments
-    `size`: cells of a side, 4 to 8. `random_map`: a map by seed; otherwise gymnasium's, of size 4 or 8. `is_slippery`:
-    a step may go to the side.
+    `size`: cells of a side, 4 to 8. `random_map`: a map by seed; otherwise gymnasium's, of size 4 or 8.
+    `is_slippery`: a step may go to the side.
     ## Version history
     v0: first version.
     """
@@ -48,8 +48,8 @@ class LakeEnv(gym.Env):
         from gymnasium.envs.toy_text.frozen_lake import MAPS, FrozenLakeEnv, generate_random_map
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
-        self.lake = tuple(generate_random_map(self.size, seed=number) if self.random_map
-                          else MAPS[f"{self.size}x{self.size}"])
+        own = MAPS.get(f"{self.size}x{self.size}")
+        self.lake = tuple(generate_random_map(self.size, seed=number) if self.random_map else own)
         self.game = FrozenLakeEnv("rgb_array", list(self.lake), is_slippery=self.is_slippery)
         cell, _ = self.game.reset(seed=number)
         self.over = False
@@ -133,12 +133,12 @@ class FrozenLake(Task):
         self.env_kwargs = dict(size=self.size, random_map=self.random_map, is_slippery=self.is_slippery)
         LakeEnv(**self.env_kwargs)   # wrong options are named now
         if self.is_slippery and "goal" not in options:
-            self.goal = self.goal.replace(" A hole",
-                                          " The ice is slippery: a step may go to either side instead. A hole")
+            warning = " The ice is slippery: a step may go to either side instead."
+            self.goal = self.goal.replace(" A hole", warning + " A hole")
 
     def true_fields(self, info)->dict:
-        return dict(you=_say([info["cell"]]), holes=_say(_cells(info["lake"], "H")),
-                    flag=_say(_cells(info["lake"], "G")))
+        holes, flag = (_say(_cells(info["lake"], sign)) for sign in "HG")
+        return dict(you=_say([info["cell"]]), holes=holes, flag=flag)
 
     def reason(self, info)->str:
         "The way, or on slippery ice the holes next to the player."
