@@ -33,6 +33,21 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's own takes anything
     return model(**add_kinds(read, processor, inside.forward)).logits
 
+# %% ../nbs/21_merge.ipynb #5dca93dc
+def _write(model, processor, heads:Path, out:Path)->None:
+    "Save all, or nothing; what was saved is read again."
+    check_weights(model.state_dict())
+    def write(folder):
+        model.save_pretrained(folder); processor.save_pretrained(folder)
+        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
+        now = model.state_dict()
+        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
+            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
+                             f"when the checkpoint is read again, as happens when a head that is tied to the "
+                             f"embeddings was trained")
+        if heads.exists(): shutil.copy(heads, folder/heads.name)
+    replace_folder(out, write)
+
 # %% ../nbs/21_merge.ipynb #6b53b80c
 def merge_adapter(
     adapter:str|Path,    # adapter folder, as `rl4vlm sft` and `rl4vlm ppo` write it with `--lora.r`
@@ -64,18 +79,3 @@ def merge_adapter(
     model = model.to(stored)
     _write(model, processor, Path(adapter)/"heads.safetensors", out)
     return out
-
-# %% ../nbs/21_merge.ipynb #5dca93dc
-def _write(model, processor, heads:Path, out:Path)->None:
-    "Save all, or nothing; what was saved is read again."
-    check_weights(model.state_dict())
-    def write(folder):
-        model.save_pretrained(folder); processor.save_pretrained(folder)
-        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
-        now = model.state_dict()
-        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
-            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
-                             f"when the checkpoint is read again, as happens when a head that is tied to the "
-                             f"embeddings was trained")
-        if heads.exists(): shutil.copy(heads, folder/heads.name)
-    replace_folder(out, write)
