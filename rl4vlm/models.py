@@ -192,7 +192,7 @@ def check_processor(
     written = {getattr(processor, "image_token_id", None), getattr(tokens, "image_token_id", None)} - {None}   # Gemma's differ
     if not image_token(processor): wrong("it knows no image token, so a prompt has no place for an image")
     if token not in written and token not in image_ids(processor):
-        wrong(f"its image token is {', '.join(map(str, sorted(written)))}, the model's is {token}")
+        wrong(f"its image token is {', '.join(sorted(map(str, written)))}, the model's is {token}")
     if len(tokens) > config.get_text_config().vocab_size: wrong(f"its tokenizer has {len(tokens)} tokens, the model {config.get_text_config().vocab_size}")
     _check_template(processor, wrong)
     for here, there, what in _sizes(getattr(config, "vision_config", None), config, images, processor):

@@ -21,7 +21,8 @@ from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
 from .logprobs import Forbidden, token_scores
 from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
-                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of, read_by_processor)
+                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of,
+                           read_by_processor as read_in_a_way)
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -193,9 +194,14 @@ def _once(self:PromptEncoder, text:str)->dict:
 @patch
 def read_by_processor(self:PromptEncoder, text:str, images:list, alone:bool=False, **options)->dict: # tensors
     "What the processor makes of a prompt and its images (H, W, 3), handed to it as it wants them."
+<<<<<<< HEAD
     ways = ("flat", "nested", "pil") if alone else ("nested", "flat", "pil")   # each image by itself, or all together
     if self.handed == "pil": ways = ("pil",)
     read, way = read_by_processor(self.processor, text, images, ways, **self._once(text) | options)
+=======
+    ways = (self.handed,) if self.handed else ("nested", "flat", "pil")
+    read, way = read_in_a_way(self.processor, text, images, ways, **self._once(text) | options)
+>>>>>>> k-2026-11-30
     self.handed = way or self.handed
     return read
 

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 import math, time, warnings
-from typing import Any
+from typing import Any, cast
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -581,21 +581,21 @@ def train_ppo(
     ranks:Ranks|None = None,         # the processes that learn together; found out by default
 )->dict: # best (validation score and its update), rows (metrics of every update), policy folder
     "Train a policy by PPO."
-    options:PPOConfig = config or PPOConfig()
-    seed_everything(options.seed)
-    ppo = PPO(task, policy, options, folder, ranks)
-    resumed = bool(folder and options.resume and ppo.resume())
+    config = config or PPOConfig()
+    seed_everything(config.seed)
+    ppo = PPO(task, policy, cast(PPOConfig, config), folder, ranks)
+    resumed = bool(folder and config.resume and ppo.resume())
     with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
         if not resumed: log(dict(step=0, **ppo.validate()))
-        while ppo.step < options.updates:
+        while ppo.step < config.updates:
             row, timing = ppo.run_update()
-            if ppo.due(options.run.eval_every):
+            if ppo.due(config.run.eval_every):
                 row.update(ppo.validate())
                 ppo.keep_episodes()
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
-            if folder and (asked or ppo.due(options.run.save_every)): ppo.save()
-            if asked and ppo.step < options.updates: exit_for_requeue(asked, folder)
+            if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
+            if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
     return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
 
 class _Log:
