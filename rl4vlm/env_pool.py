@@ -269,7 +269,7 @@ for p in doomed:
     except OSError: pass
 """
 
-class _Guard:
+class Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
 
@@ -278,10 +278,13 @@ class _Guard:
         return self
 
     def __exit__(self, *error):
-        new = self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())
-        if not new: return
+        self.add(map(int, self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())))
+
+    def add(self, pids):
+        "End the processes `pids` too, and all that they start."
         known = live_processes()
-        new = {pid: known[pid][1] for pid in map(int, new) if pid in known}
+        new = {pid: known[pid][1] for pid in pids if pid in known}
+        if not new: return
         self.started.update(new)
         if self.watch is None:
             self.watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid())],
@@ -323,7 +326,7 @@ class EnvPool:
             raise UsageError(f"timeout={timeout!r} must be a number of seconds above 0, or None")
         self.task, self.size, self.running, self.lost = task, size, set(), 0   # `running`: indices; `lost`: episodes
         workers = min(workers, size)
-        self.workers, self.guard = [], _Guard()
+        self.workers, self.guard = [], Guard()
         # also at exit, and if a pool is forgotten
         self._finalizer = weakref.finalize(self, _stop_all, self.workers, self.guard)
         try:

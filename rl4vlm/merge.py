@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from .core import UsageError
 from .files import read_json, replace_folder
-from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype
+from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype, write_index
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -64,4 +64,5 @@ def _write(model, processor, heads:Path, out:Path):
         if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
             raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others when the checkpoint is read again, as happens when a head that is tied to the embeddings was trained")
         if heads.exists(): shutil.copy(heads, folder/heads.name)
+        write_index(folder)
     replace_folder(out, write)

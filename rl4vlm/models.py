@@ -6,7 +6,7 @@
 __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'SMALL', 'OLD_NAMES', 'FLOAT16', 'pick_device', 'pick_dtype',
            'checkpoint_kind', 'part_of', 'check_parts', 'train_parts', 'lora_targets', 'add_lora', 'check_processor',
            'limit_pixels', 'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter',
-           'fill_model', 'load_processor', 'load_vlm', 'check_learnable', 'check_model']
+           'fill_model', 'load_processor', 'load_vlm', 'check_learnable', 'check_model', 'write_index']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import os, re, warnings
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from .config import LoRAConfig
 from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra
-from .files import read_json
+from .files import read_json, write_json
 from .run_folder import RunFolder
 
 # %% ../nbs/20_models.ipynb #69f1ec5c
@@ -353,3 +353,13 @@ def check_model(name:str): # its configuration
         raise UsageError(f"model '{name}' could not be loaded: it is no folder here and the hub did not give it ({str(e).splitlines()[0][:120]}); download it first and pass --model FOLDER")
     if type(config) not in AutoModelForImageTextToText._model_mapping: raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); a vision-language model is needed")
     return config
+
+# %% ../nbs/20_models.ipynb #3ac2e4fb
+def write_index(folder):
+    "Name the tensors of a model in one file in an index, so that other files beside it (in `folder`) are left alone."
+    from safetensors import safe_open
+    file = Path(folder)/"model.safetensors"
+    if not file.exists(): return   # an adapter, or several files, which have their index
+    with safe_open(file, "np") as f: names = sorted(f.keys())
+    write_json(Path(folder)/"model.safetensors.index.json",
+               dict(metadata=dict(total_size=file.stat().st_size), weight_map=dict.fromkeys(names, file.name)))

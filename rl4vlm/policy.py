@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
 from .logprobs import Forbidden, token_scores
-from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of
+from .models import check_weights, checkpoint_kind, fill_model, load_processor, load_vlm, need_all, part_of, write_index
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -589,6 +589,7 @@ def save(self:VLMPolicy, folder,
     tensors["value_scale"] = self.value_scale
     if self.temperature_head: tensors["temperature_range"] = torch.tensor(self.temperature_range)
     save_file(tensors, folder/"heads.safetensors")
+    write_index(folder)
 
 @patch(cls_method=True)
 def load(cls:VLMPolicy,
