@@ -23,8 +23,8 @@ from .images import data_url
 from .models import checkpoint_kind, part_of, write_index
 from .policy import VLMPolicy
 from .types import EncodedPrompt, Response
-from .vllm_server import (Server, as_flags, healthy, lay_extension, pick_platform, reach, server_environment, server_options,
-                                      server_program, serving_folder)
+from .vllm_server import (Server, as_flags, healthy, lay_extension, pick_platform, reach, server_environment,
+                                server_options, server_program, serving_folder)
 
 # %% ../nbs/23_engine.ipynb #145d92f2
 class EngineError(RL4VLMError):
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 def ask(
     url:str,              # of the server
-    path:str,
+    path:str,             # of what is asked, from / on
     body:dict|None=None,  # what is sent; None only looks
     timeout:float=60.0,   # seconds
 )->dict:
@@ -57,7 +57,8 @@ def ask(
     except ValueError: raise Failed("a reply that is not in the protocol") from None
     except (OSError, http.client.HTTPException) as e:
         late = isinstance(e, TimeoutError) or isinstance(getattr(e, "reason", None), TimeoutError)
-        raise Failed(f"no answer in {timeout:g} s" if late else f"no connection ({e})", "hung" if late else "down") from None
+        if late: raise Failed(f"no answer in {timeout:g} s", "hung") from None
+        raise Failed(f"no connection ({e})") from None
 
 def _said(error)->str:
     "The words of a server's error."
@@ -75,7 +76,8 @@ def one_token_each(
     for image in prompt.images:
         first, size = ids.index(token, at), policy.image_tokens(image.shape[:2])
         if set(ids[first:first + size]) != {token}:
-            raise InvariantError(f"an image of {image.shape[0]}×{image.shape[1]} pixels should have {size} tokens in a row in the prompt, and has not")
+            raise InvariantError(f"an image of {image.shape[0]}×{image.shape[1]} pixels should have {size} tokens in a row "
+                                 "in the prompt, and has not")
         short += ids[at:first + 1]
         at = first + size
     return short + ids[at:]
@@ -84,17 +86,18 @@ def one_token_each(
 def sampling_params(
     policy:VLMPolicy,
     seed:int|None,          # None takes the most likely token instead of drawing
-    max_new_tokens:int=64,
-    temperature:float=1.0,
-    top_k:int=0,
-    top_p:float=1.0,
+    max_new_tokens:int=64,  # limit of a response's length
+    temperature:float=1.0,  # of sampling
+    top_k:int=0,            # draw from so many of the likeliest tokens; 0 from all
+    top_p:float=1.0,        # draw from the fewest likeliest that together have this probability
 )->dict:
     "How vLLM draws as this project's own sampler does."
     check_sampling(temperature, top_k, top_p)
     forbidden = {str(i): -100.0 for i in (~policy.allowed).nonzero()[:, 0].tolist()}
-    drawn = dict(temperature=0.0) if seed is None else dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed % 2**63)
-    return dict(drawn, max_tokens=max_new_tokens, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0,
-                logprobs=0, logit_bias=forbidden, stop_token_ids=[policy.end_id], detokenize=False)
+    drawn = dict(temperature=0.0)
+    if seed is not None: drawn = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed % 2**63)
+    return dict(drawn, max_tokens=max_new_tokens, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0,
+                frequency_penalty=0.0, logprobs=0, logit_bias=forbidden, stop_token_ids=[policy.end_id], detokenize=False)
 
 # %% ../nbs/23_engine.ipynb #2367642c
 def read_reply(
@@ -114,7 +117,8 @@ def read_reply(
     banned = [i for i in ids.tolist() if not (0 <= i < len(policy.allowed) and policy.allowed[i])]
     if banned: raise InvariantError(f"the engine has written token {banned[0]}, which this policy never writes")
     if len(logprobs) != len(ids) or not np.isfinite(logprobs).all():
-        raise InvariantError(f"the engine gives no log-probabilities for some of {len(ids)} tokens: its weights are broken, or overflow")
+        raise InvariantError(f"the engine gives no log-probabilities for some of {len(ids)} tokens: its weights are broken, "
+                             "or overflow")
     return Response(policy.decode(ids), bool(ids[-1] != policy.end_id), ids, logprobs, temperature)
 
 def _check_prompt(read, ours:list):
@@ -122,14 +126,15 @@ def _check_prompt(read, ours:list):
     if read == ours: return
     if not isinstance(read, list): raise Failed("a reply without the ids of its prompt")
     place = next((i for i, (a, b) in enumerate(zip(read, ours)) if a != b), min(len(read), len(ours)))
-    raise InvariantError(f"the engine has read another prompt than the trainer ({len(read)} tokens, here {len(ours)}; they differ at token {place}): "
-                         "it serves a model with another tokenizer or image processor, or other limits of image sizes (--loading.max_pixels)")
+    raise InvariantError(f"the engine has read another prompt than the trainer ({len(read)} tokens, here {len(ours)}; they "
+                         f"differ at token {place}): it serves a model with another tokenizer or image processor, or other "
+                         "limits of image sizes (--loading.max_pixels)")
 
 # %% ../nbs/23_engine.ipynb #1df4a4df
 NEEDS = "training needs vLLM 0.32 or newer, started as `rl4vlm engine command` prints it"
 
 def check_server(
-    url:str,
+    url:str,        # of the server
     adapter:bool,   # adapters will be loaded
     end_id:int=0,   # a token to be asked about
 )->str: # the name of the model that it serves
@@ -137,17 +142,22 @@ def check_server(
     def look(path, body=None):
         try: return ask(url, path, body)
         except Failed as e: raise EngineError(f"there is no server of vLLM that is well at {url} ({e})") from None
-        except Refused as e: raise EngineError(f"the server at {url} cannot be used: {path} answers {e}; {NEEDS}") from None
+        except Refused as e:
+            raise EngineError(f"the server at {url} cannot be used: {path} answers {e}; {NEEDS}") from None
     version = look("/version").get("version")
     if not version: raise EngineError(f"the server at {url} is no vLLM (it names no version); {NEEDS}")
     weights = look("/weight_info").get("weight_version")
-    if adapter and weights != "default": raise EngineError(f"the server at {url} has been given other weights than those it was started with; start it again, so that adapters stand on their base")
+    if adapter and weights != "default":
+        raise EngineError(f"the server at {url} has been given other weights than those it was started with; start it again, "
+                          "so that adapters stand on their base")
     models = [m["id"] for m in look("/v1/models").get("data", []) if not m.get("parent")]
     if not models: raise EngineError(f"the server at {url} (vLLM {version}) serves no model")
-    probe = dict(model=models[0], token_ids=[end_id], return_token_ids=True, sampling_params=dict(max_tokens=1, logprobs=0))
+    probe = dict(model=models[0], token_ids=[end_id], return_token_ids=True,
+                 sampling_params=dict(max_tokens=1, logprobs=0))
     reply = look("/inference/v1/generate", probe)
     if not reply.get("prompt_token_ids") or not reply["choices"][0].get("weight_versions"):
-        raise EngineError(f"the server at {url} (vLLM {version}) is too old: its answers do not say which weights gave them; {NEEDS}")
+        raise EngineError(f"the server at {url} (vLLM {version}) is too old: its answers do not say which weights gave them; "
+                          f"{NEEDS}")
     if adapter: _check_adapters(url, version)
     return models[0]
 
@@ -157,7 +167,8 @@ def _check_adapters(url:str, version:str):
     except Failed: pass
     except Refused as e:
         if e.status not in (404, 405) or "nonexistent" in str(e) or "rl4vlm-none" in str(e): return
-        raise EngineError(f"the server at {url} (vLLM {version}) takes no adapters; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora") from None
+        raise EngineError(f"the server at {url} (vLLM {version}) takes no adapters; start it with "
+                          "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora") from None
 
 # %% ../nbs/23_engine.ipynb #87e3441b
 class VLLM(Engine):
@@ -169,12 +180,14 @@ class VLLM(Engine):
         folder,                     # where weights are handed over
         server:Server|None=None,    # of this run's own; without, those of `config.urls`
     ):
-        self.policy, self.config, self.folder, self.server = policy, config, Path(config.folder or folder).resolve(), server
+        self.policy, self.config, self.server = policy, config, server
+        self.folder = Path(config.folder or folder).resolve()
         self.adapter, self.tag = hasattr(policy.model, "peft_config"), secrets.token_hex(4)
         self.owner = True    # false where another process writes the weights
-        self.version, self.source = 0, None     # of the weights; the folder that they were written to, None for those the server was started with
+        self.version, self.source = 0, None   # of the weights; their folder, None for those it was started with
         self.urls, self.model, self.down = list(config.urls), "rl4vlm", set()
-        self.events, self.seconds, self._images = Counter(), 0.0, {}   # restarts and answers asked for again; of the last sync
+        self.events, self.seconds = Counter(), 0.0   # restarts and answers asked for again; of the last sync
+        self._images = {}
 
     @property
     def label(self)->str: return f"{self.tag}-v{self.version}"
@@ -232,7 +245,8 @@ def _load_all(self:VLLM)->list: # of (address, `Failed`)
         try: self._load(url)
         except Failed as e: failures.append((url, e))
         except Refused as e:
-            raise EngineError(f"{url} refuses the weights in {self.source} ({e}); they must be in its sight: name a shared folder by --engine.folder") from None
+            raise EngineError(f"{url} refuses the weights in {self.source} ({e}); they must be in its sight: name a shared "
+                              "folder by --engine.folder") from None
     return failures
 
 @patch
@@ -248,7 +262,8 @@ def _load(self:VLLM, url:str):
     if self.adapter:
         names = {m["id"] for m in ask(url, "/v1/models").get("data", [])}
         if self.label in names: return
-        try: ask(url, "/v1/load_lora_adapter", dict(lora_name=self.label, lora_path=str(self.source)), self.config.timeout)
+        new = dict(lora_name=self.label, lora_path=str(self.source))
+        try: ask(url, "/v1/load_lora_adapter", new, self.config.timeout)
         except Refused as e:
             if "already" not in str(e): raise   # another process was faster
     elif ask(url, "/weight_info").get("weight_version") != self.label: self._reload(url)
@@ -260,7 +275,7 @@ def _reload(self:VLLM, url:str):
     call("/pause?mode=wait")
     if self.source:   # else it was started with them
         try: call("/collective_rpc", dict(method="reload_weights", kwargs=dict(weights_path=str(self.source))))
-        except Failed as e: raise Failed(f"reloading the weights failed ({e})", "reload") from None   # it has no weights now
+        except Failed as e: raise Failed(f"reloading the weights failed ({e})", "reload") from None   # it has none now
         call("/collective_rpc", dict(method="repack"))
         for cache in ("prefix", "mm", "encoder"): call(f"/reset_{cache}_cache")
     call("/update_weight_version", dict(new_version=self.label))
@@ -297,15 +312,18 @@ def _round(self:VLLM, left:list, answer, found:dict)->list: # of (address, `Fail
 @patch
 def _answer(self:VLLM, url:str, prompt:EncodedPrompt, how:dict, temperature:float)->Response:
     "One request and its answer."
-    body = dict(model=self.label if self.adapter else self.model, token_ids=one_token_each(prompt, self.policy), return_token_ids=True,
-                content_parts=[dict(type="image_url", url=self._image(k, i)) for k, i in zip(prompt.keys, prompt.images)], sampling_params=how)
+    images = [dict(type="image_url", url=self._image(k, i)) for k, i in zip(prompt.keys, prompt.images)]
+    body = dict(model=self.label if self.adapter else self.model, token_ids=one_token_each(prompt, self.policy),
+                return_token_ids=True, content_parts=images, sampling_params=how)
     try: reply = ask(url, "/inference/v1/generate", body, self.config.timeout)
     except Refused as e:
         if e.status == 404 and self.adapter: raise Failed(f"it does not know version {self.version}", "stale") from None
         raise UsageError(f"the engine refuses a prompt of {len(prompt)} tokens with {len(prompt.images)} images ({e}); "
-                         "its limits are options, such as --engine.options.max_model_len or --engine.options.limit_mm_per_prompt") from None
+                         "its limits are options, such as --engine.options.max_model_len or "
+                         "--engine.options.limit_mm_per_prompt") from None
     response = read_reply(reply, prompt, self.policy, temperature)
-    gave = {reply.get("model")} if self.adapter else {s["version"] for s in reply["choices"][0].get("weight_versions") or [dict(version=None)]}
+    spans = reply["choices"][0].get("weight_versions") or [dict(version=None)]
+    gave = {reply.get("model")} if self.adapter else {span["version"] for span in spans}
     if gave != {self.label}: raise Failed(f"its answer is by other weights than version {self.version}", "stale")
     response.version = self.version
     return response
@@ -337,7 +355,8 @@ def _recover(self:VLLM, failures:list):
         lost = any(e.why in ("hung", "reload") for e in reasons) or not healthy(url)
         if self.server and (lost or not self.server.alive): self._restart(reasons)
         elif not self.server and any(e.why == "reload" for e in reasons):
-            raise EngineError(f"the server at {url} has lost its weights ({reasons[0]}); start it again, and the run with --resume")
+            raise EngineError(f"the server at {url} has lost its weights ({reasons[0]}); start it again, and the run with "
+                              "--resume")
         elif lost: self._without(url, reasons)
     for url, e in self._load_all(): warnings.warn(f"the engine at {url} does not take the weights yet ({e})")
 
@@ -361,18 +380,21 @@ def _without(self:VLLM, url:str, reasons:list):
     begun = time.monotonic()
     while not healthy(url):
         if time.monotonic() - begun > self.config.start_timeout:
-            raise EngineError(f"the engine at {url} failed ({reasons[0]}) and was not back in {self.config.start_timeout:g} s")
+            raise EngineError(f"the engine at {url} failed ({reasons[0]}) and was not back in "
+                              f"{self.config.start_timeout:g} s")
         time.sleep(0.5)
 
 # %% ../nbs/23_engine.ipynb #fdb3298b
 def check_engine(config):
-    "Raise `UsageError` if a command's options ask for what a server cannot do."
+    "Raise `UsageError` if a command's options (its `config`) ask for what a server cannot do."
     if config.engine.kind == "local": return
-    sampling, why = config.sampling, ""
-    if getattr(sampling, "temperature_range", 0): why = "sampling.temperature_range: a head that chooses temperatures is the policy's own"
+    sampling, quantized, why = config.sampling, config.loading.quantization, ""
+    if getattr(sampling, "temperature_range", 0):
+        why = "sampling.temperature_range: a head that chooses temperatures is the policy's own"
     if getattr(sampling, "static_cache", False): why = "sampling.static_cache: it compiles this process's own sampler"
-    if config.loading.quantization != "none": why = f"loading.quantization={config.loading.quantization}: the server has the weights as they are"
-    if why: raise UsageError(f"an engine of kind {config.engine.kind} cannot honour {why}; leave it out, or give --engine local")
+    if quantized != "none": why = f"loading.quantization={quantized}: the server has the weights as they are"
+    if not why: return
+    raise UsageError(f"an engine of kind {config.engine.kind} cannot honour {why}; leave it out, or give --engine local")
 
 def adapter_of(policy:VLMPolicy)->dict:
     "The rank of a policy's adapter (0 for none), and whether it has layers in the vision tower."
@@ -426,23 +448,25 @@ def engine_for(
 
 def _own_server(config:EngineConfig, policy:VLMPolicy, model:str, folder:Path)->Server:
     "The server of this run, not started yet."
-    base = model if checkpoint_kind(model) != "adapter" else read_json(Path(model)/"adapter_config.json")["base_model_name_or_path"]
+    if checkpoint_kind(model) == "adapter": model = read_json(Path(model)/"adapter_config.json")["base_model_name_or_path"]
     platform, dtype = pick_platform(), str(policy.model.dtype).removeprefix("torch.")
-    options = server_options(serving_folder(base, policy.processor, folder/"model"), policy.config.get_text_config().max_position_embeddings,
-                             dtype, platform, **adapter_of(policy))
+    length = policy.config.get_text_config().max_position_embeddings
+    options = server_options(serving_folder(model, policy.processor, folder/"model"), length, dtype, platform,
+                             **adapter_of(policy))
     environment = server_environment(config, platform, lay_extension(folder).resolve())
-    return Server([*server_program(config, platform), *as_flags({**options, **config.options})], environment, folder/"server.log", config.start_timeout)
+    program = [*server_program(config, platform), *as_flags({**options, **config.options})]
+    return Server(program, environment, folder/"server.log", config.start_timeout)
 
 # %% ../nbs/23_engine.ipynb #93963de3
 def server_line(
     model:str,              # folder or hub name; of an adapter, its base is served
     config:EngineConfig,
-    port:int,
+    port:int,               # of the server
     length:int,             # tokens that the model can read
     extension,              # folder that gets the worker's class
     rank:int=0,             # of adapters that will be trained
     vision:bool=False,      # on layers of the vision tower too
-    platform:str="auto",
+    platform:str="auto",    # cpu, gpu or auto
 )->str:
     "What starts a server for training, as typed."
     if checkpoint_kind(model) == "adapter":

@@ -318,7 +318,7 @@ def panel_actor(
     name:str,     # openai:MODEL@URL
     task,         # a `Task`
     evaluation,   # `rl4vlm.evaluate.Evaluation`
-    greedy:bool,
+    greedy:bool,  # it takes the most likely answer
 )->Actor:
     "A model behind a server as a player of a panel."
     c = evaluation.config

@@ -71,7 +71,8 @@ def learning_rate(schedule:str, start:float, end:float, done:float)->float:
 # %% ../nbs/36_ppo.ipynb #b7ebf95f
 class PPO:
     "A task, a policy and everything that changes while it learns."
-    def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None, engine:Engine|None=None):
+    def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None,
+                 engine:Engine|None=None):
         self.task, self.policy, self.config, self.ranks = make_task(task), policy, config, ranks or Ranks()
         self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
         self.critic, self.envs, self.minibatch = config.advantage.estimator in CRITIC, share["envs"], share["minibatch"]
@@ -381,7 +382,8 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
 def engine_timing(self:PPO)->dict:
     "What a served engine has cost: seconds of the last sync, restarts and answers asked for again since the start."
     if not self.engine.served: return {}
-    return dict(sync_s=self.engine.seconds, engine_restarts=self.engine.events["restarts"], asked_again=self.engine.events["asked_again"])
+    events = self.engine.events
+    return dict(sync_s=self.engine.seconds, engine_restarts=events["restarts"], asked_again=events["asked_again"])
 
 @patch
 def agreed_play(self:PPO)->list:
@@ -412,7 +414,8 @@ def play_or_save(self:PPO)->list:
         if not self.run or self.ranks.world > 1: raise   # of several processes, all go back to the last checkpoint
         self.step -= 1
         self.save(before)
-        raise EngineError(f"{e}; a checkpoint of update {self.step} is written, and the same command with --resume goes on") from e
+        raise EngineError(f"{e}; a checkpoint of update {self.step} is written, and the same command with --resume "
+                          "goes on") from e
 
 @patch
 @contextmanager

@@ -42,7 +42,8 @@ def engine_python(folder)->Path:
     "The Python of the environment in a `folder`."
     return Path(folder)/"bin"/"python"
 
-def _digest(platform:str)->str: return hashlib.blake2b("\n".join([platform, *lock_lines()]).encode(), digest_size=8).hexdigest()
+def _digest(platform:str)->str:
+    return hashlib.blake2b("\n".join([platform, *lock_lines()]).encode(), digest_size=8).hexdigest()
 
 def is_installed(folder, platform:str)->bool:
     "Whether the environment in `folder` is whole, and the one that this version of the package makes for a `platform`."
@@ -60,7 +61,8 @@ def _run(command:list, what:str):
     set_status(what)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode == 0: return
-    words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line.startswith("WARNING")]
+    said = (done.stdout + done.stderr).splitlines()
+    words = [line for line in said if line.strip() and not line.startswith("WARNING")]
     raise RL4VLMError(f"{what} failed: {' '.join(words[-3:])[-400:]}")
 
 def _packages(platform:str)->list[str]: # arguments of pip
@@ -93,20 +95,24 @@ def _alone(file:Path):
 
 def _make(folder:Path, platform:str):
     "The environment itself, and a look whether it works."
-    if sys.platform != "linux": raise RL4VLMError(f"vLLM needs Linux, this is {sys.platform}; use a server elsewhere (--engine.urls)")
+    if sys.platform != "linux":
+        raise RL4VLMError(f"vLLM needs Linux, this is {sys.platform}; use a server elsewhere (--engine.urls)")
     free = shutil.disk_usage(folder.parent).free / 2**30
     if free < NEEDED_GB[platform]:
-        raise RL4VLMError(f"vLLM needs {NEEDED_GB[platform]} GiB in {folder.parent} and {free:.1f} are free; give another --out, or RL4VLM_CACHE")
+        raise RL4VLMError(f"vLLM needs {NEEDED_GB[platform]} GiB in {folder.parent} and {free:.1f} are free; give another "
+                          "--out, or RL4VLM_CACHE")
     shutil.rmtree(folder, ignore_errors=True)
     _run([sys.executable, "-m", "venv", folder], "making the environment of vLLM")
     _run([engine_python(folder), "-m", "pip", "install", "-q", *_packages(platform)], "installing vLLM")
-    if platform == "cpu": (next(folder.glob("lib/python3*/site-packages"))/"zz_base.pth").write_text(layered_on() + "\n")
-    _run([engine_python(folder), "-c", "import torch, torchvision, vllm; from vllm import _custom_ops"], "importing vLLM")
+    places = next(folder.glob("lib/python3*/site-packages"))
+    if platform == "cpu": (places/"zz_base.pth").write_text(layered_on() + "\n")
+    whole = "import torch, torchvision, vllm; from vllm import _custom_ops"
+    _run([engine_python(folder), "-c", whole], "importing vLLM")
     write_atomic(folder/"rl4vlm.txt", _digest(platform))
 
 # %% ../nbs/22_vllm_server.ipynb #40a8c2ed
 def as_flags(options:dict)->list[str]:
-    "Options as vLLM's command line takes them."
+    "The `options` as vLLM's command line takes them."
     flags = []
     for name, value in options.items():
         flag = name.replace("_", "-")
@@ -123,12 +129,13 @@ def server_options(
     vision:bool=False,  # adapters have layers in the vision tower
 )->dict:
     "What a server is started with."
-    options = dict(model=str(model), served_model_name="rl4vlm", dtype=dtype, logprobs_mode="processed_logprobs", enable_scale_out=True,
-                   generation_config="vllm", limit_mm_per_prompt=dict(image=8, video=0), worker_extension_cls="vllm_worker.PackedWeights")
+    options = dict(model=str(model), served_model_name="rl4vlm", dtype=dtype, logprobs_mode="processed_logprobs",
+                   enable_scale_out=True, generation_config="vllm", limit_mm_per_prompt=dict(image=8, video=0),
+                   worker_extension_cls="vllm_worker.PackedWeights")
     if platform == "cpu":
         length = min(length, 4096)
-        options.update(max_model_len=length, enforce_eager=True, max_num_seqs=64, block_size=32, enable_chunked_prefill=False,
-                       max_num_batched_tokens=max(length, 4096))
+        options.update(max_model_len=length, enforce_eager=True, max_num_seqs=64, block_size=32,
+                       enable_chunked_prefill=False, max_num_batched_tokens=max(length, 4096))
     if rank:
         ranks = (8, 16, 32, 64, 128, 256, 320, 512)   # those that vLLM knows
         options.update(enable_lora=True, max_loras=2, max_lora_rank=next((r for r in ranks if r >= rank), rank))
@@ -136,22 +143,26 @@ def server_options(
     return options
 
 # %% ../nbs/22_vllm_server.ipynb #226e26e4
-LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "OMP_NUM_THREADS")
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH",
+            "OMP_NUM_THREADS")
 
 def server_environment(config:EngineConfig, platform:str, extension)->dict:
-    "The variables of a server's process: ours, vLLM's, and those of the `config`; `extension` is the folder of the worker's class."
-    kept = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(("ACCELERATE_", "TORCHELASTIC_"))}
-    own = dict(PYTHONPATH=str(extension), VLLM_SERVER_DEV_MODE="1", VLLM_ALLOW_RUNTIME_LORA_UPDATING="True", VLLM_NO_USAGE_STATS="1")
-    if platform == "cpu": own.update(OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
+    "The variables of a server on a `platform`: ours and the `config`'s; `extension` is the folder of the worker's class."
+    others = lambda name: name in LAUNCHER or name.startswith(("ACCELERATE_", "TORCHELASTIC_"))
+    kept = {k: v for k, v in os.environ.items() if not others(k)}
+    own = dict(PYTHONPATH=str(extension), VLLM_SERVER_DEV_MODE="1", VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
+               VLLM_NO_USAGE_STATS="1")
+    one_core = dict(OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
+    if platform == "cpu": own.update(one_core)
     return {**kept, **own, **config.environment}
 
 def server_program(config:EngineConfig, platform:str)->list[str]:
-    "What starts a server, before its options."
+    "What starts a server on a `platform`, before its options."
     if config.command: return shlex.split(config.command)
     folder = engine_folder(platform)
     if not is_installed(folder, platform):
-        raise UsageError("there is no vLLM to start: rl4vlm engine install makes its environment (once), --engine.command names another, "
-                         "and --engine.urls servers that are running")
+        raise UsageError("there is no vLLM to start: rl4vlm engine install makes its environment (once), --engine.command "
+                         "names another, and --engine.urls servers that are running")
     return [str(engine_python(folder)), "-m", "vllm.entrypoints.openai.api_server"]
 
 def lay_extension(folder)->Path:
@@ -173,7 +184,8 @@ def serving_folder(
     folder.mkdir(parents=True)
     processor.save_pretrained(folder)
     for file in Path(model).resolve().iterdir():
-        if file.is_file() and file.name != "heads.safetensors" and not (folder/file.name).exists(): (folder/file.name).symlink_to(file)
+        left_out = not file.is_file() or file.name == "heads.safetensors"
+        if not left_out and not (folder/file.name).exists(): (folder/file.name).symlink_to(file)
     return str(folder.resolve())
 
 # %% ../nbs/22_vllm_server.ipynb #9e74eacb
@@ -183,7 +195,7 @@ def healthy(url:str, seconds:float=5.0)->bool:
     except OSError: return False
 
 def reach(request, timeout:float):
-    "Open an address (of a `request`); a proxy cannot reach a server on this machine."
+    "Open an address (of a `request`), within `timeout` seconds; a proxy cannot reach a server on this machine."
     address = request if isinstance(request, str) else request.full_url
     here = urllib.request.urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
     handlers = [urllib.request.ProxyHandler({})] if here else []
@@ -222,8 +234,9 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log, self.guard:
-            self.process = subprocess.Popen([*self.program, "--host", "127.0.0.1", "--port", str(self.port)], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=subprocess.STDOUT, env=self.env, start_new_session=True)
+            command = [*self.program, "--host", "127.0.0.1", "--port", str(self.port)]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                            env=self.env, start_new_session=True)
         self.box[:] = [self.process]
         self._wait()
         self.guard.add(descendants([self.process.pid]))
@@ -235,10 +248,12 @@ class Server:
         while not healthy(self.url, 2):
             if (code := self.process.poll()) is not None:
                 self.stop()
-                raise RL4VLMError(f"the server of vLLM ended while it started (exit code {code}): {last_words(self.log)}; all of it is in {self.log}")
+                raise RL4VLMError(f"the server of vLLM ended while it started (exit code {code}): {last_words(self.log)}; "
+                                  f"all of it is in {self.log}")
             if time.monotonic() - begun > self.seconds:
                 self.stop()
-                raise RL4VLMError(f"the server of vLLM did not start in {self.seconds:g} s (--engine.start_timeout); what it said is in {self.log}")
+                raise RL4VLMError(f"the server of vLLM did not start in {self.seconds:g} s (--engine.start_timeout); what it "
+                                  f"said is in {self.log}")
             time.sleep(0.3)
 
     @property
