@@ -143,7 +143,7 @@ def test_too_long_a_prompt_is_named(server, imitator, tmp_path):
     policy = VLMPolicy.load(imitator, device="cpu")
     engine = VLLM(policy, EngineConfig(urls=[server.url]), tmp_path)
     engine.connect(); engine.sync(policy, 0)
-    long = policy.encode([dict(role="user", content="left or right " * 500)])
+    long = policy.encode([dict(role="user", content="left or right " * 150)])
     with pytest.raises(UsageError, match="the engine refuses a prompt of .* --engine.options.max_model_len"): engine.generate([long], [1], max_new_tokens=8)
     engine.close()
 
