@@ -16,10 +16,9 @@ for _name in ["NumberLine", "EZPoints", "Points24", "Blackjack"]:
         if f"gym_cards/{_name}-v{_v}" not in _gym.registry:
             _where = f"rl4vlm.envs.cards:{_name}Env"
             _gym.register(f"gym_cards/{_name}-v{_v}", entry_point=_where, kwargs=dict(version=_v))
-if "rl4vlm/PickImage-v0" not in _gym.registry:
-    _gym.register("rl4vlm/PickImage-v0", entry_point="rl4vlm.envs.pick_image:PickImageEnv")
-
-for _name, _where in [("ALFWorld", "alfworld:ALFWorldEnv"), ("AlfThor", "alfworld_thor:AlfThorEnv")]:
+for _name, _where in [("PickImage", "pick_image:PickImageEnv"), ("Sokoban", "sokoban:SokobanEnv"),
+                      ("FrozenLake", "frozen_lake:LakeEnv"),
+                      ("ALFWorld", "alfworld:ALFWorldEnv"), ("AlfThor", "alfworld_thor:AlfThorEnv")]:
     if f"rl4vlm/{_name}-v0" not in _gym.registry:
         _gym.register(f"rl4vlm/{_name}-v0", entry_point=f"rl4vlm.envs.{_where}")
 

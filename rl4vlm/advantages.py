@@ -89,8 +89,8 @@ def standardise(
 )->Tensor: # (E,) 0 for one alone in its group
     "Distance to the group's mean in units of the group's (sample) standard deviation."
     centred, n = x - group_mean(x, groups), group_size(groups)
-    deviation = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
-    return (centred / (deviation + eps)).masked_fill(equal_in_group(x, groups), 0)
+    std = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
+    return (centred / (std + eps)).masked_fill(equal_in_group(x, groups), 0)
 
 def grpo(
     returns:Tensor,   # (E,) of each episode, reward units
@@ -165,7 +165,7 @@ def _cut_values(turns:list, layout:Layout)->list[float]: # M numbers
 def _token_layout(layout:Layout, steps:Tensor)->tuple[Layout, Tensor]: # of all steps; number of each step in its turn
     "Where the steps of M turns lie, if turn m has `steps[m]` of them."
     before = layout.grid(steps).cumsum(0) - layout.grid(steps)              # steps of the segment before each turn
-    inside = torch.cat([torch.arange(n) for n in steps])
+    inside = torch.cat([torch.arange(n) for n in steps.tolist()])
     time = layout.flat(before).repeat_interleave(steps) + inside
     return Layout(time, layout.segment.repeat_interleave(steps)), inside
 
@@ -183,11 +183,11 @@ def token_gae(
     last, real = inside == steps.repeat_interleave(steps) - 1, inside < tokens.repeat_interleave(steps)
     at_last = lambda numbers, kind: torch.tensor(numbers, dtype=kind).repeat_interleave(steps) * last
     values = np.concatenate([t.token_values if len(t.response_ids) else [t.value] for t in turns])
-    values, rewards = torch.from_numpy(values).float(), torch.from_numpy(np.concatenate(rewards)).float()
+    values, paid = torch.from_numpy(values).float(), torch.from_numpy(np.concatenate(rewards)).float()
     cut_values = at_last(_cut_values(turns, layout), torch.float32)
     terminated, ends = at_last([t.terminated for t in turns], torch.bool), at_last([t.done for t in turns], torch.bool)
     gammas = torch.where(last, gamma, 1.0)
-    advantages, returns = _along(by_step, rewards, values, cut_values, terminated, ends, gammas, lam)
+    advantages, returns = _along(by_step, paid, values, cut_values, terminated, ends, gammas, lam)
     return Estimate(advantages[real], returns[real], values[real])
 
 # %% ../nbs/34_advantages.ipynb #20e9b22b
@@ -211,7 +211,8 @@ def group_advantages(
     ends = layout.grid(torch.tensor([t.done for t in turns]), True)
     to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.advantage.gamma))   # (M,)
     if config.advantage.estimator == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
-    if config.advantage.estimator != "gigpo": raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
+    if config.advantage.estimator != "gigpo":
+        raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
     anchors = numbered([t.anchor for t in turns])
     return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight), same=same)
 
@@ -226,7 +227,8 @@ def compute_advantages(
     rewards = torch.tensor([float(t.reward) for t in turns])                     # (M,)
     if config.advantage.estimator == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
     rewards = rewards + penalty.sum(1)
-    if config.advantage.estimator == "gae": return turn_gae(turns, layout, rewards, config.advantage.gamma, config.advantage.gae_lambda)
+    if config.advantage.estimator == "gae":
+        return turn_gae(turns, layout, rewards, config.advantage.gamma, config.advantage.gae_lambda)
     return group_advantages(turns, layout, rewards, config)
 
 def _padded_token_gae(turns:list, layout:Layout, rewards:Tensor, penalty:Tensor, config:PPOConfig)->Estimate:

@@ -190,7 +190,11 @@ def cmd_alfworld(config:AlfworldConfig):
 def _examine(model:str)->int:
     "Hold a checkpoint to the contract."
     from rl4vlm.contract import run_contract
+    from rl4vlm.dry_run import only_on_paper, run_paper
     from rl4vlm.tiny import resolve_model
+    if only_on_paper(model):
+        tell(f"doctor  {model} is looked at on paper: its configuration is here and its weights are not")
+        return run_paper(model, tell)
     tell(f"doctor  {model} is held to the contract, in float32 on the CPU")
     set_status("clauses of the contract")
     return run_contract(resolve_model(model), tell)
@@ -235,11 +239,14 @@ def read_options(command:str, arguments:list):
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
     if config is EngineCommandConfig: arguments = _words(arguments, "do")
-    arguments = ["--engine.kind" + a.removeprefix("--engine") if a == "--engine" or a.startswith("--engine=") else a for a in arguments]   # the part by its first option
+    kind = lambda a: a == "--engine" or a.startswith("--engine=")   # the part, by its first option
+    arguments = ["--engine.kind" + a.removeprefix("--engine") if kind(a) else a for a in arguments]
+    if "tasks" not in {f.name for f in fields(config)}:   # a mixture is a task
+        arguments = ["--task" + a.removeprefix("--tasks") if a == "--tasks" or a.startswith("--tasks=") else a for a in arguments]
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
     for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
     try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _with_names_of_today(config, arguments)))))
-    except RL4VLMError: raise
+    except (RL4VLMError, BrokenPipeError): raise   # --print_config into a pipe that nobody reads
     except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
     except (argparse.ArgumentError, TypeError, ValueError, KeyError, AttributeError, OSError, yaml.YAMLError) as e: raise UsageError(_one_line(parser, str(e)))
     made = config(**{f.name: options[f.name] for f in fields(config)})
@@ -429,24 +436,29 @@ def _safe_output():
     warnings.formatwarning = lambda message, category, *place, **more: f"{category.__name__}: {printable(message)}\n"
     sys.excepthook = lambda *error: tell("".join(traceback.format_exception(*error)).rstrip(), file=sys.stderr)
 
+def _obey(command:str, rest:list, silent:bool)->int:
+    "Do what a command line asks for; the exit code."
+    if command in ("-h", "--help", "help"): print(overview()); return 0
+    if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
+    with Heartbeat() as life:
+        if silent: life.__exit__()
+        dry = command in ESTIMATED and "--dry-run" in rest
+        config = read_options(command, [a for a in rest if a != "--dry-run"] if dry else rest)
+        with leaves_nothing(getattr(config, "out", "")): return (dry_run if dry else COMMANDS[command][0])(config) or 0
+
 def main(arguments:list=None)->int:
     "Entry point of the command `rl4vlm`, with `arguments` or those of the process; returns the exit code."
     if arguments is None: _safe_output()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"): print(overview()); return 0
     for name, value in QUIET.items(): os.environ.setdefault(name, value)
     for name, news in NO_NEWS.items(): logging.getLogger(name).addFilter(lambda record, news=news: news not in record.getMessage())
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")   # other libraries use its old names
-    command, *rest = arguments
+    command, *rest = arguments or ["--help"]
     if int(os.environ.get("RANK", "0")): sys.stdout = open(os.devnull, "w")   # of several processes the first speaks
     silent = {"-h", "--help", "--print_config"} & {a.split("=")[0] for a in rest}   # what is printed is the answer
     try:
-        if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
-        with Heartbeat() as life:
-            if silent: life.__exit__()
-            dry = command in ESTIMATED and "--dry-run" in rest
-            config = read_options(command, [a for a in rest if a != "--dry-run"] if dry else rest)
-            with leaves_nothing(getattr(config, "out", "")): return (dry_run if dry else COMMANDS[command][0])(config) or 0
+        try: return _obey(command, rest, silent)
+        finally: sys.stdout.flush()   # whether somebody still reads is known now, not while the interpreter ends
     except (Exception, KeyboardInterrupt) as e:
         sys.last_value = e   # as the interpreter does: what runs at exit can see that the program failed
         return failure(e, command)

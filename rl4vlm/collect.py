@@ -8,6 +8,7 @@ __all__ = ['collector', 'collect']
 # %% ../nbs/41_collect.ipynb #d7977734
 import time
 from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
@@ -31,7 +32,7 @@ def collector(
     return actor
 
 # %% ../nbs/41_collect.ipynb #844547f3
-def _counter(progress, log:AnswerLog, total:int):
+def _counter(progress, log:AnswerLog, total:int)->Callable:
     "A function that says to `progress` what a model has answered so far, at which rate and cost."
     before, start = len(log.answers), time.perf_counter()
     def count(done):
@@ -52,13 +53,15 @@ def collect(
     task, run = make_task(config.task, **config.task_options), RunFolder(config.out)
     store, log = EpisodeStore(run.collected), AnswerLog(run.answers)
     actor, count = collector(config, task, log), _counter(progress, log, config.episodes)
-    seeds = [episode_seed(config.seed, 0, i // config.per_seed) for i in range(config.episodes)]
+    numbers = [i // config.per_seed for i in range(config.episodes)]
+    seeds = [task.seed_at(episode_seed(config.seed, 0, i), i, config.seed) for i in numbers]
     with closing(actor):
         for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
             if store.whole(f"{number:05d}"): continue
             part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)
             with Album(store.folder) as album:
-                played = play(task, actor, part, config.rollout.envs, config.seed, finished, workers=config.rollout.workers, album=album)
+                played = play(task, actor, part, config.rollout.envs, config.seed, finished,
+                              workers=config.rollout.workers, album=album)
                 store.write(played, f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder

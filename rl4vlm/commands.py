@@ -6,6 +6,7 @@
 __all__ = ['check_names', 'run_collect', 'sft_rows', 'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo']
 
 # %% ../nbs/53_commands.ipynb #efc77544
+from typing import Any
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,18 @@ from .run_folder import RunFolder
 from .tasks import Task, make_task
 
 # %% ../nbs/53_commands.ipynb #c9a0d417
-def check_names(config):
+def check_names(config)->None:
     "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
     from rl4vlm.panels import panel_seeds
     from rl4vlm.tasks import list_tasks
     several = getattr(config, "tasks", [])
     for name in several or [config.task]:
-        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)   # of several, one that lacks a package becomes a note
+        # of several, one that lacks a package becomes a note
+        if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)
     panel = config.run.panel if isinstance(config, PPOConfig) else getattr(config, "panel", "")
     if panel: panel_seeds(panel)
-    players = [name.removeprefix("local:") for name in (getattr(config, "actor", ""), getattr(config, "label", "")) if name.startswith("local:")]
+    named = (getattr(config, "actor", ""), getattr(config, "label", ""))
+    players = [name.removeprefix("local:") for name in named if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
         if not model or model.partition(":")[0] == "tiny": continue
         if model.startswith("openai:"): actor_parts(model); continue
@@ -34,12 +37,13 @@ def check_names(config):
         from rl4vlm.models import load_processor
         load_processor(model)
         for file in Path(model).glob("*.safetensors"): _check_weights(file)
-def _check_weights(file:Path):
+def _check_weights(file:Path)->None:
     "Refuse a file of weights that was cut off."
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(file, "pt"): pass
-    except (SafetensorError, OSError) as e: raise UsageError(f"the weights in {file} cannot be read ({e}); the file was cut off or is none") from e
+    except (SafetensorError, OSError) as e:
+        raise UsageError(f"the weights in {file} cannot be read ({e}); the file was cut off or is none") from e
 
 # %% ../nbs/53_commands.ipynb #02aaf2de
 def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of shards
@@ -47,30 +51,37 @@ def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of sha
     from rl4vlm.collect import collect
     from rl4vlm.tiny import resolve_model
     screen, task = screen or Screen(), Task.from_config(config)
-    def found(name): return f"local:{resolve_model(name.removeprefix('local:'), task, partial(screen.tell, name=BASE))}" if name.startswith("local:tiny") else name
+    def found(name):
+        if not name.startswith("local:tiny"): return name
+        return f"local:{resolve_model(name.removeprefix('local:'), task, partial(screen.tell, name=BASE))}"
     return collect(replace(config, actor=found(config.actor), label=found(config.label)), screen.tell)
 
 # %% ../nbs/53_commands.ipynb #cc2d4bb4
-def sft_rows(config:SFTConfig, part:str="train"):
-    "The conversations to learn from (or to validate on): those of `config.data`, or captions of the task's own images (of a `part`: train or validation)."
+def sft_rows(config:SFTConfig, part:str="train")->Any:
+    "The conversations of a `part` (train or validation): those of `config.data`, or captions of the task's own images."
     from rl4vlm.conversations import JsonConversations
     from rl4vlm.preprocess import Conversations, is_json
     if config.captions: return task_captions(Task.from_config(config))
-    if is_json(config.data): return JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row, part if config.run.best == "loss" else "all")
+    if is_json(config.data):
+        return JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row,
+                                 part if config.run.best == "loss" else "all")
     whole = Path(config.data).is_dir() or part == "validation"
     return Conversations(Path(config.data)/f"{part}.parquet" if whole else config.data, config.rows.on_bad_row)
 
-def check_for_model(rows, config:SFTConfig, model:str):
+def check_for_model(rows, config:SFTConfig, model:str)->None:
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."
     from rl4vlm.policy import PromptEncoder
     from rl4vlm.sft import check_rows
-    if hasattr(rows, "outlines"): check_rows(rows, PromptEncoder.load(model, config.loading.max_pixels), config.rows.on_bad_row)
+    if hasattr(rows, "outlines"):
+        check_rows(rows, PromptEncoder.load(model, config.loading.max_pixels), config.rows.on_bad_row)
 
 def task_captions(task)->list:
     "Images of a task with the words for them, each image once."
     from rl4vlm.tiny import caption_rows, sample_frames
     rows = caption_rows(sample_frames(task))
-    if not rows: raise UsageError(f"task {task.name} has no words for its images: override text(observation, info), or true_fields(info) with fields")
+    if not rows:
+        raise UsageError(f"task {task.name} has no words for its images: override text(observation, info), or "
+                         f"true_fields(info) with fields")
     return rows
 
 def run_sft(
@@ -121,10 +132,12 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list|tuple=())->dict
     model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
     policy = VLMPolicy.from_config(config, model)
     check_contract(policy, model)
-    screen.say(f"a look at {config.run.panel} comes first, and after every {config.run.eval_every} updates\n{update_head()}")
+    screen.say(f"a look at {config.run.panel} comes first, and after every {config.run.eval_every} "
+               f"updates\n{update_head()}")
     def show(row, ppo):
         shown = dict(success="success", mean_return="return", mean_turns="length", failed_parses="failed")
-        screen.tell(ppo.step, config.updates, **{title: row.get(k) for k, title in shown.items()}, **{"turns/s": ppo.timing.get("turns_per_s")})
+        screen.tell(ppo.step, config.updates, **{title: row.get(k) for k, title in shown.items()},
+                    **{"turns/s": ppo.timing.get("turns_per_s")})
         if "val_success" in row: screen.say(update_line(row))
     ranks = Ranks()
     with engine_for(config.engine, policy, model, RunFolder(config.out).engine, ranks) as engine:

@@ -13,7 +13,8 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'MISMATCH', 'CollectConfig', 'Filt
 from dataclasses import dataclass, field
 from typing import Any
 from .core import UsageError, moved
-from .config_parts import (AskConfig, EngineConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options, RequestConfig, RolloutConfig,
+from .config_parts import (AskConfig, EngineConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options,
+                                 RequestConfig, RolloutConfig,
                                  RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts,
                                  check_choice, check_range, check_trainable)
 
@@ -327,7 +328,7 @@ class PPOOptimConfig(OptimConfig):
     lr: float = 1e-4
     """Learning rate at the start; 1e-5 suits large models."""
     end_lr: float = 1e-5
-    """Learning rate at the end."""
+    """Learning rate at the end; one above lr counts as lr, so that the rate never rises."""
     schedule: str = "linear"
     """How the learning rate goes from lr to end_lr: linear, cosine or constant."""
     lr_updates: int = 0
@@ -360,6 +361,8 @@ class PPORunConfig(RunConfig):
     """Updates between looks at the validation panel."""
     panel: str = "val-50"
     """Panel on which the best checkpoint is chosen."""
+    signals: bool = True
+    """Measure at each validation how much of the gradient is signal and how much of the thoughts depends on the prompt."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -88,6 +88,7 @@ def _finite(value)->bool:
     if isinstance(value, (list, tuple)): return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
+# %% ../nbs/01_config_parts.ipynb #3d5281eb
 def is_part(kind)->bool:
     "Whether a field of this type, `kind`, is a part."
     return isinstance(kind, type) and issubclass(kind, Options)
@@ -102,10 +103,9 @@ def option_paths(
         paths += [f"{f.name}.{path}" for path in option_paths(f.type)] if is_part(f.type) else [f.name]
     return tuple(paths)
 
-# %% ../nbs/01_config_parts.ipynb #3d5281eb
 class _Kind(type):
-    "Reads keywords of before."
-    def __call__(cls, *values, **options):
+    "Reads keywords of version 0.1.0."
+    def __call__(cls, *values, **options)->Any:
         for name in list(options):
             if isinstance(options[name], (dict, Options)) and name in cls.__dataclass_fields__: continue
             new = MOVED.get(name, "") if isinstance(options[name], (dict, Options)) else today(name, option_paths(cls))
@@ -120,7 +120,7 @@ class _Kind(type):
 # %% ../nbs/01_config_parts.ipynb #4e135560
 class Options(metaclass=_Kind):
     "Base of all configurations and their parts."
-    def __setattr__(self, name, value):
+    def __setattr__(self, name, value)->None:
         own = self.__dataclass_fields__.get(name)
         if own and isinstance(value, dict) and is_part(own.type): value = self._part(own, value)
         if not _finite(value): raise UsageError(f"{name}={value!r} of {type(self).__name__} must be a finite number")
@@ -145,7 +145,7 @@ class Options(metaclass=_Kind):
         return value
 
 # %% ../nbs/01_config_parts.ipynb #3e8c18cd
-def check_range(config, name:str, low:float=None, high:float=None, above:float=None):
+def check_range(config, name:str, low:float=None, high:float=None, above:float=None)->None:
     "Raise `UsageError` if the field `name` of `config` is outside [`low`, `high`], or not above `above`."
     value = getattr(config, name)
     if value is not None and (low is None or value >= low) and (high is None or value <= high) \
@@ -154,7 +154,7 @@ def check_range(config, name:str, low:float=None, high:float=None, above:float=N
     else: allowed = f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
     raise UsageError(f"{name}={value!r} of {type(config).__name__} must be {allowed}")
 
-def check_choice(config, name:str, choices:tuple):
+def check_choice(config, name:str, choices:tuple)->None:
     "Raise `UsageError` if the field `name` of `config` is not one of `choices`."
     value = getattr(config, name)
     if value not in choices:
@@ -171,7 +171,7 @@ class LoadingConfig(Options):
     attention: str = "auto"
     """How attention is computed: auto, eager, sdpa or flash_attention_2 (needs flash-attn)."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_choice(self, "dtype", ("auto", "float32", "bfloat16", "float16"))
         check_choice(self, "quantization", ("none", "4bit", "8bit"))
         check_choice(self, "attention", ("auto", "eager", "sdpa", "flash_attention_2"))
@@ -182,7 +182,7 @@ class TrainingLoadingConfig(LoadingConfig):
     max_pixels: int = 0
     """Images are resized to at most this many pixels; 0 keeps the checkpoint's limit."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "max_pixels", low=0)
 
@@ -201,7 +201,7 @@ class LoRAConfig(Options):
     parts: str = "language"
     """Parts of the model that get an adapter: language, language+merger or all."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "r", low=0)
         check_range(self, "dropout", 0, 1)
         check_choice(self, "parts", PARTS)
@@ -210,7 +210,7 @@ class LoRAConfig(Options):
             raise UsageError(f"lora.{alone[0]} without lora.r: there is no adapter that it is about; "
                              "give --lora.r, for example 16")
 
-def check_trainable(config):
+def check_trainable(config)->None:
     "Raise `UsageError` if `config` says what learns without an adapter, and asks for an adapter."
     check_choice(config, "trainable", PARTS)
     if config.lora.r and config.trainable != "language":
@@ -261,7 +261,7 @@ class RequestConfig(Options):
     max_tokens: int = 0
     """Stop after so many tokens of prompts and answers, as the server counts them; 0 sets no limit."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "concurrency", low=1)
         for name in ("retries", "max_requests", "max_tokens"): check_range(self, name, low=0)
         check_range(self, "timeout", above=0)
@@ -274,7 +274,7 @@ class AskConfig(RequestConfig):
     max_new_tokens: int = 256
     """Limit of an answer's length in tokens."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "max_new_tokens", low=1)
         check_range(self, "temperature", low=0)
@@ -288,7 +288,7 @@ class RolloutConfig(Options):
     workers: int = 0
     """Worker processes for the environments; 0 keeps them in this process, -1 decides by measured cost."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "envs", low=1)
         check_range(self, "workers", low=-1)
 
@@ -300,7 +300,7 @@ class SamplingConfig(Options):
     temperature: float = 1.0
     """Temperature of sampling; in training, log-probabilities are taken at it too."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "max_new_tokens", low=1)
         check_range(self, "temperature", above=0)
 
@@ -315,7 +315,7 @@ class EngineConfig(Options):
     urls: list[str] = field(default_factory=list)
     """Addresses of vLLM servers that are running; without any, the run starts one of its own."""
     command: str = ""
-    """What starts a server of the run's own, before the options; by default the one that `rl4vlm engine install` made."""
+    """What starts a server of the run's own, before the options; by default the vLLM of `rl4vlm engine install`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of that server, e.g. --engine.options.gpu_memory_utilization 0.4."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -329,7 +329,7 @@ class EngineConfig(Options):
     restarts: int = 3
     """How often in one rollout a server that has failed is started again, or waited for."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_choice(self, "kind", ENGINES)
         for name in ("start_timeout", "timeout"): check_range(self, name, above=0)
         check_range(self, "restarts", low=0)
@@ -352,7 +352,7 @@ class OptimConfig(Options):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         for name in ("lr", "max_grad_norm"): check_range(self, name, above=0)
 
 @dataclass
@@ -361,7 +361,7 @@ class KLConfig(Options):
     coef: float = 0.0
     """Weight of the KL divergence per token from the reference; 0 keeps no reference."""
 
-    def __post_init__(self): check_range(self, "coef", low=0)
+    def __post_init__(self)->None: check_range(self, "coef", low=0)
 
 TRACKERS = ("wandb", "tensorboard")
 
@@ -373,7 +373,7 @@ class RunConfig(Options):
     save_every: int = 100
     """Steps (in ppo: updates) between checkpoints from which a run can resume."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "save_every", low=1)
         for name in self.trackers:
             if name in TRACKERS: continue
@@ -389,4 +389,4 @@ class RowsConfig(Options):
     on_bad_row: str = "stop"
     """What a row of a .json file that cannot be used does: stop, or skip (it is counted and listed)."""
 
-    def __post_init__(self): check_choice(self, "on_bad_row", ("stop", "skip"))
+    def __post_init__(self)->None: check_choice(self, "on_bad_row", ("stop", "skip"))

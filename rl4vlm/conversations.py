@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages', 'check_row', 'image_path', 'read_json_rows',
-           'answers_of', 'count_images', 'told_bad', 'JsonConversations', 'is_validation', 'write_conversations']
+           'answers_of', 'count_images', 'told_bad', 'is_validation', 'JsonConversations', 'write_conversations']
 
 # %% ../nbs/42_conversations.ipynb #1060b394
 import json, re
+from typing import Any
+from collections.abc import Iterator
 from pathlib import Path
 from .core import UsageError, from_json, json_lines, read_text, stream_seed, well_formed
 from .images import RowError, need, open_image
@@ -68,6 +70,40 @@ def _short(value)->str:
     try: return well_formed(json.dumps(value, ensure_ascii=False)[:120])
     except RecursionError: return "something nested too deeply"
 
+# %% ../nbs/42_conversations.ipynb #f8a18180
+def _with_system(system, messages:list)->list:
+    "Messages that begin with the system text of the row, where there is one."
+    if system in (None, ""): return messages
+    need(isinstance(system, str), "wrong fields", f"its system text must be a string, got {_short(system)}")
+    own = messages[0]["content"] if messages[0]["role"] == "system" else system
+    need(own == system, "two systems", "it has a system text, and another one in its messages")
+    return [dict(role="system", content=system)] + messages[messages[0]["role"] == "system":]
+
+def _check_order(messages:list)->None:
+    "A question first, an answer last, none of them empty."
+    first = next((m["role"] for m in messages if m["role"] != "system"), "system")
+    need(first != "assistant", "begins with an answer",
+         "it begins with an answer; a question of the user must come first")
+    need(messages[-1]["role"] == "assistant", "no answer",
+         f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
+    for m in messages: need(m["role"] != "assistant" or m["content"].strip(), "no answer", "an answer is empty")
+
+# %% ../nbs/42_conversations.ipynb #90506249
+_MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.MULTILINE)
+
+def _content(message:dict)->str|list:
+    "Content as parts; an answer, and a system prompt, as text."
+    content, answers = message["content"], ROLES[message["role"]] != "user"
+    parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image"
+                                                                    else dict(type="text", text=p["text"])
+                                                                    for p in content]
+    need(not answers or all(p["type"] == "text" for p in parts), "image count",
+         f"an image stands in a message of the {ROLES[message['role']]}")
+    for p in parts:
+        need(answers or p["type"] == "image" or not _MARK.search(p["text"]), "video or audio",
+             "its text has a place for a video or a sound, and only text and images are learned from")
+    return "".join(p["text"] for p in parts) if answers else parts
+
 # %% ../nbs/42_conversations.ipynb #5651ae4a
 def check_row(
     row,   # as it was in the file
@@ -99,38 +135,6 @@ def check_row(
          r"its text holds half of a surrogate pair (\ud83d alone, for example), which no encoding can hold")
     return dict(found, messages=messages)
 
-def _with_system(system, messages:list)->list:
-    "Messages that begin with the system text of the row, where there is one."
-    if system in (None, ""): return messages
-    need(isinstance(system, str), "wrong fields", f"its system text must be a string, got {_short(system)}")
-    own = messages[0]["content"] if messages[0]["role"] == "system" else system
-    need(own == system, "two systems", "it has a system text, and another one in its messages")
-    return [dict(role="system", content=system)] + messages[messages[0]["role"] == "system":]
-
-def _check_order(messages:list):
-    "A question first, an answer last, none of them empty."
-    first = next((m["role"] for m in messages if m["role"] != "system"), "system")
-    need(first != "assistant", "begins with an answer",
-         "it begins with an answer; a question of the user must come first")
-    need(messages[-1]["role"] == "assistant", "no answer",
-         f"it ends with the {messages[-1]['role']}; the last message must be the assistant's answer")
-    for m in messages: need(m["role"] != "assistant" or m["content"].strip(), "no answer", "an answer is empty")
-
-_MARK = re.compile(r"\A\s*<(video|audio|speech)>|^<(video|audio|speech)>$", re.MULTILINE)
-
-def _content(message:dict):
-    "Content as parts; an answer, and a system prompt, as text."
-    content, answers = message["content"], ROLES[message["role"]] != "user"
-    parts = marked_parts(content) if isinstance(content, str) else [dict(type="image") if p["type"] == "image"
-                                                                    else dict(type="text", text=p["text"])
-                                                                    for p in content]
-    need(not answers or all(p["type"] == "text" for p in parts), "image count",
-         f"an image stands in a message of the {ROLES[message['role']]}")
-    for p in parts:
-        need(answers or p["type"] == "image" or not _MARK.search(p["text"]), "video or audio",
-             "its text has a place for a video or a sound, and only text and images are learned from")
-    return "".join(p["text"] for p in parts) if answers else parts
-
 # %% ../nbs/42_conversations.ipynb #828a21e5
 def image_path(
     root:Path,    # folder of the data
@@ -159,15 +163,15 @@ def read_json_rows(path)->list:
     except json.JSONDecodeError as e: raise UsageError(f"{path} is no JSON ({e}); was it cut off?") from None
     except (ValueError, RecursionError): return [_value(t) for t in _elements(text)]   # one of the rows is at fault
 
-def _on_line(number:int, row):
+def _on_line(number:int, row)->Any:
     if not isinstance(row, ValueError): return row
     return ValueError(f"line {number} is no JSON ({row}); wanted is a JSON list, or one object a line")
 
-def _value(text:str):
+def _value(text:str)->Any:
     try: return from_json(text)
     except ValueError as e: return e
 
-def _elements(text:str):
+def _elements(text:str)->Iterator:
     "The elements of a JSON list as texts, however deep they are nested."
     depth, start = 0, text.index("[") + 1
     for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
@@ -184,7 +188,7 @@ def count_images(messages:list)->int:
     "Places for images in messages."
     return sum(p["type"] == "image" for m in messages if isinstance(m["content"], list) for p in m["content"])
 
-# %% ../nbs/42_conversations.ipynb #c9d749b2
+# %% ../nbs/42_conversations.ipynb #4f8839d6
 def told_bad(
     path:Path,         # of the file
     bad:dict,          # number of a row -> `RowError`
@@ -194,9 +198,15 @@ def told_bad(
     for number, e in bad.items():
         if on_bad_row == "stop":
             raise RowError(e.kind,
-                           f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and counts them")
+                           f"row {number} of {path.name}: {e}; --rows.on_bad_row skip leaves such rows out and "
+                           f"counts them")
     return [dict(row=number, kind=e.kind, why=str(e)) for number, e in bad.items()]
 
+def is_validation(episode:str, share:float)->bool:
+    "Whether an episode belongs to the validation rows; a function of its id alone (at a `share` in [0, 1])."
+    return stream_seed("split", episode, bits=32) < share * 2**32
+
+# %% ../nbs/42_conversations.ipynb #c9d749b2
 class JsonConversations:
     "The rows of a LLaVA or messages file as conversations with one answer each; images are decoded on access."
     def __init__(self,
@@ -216,7 +226,7 @@ class JsonConversations:
             self.rows = [r for r in self.rows if is_validation(r["episode"],
                                                                validation_share) == (part == "validation")]
 
-    def leave_out(self, bad:dict, on_bad_row:str):
+    def leave_out(self, bad:dict, on_bad_row:str)->None:
         "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
         self.bad += told_bad(self.path, bad, on_bad_row)
         if bad: self.rows = [r for r in self.rows if r["row"] not in bad]
@@ -238,13 +248,9 @@ class JsonConversations:
         "The size of each row."
         return [(len(json.dumps(r["messages"])), [h * w for h, w in r["sizes"]]) for r in self.rows]
 
-    def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
+    def outlines(self)->Iterator[tuple]: # yields (row of the file, messages, [(height, width) of each image])
         "What there is to check against a model, without decoding an image."
         for r in self.rows: yield r["row"], r["messages"], r["sizes"]
-
-def is_validation(episode:str, share:float)->bool:
-    "Whether an episode belongs to the validation rows; a function of its id alone (at a `share` in [0, 1])."
-    return stream_seed("split", episode, bits=32) < share * 2**32
 
 # %% ../nbs/42_conversations.ipynb #d14863b2
 def write_conversations(

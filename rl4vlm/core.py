@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL4VLMError', 'UsageError', 'Interrupted',
            'DamagedError', 'InvariantError', 'did_you_mean', 'install_extra', 'well_formed', 'read_text', 'from_json',
-           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'printable', 'tell', 'is_secret', 'without_secrets',
-           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved']
+           'to_json', 'plain_json', 'json_lines', 'flatten_dict', 'is_secret', 'without_secrets', 'printable', 'tell',
+           'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved', 'renamed']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
 import difflib, hashlib, json, math, os, random, re, sys, threading, time, warnings
+from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # %% ../nbs/00_core.ipynb #bee32808
 class RL4VLMError(Exception):
@@ -72,7 +74,7 @@ def read_text(path)->str:
     raise UsageError(f"{path} is not in the encoding UTF-8 ({why}); save it as UTF-8")
 
 # %% ../nbs/00_core.ipynb #d76ddbcd
-def from_json(text:str|bytes):
+def from_json(text:str|bytes)->Any:
     "The value of a JSON `text`; whatever is wrong with it is a `ValueError`."
     try: return json.loads(text)
     except RecursionError: raise ValueError("it is nested too deeply") from None
@@ -83,7 +85,7 @@ def to_json(value, **options)->str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     return json.dumps(value, allow_nan=False, **options) if _HALF.search(text) else text
 
-def plain_json(value):
+def plain_json(value)->Any:
     "`value` in Python's own types (NumPy's and PyTorch's numbers too); a number that is not finite is None."
     name = lambda k: k if isinstance(k, str) else plain_json(k)
     if isinstance(value, dict): return {name(k): plain_json(v) for k, v in value.items()}
@@ -94,7 +96,7 @@ def plain_json(value):
 
 def json_lines(
     data:bytes|str,   # one JSON value a line; empty lines do not count
-): # yields the number of each line, from 1, and its value, or the `ValueError` that says what is wrong with it
+)->Iterator[tuple[int, Any]]: # number of each line, from 1, and its value, or the `ValueError` that tells why not
     "The lines of a JSON Lines file, which end at `\\n` alone."
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -114,20 +116,6 @@ def flatten_dict(
         name = f"{prefix}{key}"
         flat.update(flatten_dict(value, between, name + between) if isinstance(value, dict) else {name: value})
     return flat
-
-# %% ../nbs/00_core.ipynb #5b1f9c02
-_OBEYED = re.compile(   # what a terminal acts on or hides
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-    "\U000e0000-\U000e007f\ud800-\udfff]")
-
-def printable(text)->str:
-    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
-
-def tell(*texts, file=None):
-    "Print `texts` at once, made `printable`, to `file` or standard output."
-    print(*map(printable, texts), file=file or sys.stdout, flush=True)
-    Heartbeat.last = time.monotonic()
 
 # %% ../nbs/00_core.ipynb #3c9be471
 SECRET_WORDS = {"key", "apikey", "accesskey", "token", "secret", "password", "passwd", "pwd", "passphrase",
@@ -149,7 +137,21 @@ def without_secrets(value, name:str="")->Any:
     hidden = lambda m: f"{m[1]}{m[2]}=(hidden)" if is_secret(m[2]) else m[0]
     return re.sub(r"([?&#;])([^=&#;\s?]+)=[^&#;\s]+", hidden, value)
 
+# %% ../nbs/00_core.ipynb #5b1f9c02
+_OBEYED = re.compile(   # what a terminal acts on or hides
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\U000e0000-\U000e007f\ud800-\udfff]")
+
+def printable(text)->str:
+    "The `text` of others as it may be shown: control characters as escapes, secrets in addresses hidden."
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(str(text)))
+
 # %% ../nbs/00_core.ipynb #6fd3a918
+def tell(*texts, file=None)->None:
+    "Print `texts` at once, made `printable`, to `file` or standard output."
+    print(*map(printable, texts), file=file or sys.stdout, flush=True)
+    Heartbeat.last = time.monotonic()
+
 class Heartbeat:
     "Inside `with`, a line every few seconds in which nothing else is said."
     last, what = 0.0, "working"   # when something was said, what goes on
@@ -162,21 +164,21 @@ class Heartbeat:
 
     def gap(self)->float: return max(self.every, (time.monotonic() - self.began) / 100)
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         Heartbeat.last = self.began = time.monotonic()
         Heartbeat.what = "loading libraries"
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(self, *error): self.over.set()
+    def __exit__(self, *error)->None: self.over.set()
 
-    def _beat(self):
+    def _beat(self)->None:
         while not self.over.wait(self.every / 20):
             if time.monotonic() - Heartbeat.last > self.gap() and not Heartbeat.quiet:
                 try: tell(f"  … {self.what}, {time.monotonic() - self.began:.0f} s", file=self.file)
                 except (OSError, ValueError): return   # nobody listens
 
-def set_status(what:str):
+def set_status(what:str)->None:
     "Say what goes on now, in case it takes long."
     Heartbeat.what = what
 
@@ -201,7 +203,7 @@ def episode_seed(
     return TRAIN_SEED_START + stream_seed("episode", run_seed, env_index, episode_index) % (2**31 - TRAIN_SEED_START)
 
 # %% ../nbs/00_core.ipynb #3521a96d
-def seed_everything(seed:int):
+def seed_everything(seed:int)->None:
     "Give `seed` to Python, NumPy and PyTorch (all devices)."
     import numpy as np, torch
     random.seed(seed)
@@ -218,8 +220,8 @@ def cache_dir()->Path:
 def moved(
     module:str,   # the name of a module
     **where,      # module -> the names that it has now; `Old:New` where the name is another, too
-):
-    "The `__getattr__` of a module for names of version 0.1.0: they are given from `where` they are now, with a `FutureWarning`."
+)->Callable:
+    "The `__getattr__` of a module for names of version 0.1.0: given from `where` they are now, with a `FutureWarning`."
     today = {}
     for room, names in where.items():
         for old, _, new in (name.partition(":") for name in names.split()): today[old] = room, new or old
@@ -234,3 +236,18 @@ def moved(
 __getattr__ = moved(
     __name__, run_folder="claim_run_folder lock_run_folder others_run RUN_FILES MAY_DIFFER",
     files="write_atomic write_json read_json replace_folder write_into recover_folder JsonLines scratch")
+
+# %% ../nbs/00_core.ipynb #b9e06deb
+def renamed(
+    **today,   # old name of a keyword argument -> its name now
+)->Callable:
+    "A decorator: keyword arguments of version 0.1.0 are taken by their names of `today`, with a `FutureWarning`."
+    def decorate(function:Callable)->Callable:
+        @wraps(function)
+        def taking_both(*args, **kwargs):
+            for old in today.keys() & kwargs.keys():
+                warnings.warn(f"{function.__name__}: {old}= is {today[old]}= now", FutureWarning, stacklevel=2)
+                kwargs[today[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+        return taking_both
+    return decorate

@@ -9,10 +9,13 @@ __all__ = ['SHARED', 'launched', 'with_deepspeed', 'check_connected', 'Ranks', '
 
 # %% ../nbs/30_distributed.ipynb #ab323d52
 import atexit, math, os, sys, threading, time
-from contextlib import contextmanager, nullcontext
+from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch.optim.adamw import adamw
 from .config import GROUPED
 from .core import RL4VLMError, UsageError
@@ -27,7 +30,7 @@ def with_deepspeed()->bool:
     "Whether the launcher asks for DeepSpeed."
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
 
-def check_connected(world:int, remedy:str=""):
+def check_connected(world:int, remedy:str="")->None:
     "Raise `RL4VLMError` (with a `remedy`) if fewer processes found each other than the `world` that was launched."
     if world == launched(): return
     raise RL4VLMError(f"{launched()} processes were launched but {world} are connected: "
@@ -41,7 +44,7 @@ class Ranks:
         self.accelerator, self.index, self.world, self.engine = None, 0, 1, None
         if launched() > 1 or with_deepspeed(): self._connect(minutes)
 
-    def _connect(self, minutes):
+    def _connect(self, minutes)->None:
         from accelerate import Accelerator, InitProcessGroupKwargs
         cpu = not torch.cuda.is_available()
         skip_shm_build()
@@ -53,7 +56,7 @@ class Ranks:
     @property
     def main(self)->bool: return self.index == 0
     @property
-    def device(self): return self.accelerator.device if self.accelerator else None
+    def device(self)->torch.device|None: return self.accelerator.device if self.accelerator else None
 
 # %% ../nbs/30_distributed.ipynb #330be602
 def _threads_sleep()->bool:
@@ -62,7 +65,8 @@ def _threads_sleep()->bool:
     try: return not any(t.read_text().rpartition(")")[2].split()[0] == "R" for t in others)
     except OSError: return False   # one has just ended
 
-def close_process_group():
+@atexit.register
+def close_process_group()->None:
     "Let the background threads of a connection come to rest, and close it if the program did not fail; called at exit."
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
     until, rests = time.monotonic() + 5, 0
@@ -72,10 +76,9 @@ def close_process_group():
     failed = getattr(sys, "last_value", None) is not None   # set by the interpreter, and by the command line
     if not failed: torch.distributed.destroy_process_group()
 
-atexit.register(close_process_group)
-
 # %% ../nbs/30_distributed.ipynb #d2d166e2
-SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))   # options of `PPOConfig` and `SFTConfig` that are totals
+# options of `PPOConfig` and `SFTConfig` that are totals
+SHARED = (("rollout", "envs"), ("optim", "minibatch"), ("optim", "batch_size"))
 
 def share_of(
     config,      # a `PPOConfig` or an `SFTConfig`
@@ -96,7 +99,7 @@ def share_of(
     return shares
 
 # %% ../nbs/30_distributed.ipynb #417f197f
-def skip_shm_build():
+def skip_shm_build()->None:
     "Keep DeepSpeed from compiling a shared-memory extension for CPU, which takes minutes; gloo does without it."
     if not with_deepspeed() or torch.cuda.is_available(): return
     import deepspeed
@@ -106,7 +109,7 @@ def trainer_arguments(
     kind,        # `TrainingArguments` or a class made from it
     cpu:bool,    # there is no GPU
     **options,
-):
+)->Any:
     "The arguments of transformers' `Trainer`: `options`, and those about the launched processes."
     skip_shm_build()
     if with_deepspeed():   # the launch file says 1, and the two must agree
@@ -120,17 +123,18 @@ def trainer_arguments(
 def dithered(
     x,          # float32 tensor
     seed:int,   # of the thresholds
-): # tensor of the same shape, bfloat16
+)->torch.Tensor: # tensor of the same shape, bfloat16
     "Numbers rounded to bfloat16, each up or down at a threshold of its own, so that their mean stays what it was."
     generator = torch.Generator(x.device).manual_seed(seed)
     r = torch.randint(0, 2**16, x.shape, generator=generator, dtype=torch.int32, device=x.device)
     bits = (x.contiguous().view(torch.int32) + r) & -2**16   # bfloat16 is the upper half of float32's bits
     return bits.view(torch.float32).bfloat16()
 
+# %% ../nbs/30_distributed.ipynb #af5f7fef
 class MasterAdamW(torch.optim.AdamW):
     "AdamW that steps float32 copies of the weights that are not float32 and rounds them into the model."
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None)->Any:
         every = [(g, p) for g in self.param_groups for p in g["params"]]
         low = [(n, g, p) for n, (g, p) in enumerate(every) if p.grad is not None and p.dtype != torch.float32]
         for n, g, p in low: self._step_master(g, p, n)
@@ -140,7 +144,7 @@ class MasterAdamW(torch.optim.AdamW):
         for (*_, p), grad in zip(low, grads): p.grad = grad
         return loss
 
-    def _step_master(self, group:dict, p, seed:int):
+    def _step_master(self, group:dict, p, seed:int)->None:
         "AdamW's step of one weight; only this one's gradient is made float32, so little memory is needed."
         state = self.state[p]
         if "master" not in state: state["master"] = p.detach().float()
@@ -151,7 +155,7 @@ class MasterAdamW(torch.optim.AdamW):
               amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, **options)
         p.copy_(dithered(state["master"], seed))
 
-    def load_state_dict(self, state_dict:dict):
+    def load_state_dict(self, state_dict:dict)->None:
         "As `AdamW`, which would round the loaded state to the precision of the weights."
         super().load_state_dict(state_dict)
         groups = zip(state_dict["param_groups"], self.param_groups)
@@ -170,7 +174,8 @@ class Learner:
     "A model and its optimizer, wrapped for the ranks: call it as the model, then `backward` and `step`."
     def __init__(self, ranks:Ranks, model, optimizer, max_grad_norm:float):
         self.ranks, self.model, self.optimizer, self.max_grad_norm = ranks, model, optimizer, max_grad_norm
-        self.wrapped, self.deepspeed = model, False
+        self.wrapped:Any = model   # DeepSpeed's engine, or `DistributedDataParallel`
+        self.deepspeed = False
         self.sliced = False   # each rank holds a part of each weight
         if ranks.accelerator is None: return
         plugin = ranks.accelerator.state.deepspeed_plugin
@@ -182,7 +187,7 @@ class Learner:
         if self.wrapped is model:
             raise RL4VLMError("the model was not wrapped: gradients would not be shared between the processes")
 
-    def _wrap_deepspeed(self, plugin):
+    def _wrap_deepspeed(self, plugin)->None:
         "Micro-batches are counted here, so DeepSpeed is told that there is one."
         options = plugin.deepspeed_config
         options.update(train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1,
@@ -191,13 +196,14 @@ class Learner:
         self.wrapped, self.optimizer = self.ranks.accelerator.prepare(self.model, self.optimizer)
         self.deepspeed, self.sliced = True, int(plugin.zero_stage) == 3
 
-    def __call__(self, prompts:list, *args, **kwargs):
+    def __call__(self, prompts:list, *args, **kwargs)->Any:
         if self.sliced: read_images(self.wrapped, self.model, prompts)
         return self.wrapped(prompts, *args, **kwargs)
 
-    def zero_grad(self): self.wrapped.zero_grad() if self.deepspeed else self.optimizer.zero_grad(set_to_none=True)
+    def zero_grad(self)->None:
+        self.wrapped.zero_grad() if self.deepspeed else self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, loss, last:bool=True):
+    def backward(self, loss, last:bool=True)->None:
         "Add the gradients of `loss`; ranks exchange them after the `last` part of a step."
         if self.ranks.world > 1: loss = loss * self.ranks.world
         if self.deepspeed:
@@ -205,7 +211,7 @@ class Learner:
             return self.wrapped.backward(loss)
         loss.backward()
 
-    def quiet(self, last:bool):
+    def quiet(self, last:bool)->AbstractContextManager:
         "Around forward and backward of a part: no exchange unless it is the last."
         ddp = self.wrapped is not self.model and not self.deepspeed
         return self.wrapped.no_sync() if ddp and not last else nullcontext()
@@ -220,31 +226,37 @@ class Learner:
         if math.isfinite(norm): self.optimizer.step()   # a broken gradient is reported, not taken
         return norm
 
-    def save(self, folder):
-        "Write the state of the optimizer; under DeepSpeed each rank writes its part, and the weights with it."
-        if self.deepspeed: self.wrapped.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
-        elif self.ranks.main: torch.save(self.optimizer.state_dict(), Path(folder)/"optimizer.pt")
+# %% ../nbs/30_distributed.ipynb #fa8ac93c
+@patch
+def save(self:Learner, folder)->None:
+    "Write the state of the optimizer; under DeepSpeed each rank writes its part, and the weights with it."
+    if self.deepspeed: self.wrapped.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
+    elif self.ranks.main: torch.save(self.optimizer.state_dict(), Path(folder)/"optimizer.pt")
 
-    def load(self, folder,
-        load_weights,   # function (folder) that puts the weights into the model
-    ):
-        "Go back to what `save` wrote."
-        if self.deepspeed: return self.wrapped.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
-        load_weights(folder)
-        self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True))
+@patch
+def load(self:Learner, folder,
+    load_weights,   # function (folder) that puts the weights into the model
+)->None:
+    "Go back to what `save` wrote."
+    if self.deepspeed: return self.wrapped.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
+    load_weights(folder)
+    self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True))
 
-    def set_lr(self, lr:float, group:int=0): self.optimizer.param_groups[group]["lr"] = lr
+@patch
+def set_lr(self:Learner, lr:float, group:int=0)->None:
+    "Set the learning rate of one group of the optimizer's parameters."
+    self.optimizer.param_groups[group]["lr"] = lr
 
 # %% ../nbs/30_distributed.ipynb #127ba1a0
 @contextmanager
-def whole(learner:Learner):
+def whole(learner:Learner)->Iterator[None]:
     "Inside, every rank has all weights and may run the model on its own."
     if learner.sliced:
         with whole_engine(learner.wrapped): yield
     else: yield
 
 @contextmanager
-def whole_engine(engine):
+def whole_engine(engine)->Iterator[None]:
     "The same for an engine of DeepSpeed's with ZeRO-3."
     import deepspeed
     offload, parameters = engine.optimizer.parameter_offload, list(engine.module.parameters())
@@ -263,7 +275,7 @@ def read_images(
     engine,          # DeepSpeed's, with ZeRO-3
     policy,          # `rl4vlm.policy.VLMPolicy` inside it
     prompts:list,    # of this rank
-):
+)->None:
     "Put the features of all images into the policy's cache, on all ranks at once."
     new = torch.tensor(int(not policy.knows(prompts)), device=policy.device)
     torch.distributed.all_reduce(new)
@@ -271,8 +283,6 @@ def read_images(
         with whole_engine(engine), torch.no_grad(): policy.image_features(prompts)
 
 # %% ../nbs/30_distributed.ipynb #216a2ed9
-from fastcore.basics import patch
-
 @patch
 def gather(self:Ranks, thing)->list: # one object per rank, the same list on each
     "The `thing` of every rank."
@@ -288,7 +298,7 @@ def total(self:Ranks, numbers:dict)->dict:
     return {k: sum(p.get(k, 0.0) for p in parts) for k in sorted({k for p in parts for k in p})}
 
 @patch
-def agree(self:Ranks, error:Exception|None):
+def agree(self:Ranks, error:Exception|None)->None:
     "Raise on every rank if any has an error; each says whose it was."
     if self.world == 1:
         if error: raise error
@@ -299,6 +309,6 @@ def agree(self:Ranks, error:Exception|None):
     raise RL4VLMError(f"stopped because process {found[0][0]} did: {found[0][1]}")
 
 @patch
-def wait(self:Ranks):
+def wait(self:Ranks)->None:
     "Until all are here."
     if self.world > 1: self.accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ __all__ = ['STATES', 'MODULES', 'FEATURES', 'TOOLS', 'Finding', 'requirements', 
 
 # %% ../nbs/55_doctor.ipynb #ffba7c63
 import importlib, importlib.metadata, os, platform, shutil, tempfile, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,12 @@ class Finding:
 def requirements()->dict: # extra (None for the core) -> list of `packaging.requirements.Requirement`
     "What the installed package asks for, by extra."
     from packaging.requirements import Requirement
-    found = {None: []}
+    found, known = {None: []}, importlib.metadata.metadata("rl4vlm").get_all("Provides-Extra") or []
     for line in importlib.metadata.requires("rl4vlm") or []:
         r = Requirement(line)
-        extras = [None] if r.marker is None or r.marker.evaluate(dict(extra="")) else [e for e in importlib.metadata.metadata("rl4vlm").get_all("Provides-Extra") or [] if r.marker.evaluate(dict(extra=e))]
-        for extra in extras: found.setdefault(extra, []).append(r)
+        core = r.marker is None or r.marker.evaluate(dict(extra=""))
+        for extra in [None] if core else [e for e in known if r.marker.evaluate(dict(extra=e))]:
+            found.setdefault(extra, []).append(r)
     return found
 
 # %% ../nbs/55_doctor.ipynb #0a967f23
@@ -44,7 +46,8 @@ def check_import(name:str)->str: # what went wrong, or an empty string
     "Import the module of the package `name`."
     with _quiet():
         try: importlib.import_module(MODULES.get(name.lower(), name.replace("-", "_"))); return ""
-        except BaseException as e: return f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"   # a broken build may raise anything
+        # a broken build may raise anything
+        except BaseException as e: return f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
 
 def check_package(
     requirement,        # `packaging.requirements.Requirement`
@@ -54,21 +57,28 @@ def check_package(
     install = f'pip install "{requirement.name}{requirement.specifier}"'
     set_status(f"importing {requirement.name}")
     try: version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError: return Finding(group, requirement.name, "broken", "not installed", install)
-    if not requirement.specifier.contains(version, prereleases=True): return Finding(group, requirement.name, "broken", f"{version}, but {requirement.specifier} is needed", install)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(group, requirement.name, "broken", "not installed", install)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(group, requirement.name, "broken", f"{version}, but {requirement.specifier} is needed", install)
     problem = check_import(requirement.name)
-    install = f'pip install --force-reinstall "{requirement.name}{requirement.specifier}"'   # it is there: a plain install would do nothing
-    if requirement.name == "torchvision": install = "pip install --force-reinstall torch torchvision   (both from the same place, so that they belong together)"
-    return Finding(group, requirement.name, "broken" if problem else "ok", f"{version} {problem}".strip(), install if problem else "")
+    # it is there: a plain install would do nothing
+    install = f'pip install --force-reinstall "{requirement.name}{requirement.specifier}"'
+    if requirement.name == "torchvision":
+        install = ("pip install --force-reinstall torch torchvision   (both from the same place, so that they belong "
+                   "together)")
+    return Finding(group, requirement.name, "broken" if problem else "ok", f"{version} {problem}".strip(),
+                   install if problem else "")
 
 # %% ../nbs/55_doctor.ipynb #3aadbbb5
 @contextmanager
-def _quiet():
+def _quiet()->Iterator[None]:
     "Keep what libraries say while they are imported off the screen, and leave their loggers as they were."
     import contextlib, io, logging
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         warnings.simplefilter("ignore")
         try: yield
         finally: logging.disable(before)
@@ -78,15 +88,21 @@ def check_core()->list:
     "Python, this package, and all it stands on."
     from packaging.specifiers import SpecifierSet
     try: about = importlib.metadata.metadata("rl4vlm")
-    except importlib.metadata.PackageNotFoundError: return [Finding("core", "rl4vlm", "broken", "not installed", "pip install -e .   (in the folder that has pyproject.toml)")]
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding("core", "rl4vlm", "broken", "not installed",
+                        "pip install -e .   (in the folder that has pyproject.toml)")]
     wanted = about["Requires-Python"] or ""
     fits = SpecifierSet(wanted).contains(platform.python_version(), prereleases=True)
     packages, first = [check_package(r) for r in requirements()[None]], {}
     for f in packages:   # many packages fail as the one fails that they import
         why = f.found.partition(" ")[2] if f.state == "broken" and ":" in f.found else None
         if why and first.setdefault(why, f.name) != f.name: f.advice = f"mend {first[why]} first"
-    return [Finding("core", "python", "ok" if fits else "broken", platform.python_version() + ("" if fits else f", but {wanted} is needed"), "" if fits else "make a virtual environment with another Python"),
-            Finding("core", "rl4vlm", "ok", about["Version"]), *packages]
+    version = platform.python_version()
+    python = Finding("core", "python", "ok", version)
+    if not fits:
+        python = Finding("core", "python", "broken", f"{version}, but {wanted} is needed",
+                         "make a virtual environment with another Python")
+    return [python, Finding("core", "rl4vlm", "ok", about["Version"]), *packages]
 
 # %% ../nbs/55_doctor.ipynb #ca5a6618
 def check_forward()->Finding:
@@ -99,10 +115,14 @@ def check_forward()->Finding:
             from rl4vlm.policy import VLMPolicy
             from rl4vlm.tiny import build_tiny
             policy = VLMPolicy.load(build_tiny(folder, texts=["Which?"], width=64, layers=1))
-            prompt = policy.encode([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])], [np.zeros((56, 56, 3), np.uint8)])
+            prompt = policy.encode([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])],
+                                   [np.zeros((56, 56, 3), np.uint8)])
             answer = generate(policy, [prompt], max_new_tokens=2)[0]
-            return Finding("core", "tiny forward", "ok" if np.isfinite(answer.logprobs).all() else "broken", f"a tiny model answers on {policy.device}")
-    except Exception as e: return Finding("core", "tiny forward", "broken", f"{type(e).__name__}: {' '.join(str(e).split())[:120]}", "mend the packages above; if none is broken, report this line")
+            return Finding("core", "tiny forward", "ok" if np.isfinite(np.asarray(answer.logprobs)).all() else "broken",
+                           f"a tiny model answers on {policy.device}")
+    except Exception as e:
+        return Finding("core", "tiny forward", "broken", f"{type(e).__name__}: {' '.join(str(e).split())[:120]}",
+                       "mend the packages above; if none is broken, report this line")
 
 # %% ../nbs/55_doctor.ipynb #8771e98a
 FEATURES = dict(
@@ -123,7 +143,8 @@ def check_features()->list:
         lacking = [p for p in packages if not _version(p)]
         command = install_extra(name) if name in extras else "pip install " + " ".join(lacking)
         have = ", ".join(f"{p} {_version(p)}" for p in packages if p not in lacking)
-        findings.append(Finding("extras", name, "missing", f"needed for {purpose}", command) if lacking else Finding("extras", name, "ok", have))
+        findings.append(Finding("extras", name, "missing", f"needed for {purpose}", command) if lacking
+                        else Finding("extras", name, "ok", have))
     return findings
 
 # %% ../nbs/55_doctor.ipynb #67ec9df7
@@ -140,7 +161,8 @@ def check_machine()->list:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return [Finding("machine", "system", "info", f"{platform.system()} {platform.machine()}"),
             Finding("machine", "CPU", "info", f"{cores} cores"),
-            Finding("machine", "memory", "info" if memory > 6 * 2**30 else "missing", gigabytes(memory), "" if memory > 6 * 2**30 else "the quickstart needs about 4 GB"),
+            Finding("machine", "memory", "info" if memory > 6 * 2**30 else "missing", gigabytes(memory),
+                    "" if memory > 6 * 2**30 else "the quickstart needs about 4 GB"),
             *_graphics(gigabytes), *_folders(gigabytes)]
 
 # %% ../nbs/55_doctor.ipynb #f68f2649
@@ -148,31 +170,41 @@ def _graphics(gigabytes)->list:
     "One line for each CUDA device, or one that says there is none."
     try:
         import torch
-        cards = [(torch.cuda.get_device_properties(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())]
-    except Exception as e: return [Finding("machine", "GPU", "missing", f"{type(e).__name__}: {str(e)[:80]}", "mend torch")]
+        cards = [(torch.cuda.get_device_properties(i), *torch.cuda.mem_get_info(i))
+                 for i in range(torch.cuda.device_count())]
+    except Exception as e:
+        return [Finding("machine", "GPU", "missing", f"{type(e).__name__}: {str(e)[:80]}", "mend torch")]
     if not cards: return [Finding("machine", "GPU", "info", "none; tiny models run on the CPU, real ones want one", "")]
-    return [Finding("machine", f"GPU {i}", "info", f"{p.name}, {gigabytes(free)} of {gigabytes(total)} free") for i, (p, free, total) in enumerate(cards)]
+    return [Finding("machine", f"GPU {i}", "info", f"{p.name}, {gigabytes(free)} of {gigabytes(total)} free")
+            for i, (p, free, total) in enumerate(cards)]
 
 def _folders(gigabytes)->list:
     "Our cache and that of Hugging Face: can they be written, and is there room?"
-    hub = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"huggingface")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")
+    hub = Path(os.environ.get("HF_HOME") or caches/"huggingface")
     findings = []
     for name, folder, variable in [("cache", cache_dir(), "RL4VLM_CACHE"), ("hub cache", hub, "HF_HOME")]:
         near = next(p for p in [folder, *folder.absolute().parents] if p.exists())   # the nearest that exists
         writable, free = near.is_dir() and os.access(near, os.W_OK | os.X_OK), shutil.disk_usage(near).free
-        problem = f"set {variable} to a folder that can be written" if not writable else f"little room; set {variable} to another disk" if free < 2**30 else ""
-        findings.append(Finding("machine", name, "missing" if problem else "ok", f"{folder}, {'writable' if writable else 'NOT writable'}, {gigabytes(free)} free", problem))
+        problem = f"little room; set {variable} to another disk" if free < 2**30 else ""
+        if not writable: problem = f"set {variable} to a folder that can be written"
+        seen = f"{folder}, {'writable' if writable else 'NOT writable'}, {gigabytes(free)} free"
+        findings.append(Finding("machine", name, "missing" if problem else "ok", seen, problem))
     return findings
 
 # %% ../nbs/55_doctor.ipynb #5a428954
-TOOLS = {"git": "the tests of the notebooks' export", "g++": "DeepSpeed's CPU kernels and ALFWorld's planner", "make": "ALFWorld's planner",
+TOOLS = {"git": "the tests of the notebooks' export", "g++": "DeepSpeed's CPU kernels and ALFWorld's planner",
+         "make": "ALFWorld's planner",
          "chromium": "screenshots in the tests of the report page"}
 
 def check_tools()->list:
     "Compilers and other programs."
     other = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
     found = {name: next(filter(None, map(shutil.which, other.get(name, (name,)))), None) for name in TOOLS}
-    return [Finding("tools", name, "ok", path) if path else Finding("tools", name, "missing", f"needed for {TOOLS[name]}", f"apt-get install {name}, or the like on your system") for name, path in found.items()]
+    advice = "apt-get install {}, or the like on your system"
+    return [Finding("tools", name, "ok", path) if path
+            else Finding("tools", name, "missing", f"needed for {TOOLS[name]}", advice.format(name))
+            for name, path in found.items()]
 
 # %% ../nbs/55_doctor.ipynb #78f1d354
 def check_network(
@@ -180,20 +212,28 @@ def check_network(
     seconds:float=5.0,    # how long to wait for an answer
 )->list:
     "Whether model names can be downloaded."
-    offline = [v for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(v, "").lower() in ("1", "true", "yes", "on")]
-    if offline: return [Finding("network", "hub", "info", f"offline, as {offline[0]} says: models come from folders and the hub cache")]
+    offline = [v for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+               if os.environ.get(v, "").lower() in ("1", "true", "yes", "on")]
+    if offline:
+        return [Finding("network", "hub", "info",
+                        f"offline, as {offline[0]} says: models come from folders and the hub cache")]
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if not ask: return [Finding("network", "hub", "info", "not tried (--network true tries)")]
     import urllib.request
-    try: urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds); return [Finding("network", "hub", "ok", f"{endpoint} answers")]
-    except Exception as e: return [Finding("network", "hub", "missing", f"{endpoint} cannot be reached ({type(e).__name__})", "download models elsewhere and pass --model FOLDER; HF_HUB_OFFLINE=1 saves the waiting")]
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds)
+        return [Finding("network", "hub", "ok", f"{endpoint} answers")]
+    except Exception as e:
+        return [Finding("network", "hub", "missing", f"{endpoint} cannot be reached ({type(e).__name__})",
+                        "download models elsewhere and pass --model FOLDER; HF_HUB_OFFLINE=1 saves the waiting")]
 
 # %% ../nbs/55_doctor.ipynb #21b6980c
 def doctor(
     network:bool=False,   # try to reach the hub too
 )->tuple: # (findings, whether the core works)
     "Look at everything."
-    findings = [*check_core(), check_forward(), *check_features(), *check_machine(), *check_tools(), *check_network(network)]
+    findings = [*check_core(), check_forward(), *check_features(), *check_machine(), *check_tools(),
+                *check_network(network)]
     return findings, not any(f.state == "broken" for f in findings)
 
 def as_lines(findings:list)->list: # of str
@@ -210,5 +250,7 @@ def run_doctor(network:bool=False)->int: # exit code: 1 if the core is broken
     findings, ok = doctor(network)
     broken, missing = ([f.name for f in findings if f.state == state] for state in ("broken", "missing"))
     tell("\n".join(as_lines(findings)) + "\n")
-    tell(f"the core works; {len(missing)} optional things are missing" + (f": {', '.join(missing)}" if missing else "") if ok else f"the core is broken: {', '.join(broken)}")
+    which = f": {', '.join(missing)}" if missing else ""
+    works = f"the core works; {len(missing)} optional things are missing{which}"
+    tell(works if ok else f"the core is broken: {', '.join(broken)}")
     return 0 if ok else 1

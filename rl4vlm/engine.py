@@ -76,8 +76,8 @@ def one_token_each(
     for image in prompt.images:
         first, size = ids.index(token, at), policy.image_tokens(image.shape[:2])
         if set(ids[first:first + size]) != {token}:
-            raise InvariantError(f"an image of {image.shape[0]}×{image.shape[1]} pixels should have {size} tokens in a row "
-                                 "in the prompt, and has not")
+            raise InvariantError(f"an image of {image.shape[0]}×{image.shape[1]} pixels should have {size} tokens "
+                                 "in a row in the prompt, and has not")
         short += ids[at:first + 1]
         at = first + size
     return short + ids[at:]
@@ -97,7 +97,8 @@ def sampling_params(
     drawn = dict(temperature=0.0)
     if seed is not None: drawn = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed % 2**63)
     return dict(drawn, max_tokens=max_new_tokens, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0,
-                frequency_penalty=0.0, logprobs=0, logit_bias=forbidden, stop_token_ids=[policy.end_id], detokenize=False)
+                frequency_penalty=0.0, logprobs=0, logit_bias=forbidden, stop_token_ids=[policy.end_id],
+                detokenize=False)
 
 # %% ../nbs/23_engine.ipynb #2367642c
 def read_reply(
@@ -117,18 +118,18 @@ def read_reply(
     banned = [i for i in ids.tolist() if not (0 <= i < len(policy.allowed) and policy.allowed[i])]
     if banned: raise InvariantError(f"the engine has written token {banned[0]}, which this policy never writes")
     if len(logprobs) != len(ids) or not np.isfinite(logprobs).all():
-        raise InvariantError(f"the engine gives no log-probabilities for some of {len(ids)} tokens: its weights are broken, "
-                             "or overflow")
+        raise InvariantError(f"the engine gives no log-probabilities for some of {len(ids)} tokens: its weights are "
+                             "broken, or overflow")
     return Response(policy.decode(ids), bool(ids[-1] != policy.end_id), ids, logprobs, temperature)
 
-def _check_prompt(read, ours:list):
+def _check_prompt(read, ours:list)->None:
     "Raise `InvariantError` unless the server has read the prompt that was meant."
     if read == ours: return
     if not isinstance(read, list): raise Failed("a reply without the ids of its prompt")
     place = next((i for i, (a, b) in enumerate(zip(read, ours)) if a != b), min(len(read), len(ours)))
-    raise InvariantError(f"the engine has read another prompt than the trainer ({len(read)} tokens, here {len(ours)}; they "
-                         f"differ at token {place}): it serves a model with another tokenizer or image processor, or other "
-                         "limits of image sizes (--loading.max_pixels)")
+    raise InvariantError(f"the engine has read another prompt than the trainer ({len(read)} tokens, here {len(ours)}; "
+                         f"they differ at token {place}): it serves a model with another tokenizer or image processor, "
+                         "or other limits of image sizes (--loading.max_pixels)")
 
 # %% ../nbs/23_engine.ipynb #1df4a4df
 NEEDS = "training needs vLLM 0.32 or newer, started as `rl4vlm engine command` prints it"
@@ -139,7 +140,7 @@ def check_server(
     end_id:int=0,   # a token to be asked about
 )->str: # the name of the model that it serves
     "Raise `EngineError` in one line unless the server can do what is asked of it here."
-    def look(path, body=None):
+    def look(path, body=None)->None:
         try: return ask(url, path, body)
         except Failed as e: raise EngineError(f"there is no server of vLLM that is well at {url} ({e})") from None
         except Refused as e:
@@ -148,20 +149,20 @@ def check_server(
     if not version: raise EngineError(f"the server at {url} is no vLLM (it names no version); {NEEDS}")
     weights = look("/weight_info").get("weight_version")
     if adapter and weights != "default":
-        raise EngineError(f"the server at {url} has been given other weights than those it was started with; start it again, "
-                          "so that adapters stand on their base")
+        raise EngineError(f"the server at {url} has been given other weights than those it was started with; "
+                          "start it again, so that adapters stand on their base")
     models = [m["id"] for m in look("/v1/models").get("data", []) if not m.get("parent")]
     if not models: raise EngineError(f"the server at {url} (vLLM {version}) serves no model")
     probe = dict(model=models[0], token_ids=[end_id], return_token_ids=True,
                  sampling_params=dict(max_tokens=1, logprobs=0))
     reply = look("/inference/v1/generate", probe)
     if not reply.get("prompt_token_ids") or not reply["choices"][0].get("weight_versions"):
-        raise EngineError(f"the server at {url} (vLLM {version}) is too old: its answers do not say which weights gave them; "
-                          f"{NEEDS}")
+        raise EngineError(f"the server at {url} (vLLM {version}) is too old: its answers do not say which weights gave "
+                          f"them; {NEEDS}")
     if adapter: _check_adapters(url, version)
     return models[0]
 
-def _check_adapters(url:str, version:str):
+def _check_adapters(url:str, version:str)->None:
     "Adapters can be loaded: a name that is not there is refused for that reason, not for another."
     try: ask(url, "/v1/load_lora_adapter", dict(lora_name="rl4vlm-none", lora_path="/nonexistent"))
     except Failed: pass
@@ -195,12 +196,12 @@ class VLLM(Engine):
     @property
     def full_precision(self)->bool: return self.config.options.get("dtype", "float32") == "float32"
 
-    def follow(self, version:int):
+    def follow(self, version:int)->None:
         "The first of several processes has had the weights loaded that are called `version`."
         self.version, self.down, self.owner = version, set(), False
         self.source = self.folder/self.label
 
-    def connect(self):
+    def connect(self)->None:
         "Start the server, if it is this run's own; see that all can do what is needed."
         if self.server:
             if not self.server.alive: self.server.start()
@@ -211,7 +212,7 @@ class VLLM(Engine):
         "The addresses that are asked."
         return [url for url in self.urls if url not in self.down]
 
-    def close(self):
+    def close(self)->None:
         "End the server; others lose the adapter. The weights that were handed over go."
         if self.server: self.server.stop()
         elif self.adapter and self.source and self.owner:
@@ -221,7 +222,7 @@ class VLLM(Engine):
 
 # %% ../nbs/23_engine.ipynb #16b459bb
 @patch
-def sync(self:VLLM, policy:VLMPolicy, version:int):
+def sync(self:VLLM, policy:VLMPolicy, version:int)->None:
     "Answer with the weights that `policy` has now, from now on called `version`."
     start, before, old = time.perf_counter(), self.label, self.source
     self.version = version
@@ -245,19 +246,19 @@ def _load_all(self:VLLM)->list: # of (address, `Failed`)
         try: self._load(url)
         except Failed as e: failures.append((url, e))
         except Refused as e:
-            raise EngineError(f"{url} refuses the weights in {self.source} ({e}); they must be in its sight: name a shared "
-                              "folder by --engine.folder") from None
+            raise EngineError(f"{url} refuses the weights in {self.source} ({e}); they must be in its sight: name a "
+                              "shared folder by --engine.folder") from None
     return failures
 
 @patch
-def _unload(self:VLLM, url:str, label:str):
+def _unload(self:VLLM, url:str, label:str)->None:
     "Take an adapter out of a server; one that is not there, or a server that is gone, does not matter."
     try: ask(url, "/v1/unload_lora_adapter", dict(lora_name=label), self.config.timeout)
     except (Failed, Refused): pass
 
 # %% ../nbs/23_engine.ipynb #08064823
 @patch
-def _load(self:VLLM, url:str):
+def _load(self:VLLM, url:str)->None:
     "Give one server the weights of this version, unless it has them."
     if self.adapter:
         names = {m["id"] for m in ask(url, "/v1/models").get("data", [])}
@@ -269,9 +270,9 @@ def _load(self:VLLM, url:str):
     elif ask(url, "/weight_info").get("weight_version") != self.label: self._reload(url)
 
 @patch
-def _reload(self:VLLM, url:str):
+def _reload(self:VLLM, url:str)->None:
     "Whole weights: wait for what is under way, load, forget, go on."
-    def call(path, body=None): return ask(url, path, body or {}, self.config.timeout)
+    def call(path, body=None)->None: return ask(url, path, body or {}, self.config.timeout)
     call("/pause?mode=wait")
     if self.source:   # else it was started with them
         try: call("/collective_rpc", dict(method="reload_weights", kwargs=dict(weights_path=str(self.source))))
@@ -337,7 +338,7 @@ def _image(self:VLLM, key:bytes, image:np.ndarray)->str:
 
 # %% ../nbs/23_engine.ipynb #cda0b14a
 @patch
-def _patiently(self:VLLM, what):
+def _patiently(self:VLLM, what)->None:
     "Do something (`what`, which returns failures) until nothing fails, at most so many times as `restarts` allows."
     for tries in range(self.config.restarts + 1):
         failures = what()
@@ -348,20 +349,20 @@ def _patiently(self:VLLM, what):
     raise EngineError(f"the engine at {url} failed {tries + 1} times, the last time: {last}{log}")
 
 @patch
-def _recover(self:VLLM, failures:list):
+def _recover(self:VLLM, failures:list)->None:
     "See to the servers that have failed."
     self.events["asked_again"] += len(failures)
     for url, reasons in {u: [e for v, e in failures if v == u] for u, _ in failures}.items():
         lost = any(e.why in ("hung", "reload") for e in reasons) or not healthy(url)
         if self.server and (lost or not self.server.alive): self._restart(reasons)
         elif not self.server and any(e.why == "reload" for e in reasons):
-            raise EngineError(f"the server at {url} has lost its weights ({reasons[0]}); start it again, and the run with "
-                              "--resume")
+            raise EngineError(f"the server at {url} has lost its weights ({reasons[0]}); start it again, and the run "
+                              "with --resume")
         elif lost: self._without(url, reasons)
     for url, e in self._load_all(): warnings.warn(f"the engine at {url} does not take the weights yet ({e})")
 
 @patch
-def _restart(self:VLLM, reasons:list):
+def _restart(self:VLLM, reasons:list)->None:
     "Start this run's own server again."
     self.events["restarts"] += 1
     warnings.warn(f"the engine failed ({reasons[0]}) and is started again")
@@ -370,7 +371,7 @@ def _restart(self:VLLM, reasons:list):
     self.connect()
 
 @patch
-def _without(self:VLLM, url:str, reasons:list):
+def _without(self:VLLM, url:str, reasons:list)->None:
     "Go on without a server of somebody else, or wait for it if it is the last."
     others = [u for u in self.up() if u != url]
     if others:
@@ -385,7 +386,7 @@ def _without(self:VLLM, url:str, reasons:list):
         time.sleep(0.5)
 
 # %% ../nbs/23_engine.ipynb #fdb3298b
-def check_engine(config):
+def check_engine(config)->None:
     "Raise `UsageError` if a command's options (its `config`) ask for what a server cannot do."
     if config.engine.kind == "local": return
     sampling, quantized, why = config.sampling, config.loading.quantization, ""
@@ -394,7 +395,8 @@ def check_engine(config):
     if getattr(sampling, "static_cache", False): why = "sampling.static_cache: it compiles this process's own sampler"
     if quantized != "none": why = f"loading.quantization={quantized}: the server has the weights as they are"
     if not why: return
-    raise UsageError(f"an engine of kind {config.engine.kind} cannot honour {why}; leave it out, or give --engine local")
+    raise UsageError(f"an engine of kind {config.engine.kind} cannot honour {why}; leave it out, or give "
+                     "--engine local")
 
 def adapter_of(policy:VLMPolicy)->dict:
     "The rank of a policy's adapter (0 for none), and whether it has layers in the vision tower."
@@ -402,6 +404,20 @@ def adapter_of(policy:VLMPolicy)->dict:
     on = {part_of(n) for n, _ in policy.model.named_parameters() if "lora_" in n}
     return dict(rank=max([peft.r, *(peft.rank_pattern or {}).values()]) if peft else 0, vision=bool(on - {"language"}))
 
+# %% ../nbs/23_engine.ipynb #0194eb00
+def _own_server(config:EngineConfig, policy:VLMPolicy, model:str, folder:Path)->Server:
+    "The server of this run, not started yet."
+    if checkpoint_kind(model) == "adapter":
+        model = read_json(Path(model)/"adapter_config.json")["base_model_name_or_path"]
+    platform, dtype = pick_platform(), str(policy.model.dtype).removeprefix("torch.")
+    length = policy.config.get_text_config().max_position_embeddings
+    options = server_options(serving_folder(model, policy.processor, folder/"model"), length, dtype, platform,
+                             **adapter_of(policy))
+    environment = server_environment(config, platform, lay_extension(folder).resolve())
+    program = [*server_program(config, platform), *as_flags({**options, **config.options})]
+    return Server(program, environment, folder/"server.log", config.start_timeout)
+
+# %% ../nbs/23_engine.ipynb #89e2ee70
 def make_engine(
     config:EngineConfig,
     policy:VLMPolicy,
@@ -422,6 +438,7 @@ def make_engine(
         raise
     return engine
 
+# %% ../nbs/23_engine.ipynb #6ad41d64
 @contextmanager
 def engine_for(
     config:EngineConfig,
@@ -445,17 +462,6 @@ def engine_for(
             engine.follow(0)
     try: yield engine
     finally: engine.close()
-
-def _own_server(config:EngineConfig, policy:VLMPolicy, model:str, folder:Path)->Server:
-    "The server of this run, not started yet."
-    if checkpoint_kind(model) == "adapter": model = read_json(Path(model)/"adapter_config.json")["base_model_name_or_path"]
-    platform, dtype = pick_platform(), str(policy.model.dtype).removeprefix("torch.")
-    length = policy.config.get_text_config().max_position_embeddings
-    options = server_options(serving_folder(model, policy.processor, folder/"model"), length, dtype, platform,
-                             **adapter_of(policy))
-    environment = server_environment(config, platform, lay_extension(folder).resolve())
-    program = [*server_program(config, platform), *as_flags({**options, **config.options})]
-    return Server(program, environment, folder/"server.log", config.start_timeout)
 
 # %% ../nbs/23_engine.ipynb #93963de3
 def server_line(

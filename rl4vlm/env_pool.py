@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes', 'descendants', 'kill_processes', 'serve',
-           'EnvPool', 'seconds_per_call', 'choose_workers']
+           'Guard', 'EnvPool', 'seconds_per_call', 'choose_workers']
 
 # %% ../nbs/13_env_pool.ipynb #95e7f473
 import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
+from typing import Any, Self
 from multiprocessing.connection import wait
+from pathlib import Path
 import cloudpickle, gymnasium, numpy as np
 from fastcore.basics import patch
+from .actions import as_actions
 from .core import RL4VLMError, UsageError
 from .tasks import Task
 from .types import Frame
@@ -30,14 +33,27 @@ class TaskEnv:
         return self._frame(*self.env.reset(seed=seed))
 
     def step(self,
-        action:str,   # one of the frame's action names
+        action:str,   # one of the frame's actions, or several of them
     )->tuple: # frame, reward, terminated, truncated
-        "Play one action."
+        "Play one action; where it names several, one after the other."
         if self.done: raise UsageError(f"the episode of seed {self.seed} has ended; reset before the next step")
-        observation, reward, terminated, truncated, info = self.env.step(self.task.to_env(action, self.last.info))
+        result, steps = self._steps(as_actions(self.last.actions).steps(action))
+        observation, reward, terminated, truncated, info = result
         self.done = bool(terminated or truncated)
         frame = self._frame(observation, info, bool(terminated))
-        return frame, float(reward), bool(terminated), bool(truncated and not terminated)
+        frame.steps = steps
+        return frame, reward, bool(terminated), bool(truncated and not terminated)
+
+    def _steps(self, names:list)->tuple: # what the last step returned, with the sum of rewards; the number of steps
+        "Play names up to the end of the episode, or to the first that is not allowed where it comes."
+        info, total = self.last.info, None
+        for number, name in enumerate(names, 1):
+            observation, reward, *done, raw = self.env.step(self.task.to_env(name, info))
+            total = float(reward) if total is None else total + float(reward)
+            if any(done) or number == len(names): break
+            info = self.task.facts(observation, raw, self.env)
+            if names[number] not in self.task.allowed(info): break
+        return (observation, total, *done, raw), number
 
     def _frame(self, observation, info, ended=False)->Frame:
         if ended:
@@ -47,7 +63,7 @@ class TaskEnv:
         if self.ask_oracle: self.last.suggestion = self.task.oracle(self.env, self.last.info)
         return self.last
 
-    def close(self): self.env.close()
+    def close(self)->None: self.env.close()
 
 # %% ../nbs/13_env_pool.ipynb #1090c43e
 def ask_each(
@@ -72,7 +88,7 @@ def live_processes()->dict: # {process id: (parent's id, start time)}
     found = {}
     for entry in os.scandir("/proc") if os.path.isdir("/proc/self") else []:
         if not entry.name.isdigit(): continue
-        try: fields = open(f"/proc/{entry.name}/stat").read().rpartition(")")[2].split()
+        try: fields = Path("/proc", entry.name, "stat").read_text().rpartition(")")[2].split()
         except OSError: continue
         if fields[0] not in "ZX": found[int(entry.name)] = (int(fields[1]), fields[19])
     return found
@@ -86,7 +102,7 @@ def descendants(pids, known:dict=None)->dict: # {process id: start time}
         found.update({pid: known[pid][1] for pid in new})
     return found
 
-def kill_processes(pids:dict):
+def kill_processes(pids:dict)->None:
     "Kill the processes `pids` ({process id: start time}); a number that another process has by now is left alone."
     now = live_processes()
     for pid, begun in pids.items():
@@ -99,7 +115,7 @@ class _Channel:
     "Whole messages of one or more parts over a socket; `timeout` is how long each piece of one may take, in seconds."
     def __init__(self, sock, timeout:float|None=None): self.socket = sock; sock.settimeout(timeout)
     def fileno(self)->int: return self.socket.fileno()
-    def send(self, *parts):
+    def send(self, *parts)->None:
         self.socket.sendall(np.array([len(parts), *map(len, parts)], ">u8").tobytes())
         for part in parts: self.socket.sendall(part)
 
@@ -107,7 +123,7 @@ class _Channel:
         [count] = np.frombuffer(self._exactly(8), ">u8").tolist()
         return [self._exactly(size) for size in np.frombuffer(self._exactly(8 * count), ">u8").tolist()]
 
-    def close(self): self.socket.close()
+    def close(self)->None: self.socket.close()
 
     def _exactly(self, size:int)->bytearray:
         data, got = bytearray(size), 0
@@ -117,29 +133,9 @@ class _Channel:
             got += count
         return data
 
-# %% ../nbs/13_env_pool.ipynb #1a4452ce
-def serve(
-    descriptor:int,   # of the socket to the parent
-):
-    "The main function of a worker process."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _adopt()
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
-    try:
-        [setup] = channel.receive()
-        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
-        while True:
-            [request] = channel.receive()
-            method, calls = json.loads(request)
-            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
-    except (EOFError, OSError): pass   # the parent has closed the channel
-    finally:
-        try:
-            for env in envs.values(): env.close()
-        finally: kill_processes(descendants([os.getpid()]))
-
 # %% ../nbs/13_env_pool.ipynb #8ba644bc
+START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
+
 def _make_envs(setup:bytes)->dict:
     "The environments described by a parent's first message."
     task, spec, indices, oracle = cloudpickle.loads(setup)
@@ -160,20 +156,41 @@ def _packed(call)->list: # parts of a message
         told.environment = getattr(e, "environment", -1)
         return packed(None, told)
 
-def _die_with_parent(parent:int):
+def _die_with_parent(parent:int)->None:
     "Wait until standard input, which nobody writes to, or the parent ends; then end this process and all it started."
     while os.getppid() == parent:   # a process that the parent forked may hold the other end open
         if select.select([0], [], [], 0.5)[0] and not os.read(0, 1): break
     kill_processes(descendants([os.getpid()]))
     os.killpg(0, signal.SIGKILL)
 
-def _adopt():
+def _adopt()->None:
     "On Linux, what this process's children leave behind becomes its own child, so that it is found at the end."
     try: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)   # PR_SET_CHILD_SUBREAPER
     except (AttributeError, OSError): pass
 
+# %% ../nbs/13_env_pool.ipynb #1a4452ce
+def serve(
+    descriptor:int,   # of the socket to the parent
+)->None:
+    "The main function of a worker process."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _adopt()
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    channel, envs = _Channel(socket.socket(fileno=descriptor)), {}
+    try:
+        [setup] = channel.receive()
+        channel.send(*_packed(lambda: envs.update(_make_envs(setup))))
+        while True:
+            [request] = channel.receive()
+            method, calls = json.loads(request)
+            channel.send(*_packed(lambda: ask_each(envs, method, dict(calls))))
+    except (EOFError, OSError): pass   # the parent has closed the channel
+    finally:
+        try:
+            for env in envs.values(): env.close()
+        finally: kill_processes(descendants([os.getpid()]))
+
 # %% ../nbs/13_env_pool.ipynb #80e72f8d
-START_SECONDS = 120   # time for a worker to import what it needs and to make its environments
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
          "from rl4vlm.env_pool import serve; serve(int(sys.argv[1]))")
 
@@ -187,7 +204,7 @@ class _Worker:
                              f"of the task what cannot be pickled")
         self.start()
 
-    def start(self):
+    def start(self)->None:
         ours, theirs = socket.socketpair()
         self.channel = _Channel(ours, START_SECONDS)
         with theirs:
@@ -196,7 +213,7 @@ class _Worker:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()],
                                             start_new_session=True, env=environ)
 
-    def ready(self):
+    def ready(self)->None:
         "Send what the process needs to begin, and wait until it has made its environments."
         try: self.channel.send(self.setup); self.answer()
         except (EOFError, OSError):
@@ -206,13 +223,13 @@ class _Worker:
 
 # %% ../nbs/13_env_pool.ipynb #a6febf18
 @patch
-def ask(self:_Worker, method:str, calls:dict):
+def ask(self:_Worker, method:str, calls:dict)->None:
     "Send a request; `answer` reads what comes back."
     try: self.channel.send(json.dumps([method, list(calls.items())]).encode())
     except OSError: pass   # it is dead; the missing answer will tell
 
 @patch
-def answer(self:_Worker):
+def answer(self:_Worker)->Any:
     "What the worker answered; raises EOFError or OSError if it did not, and the error if there was one."
     data, *arrays = self.channel.receive()
     result, error = cloudpickle.loads(data, buffers=arrays)
@@ -235,7 +252,7 @@ def stop(self:_Worker, grace:float=0.0)->str:
     self.process.stdin.close()
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
-def _stop_all(workers:list, guard):
+def _stop_all(workers:list, guard)->None:
     "Stop workers, all of which tidy up at the same time, and what environments in this process have started."
     guard.stop()
     for worker in workers: worker.channel.close()
@@ -250,7 +267,8 @@ parent, pids, rest = int(sys.argv[1]), {}, b""
 def processes():
     found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try: f = open("/proc/" + name + "/stat").read().rpartition(")")[2].split()
+        try:
+            with open("/proc/" + name + "/stat") as file: f = file.read().rpartition(")")[2].split()
         except OSError: continue
         if f[0] not in "ZX": found[int(name)] = (int(f[1]), f[19])
     return found
@@ -269,18 +287,19 @@ for p in doomed:
     except OSError: pass
 """
 
+# %% ../nbs/13_env_pool.ipynb #c4c81d68
 class Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         self.before = self._children()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         self.add(map(int, self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())))
 
-    def add(self, pids):
+    def add(self, pids)->None:
         "End the processes `pids` too, and all that they start."
         known = live_processes()
         new = {pid: known[pid][1] for pid in pids if pid in known}
@@ -294,10 +313,10 @@ class Guard:
 
     def _children(self)->set:
         "Processes that this thread has started; empty where the system does not tell."
-        try: return set(open(f"/proc/self/task/{threading.get_native_id()}/children").read().split())
+        try: return {*Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
         except OSError: return set()
 
-    def stop(self):
+    def stop(self)->None:
         "End them now; a process that was forked from this one leaves them alone."
         if os.getpid() != self.owner: return
         known = live_processes() if self.started else {}
@@ -341,7 +360,7 @@ class EnvPool:
             self.close()
             raise
 
-    def __len__(self): return self.size
+    def __len__(self)->int: return self.size
 
 # %% ../nbs/13_env_pool.ipynb #a28a201d
 @patch
@@ -358,13 +377,12 @@ def step(self:EnvPool, actions:dict)->dict:
     return results
 
 @patch
-def close(self:EnvPool):
+def close(self:EnvPool)->None:
     "Close all environments and end all workers."
     try:
         for env in (self.envs or {}).values(): env.close()
     finally: self.envs = None; self._finalizer()
 
-# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _call(self:EnvPool, method:str, calls:dict)->dict:
     "Ask the environments of `calls`; the result is in their order."
@@ -382,6 +400,7 @@ def _call(self:EnvPool, method:str, calls:dict)->dict:
         raise
     return {i: results.get(i) for i in [*calls, *sorted(results.keys() - calls.keys())]}
 
+# %% ../nbs/13_env_pool.ipynb #616c1a64
 @patch
 def _gather(self:EnvPool, asked:list, order:list)->tuple: # {index: result}, {worker that did not answer: why}
     "Read the answers as they come; of several errors, that of the environment which is first in `order` is raised."
@@ -434,13 +453,14 @@ def seconds_per_call(
     limit:float=2.0,       # seconds after which no other episode is begun
 )->float:
     "What a reset or step of the task costs on average, by random play in this process."
-    env, random, begun, start, calls = TaskEnv(task, oracle), np.random.default_rng(0), time.perf_counter(), None, 0
+    env, random, calls = TaskEnv(task, oracle), np.random.default_rng(0), 0
+    begun = start = time.perf_counter()
     for seed in range(episodes + 1):
         if seed == 1: start, calls = time.perf_counter(), 0   # the first episode loads fonts and fills caches
         if seed > 1 and time.perf_counter() - begun > limit: break
         frame, calls = env.reset(seed), calls + 1
         for _ in range(steps):
-            frame, _, *done = env.step(frame.actions[random.integers(len(frame.actions))])
+            frame, _, *done = env.step(as_actions(frame.actions).sample(int(random.integers(2**31))))
             calls += 1
             if any(done): break
     env.close()

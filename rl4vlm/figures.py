@@ -7,46 +7,29 @@ __all__ = ['PANELS_DRAWN', 'captioned', 'episode_strip', 'write_gif', 'learning_
 
 # %% ../nbs/51_figures.ipynb #ac02b851
 import io
+from typing import TYPE_CHECKING
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
 from .core import UsageError
 from .files import write_atomic
 from .runs import known_number
+if TYPE_CHECKING: import PIL.Image, PIL.ImageFont, matplotlib.figure
 
 # %% ../nbs/51_figures.ipynb #5e63349a
-def _font(size:int):
+def _font(size:int)->"PIL.ImageFont.FreeTypeFont":
     import matplotlib
     from PIL import ImageFont
     return ImageFont.truetype(str(Path(matplotlib.get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf"), size)
 
 def _caption(turn, number:int, last:str)->tuple: # two texts
     "What was done in a turn, and what came of it."
-    if turn.action is not None: said = str(turn.action)
-    else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')})" + (f", played {turn.played}" if turn.played is not None else "")
-    came = "reward " + (f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0") + (f", {last}" if turn.done else "")
+    played = f", played {turn.played}" if turn.played is not None else ""
+    if turn.action is not None: said = str(turn.action) + (f" ({turn.steps} steps)" if turn.steps > 1 else "")
+    else: said = f"no action ({(turn.cause or 'unknown').replace('_', ' ')}){played}"
+    reward = f"{turn.reward:+g}".replace("-", "−") if turn.reward else "0"
+    came = f"reward {reward}" + (f", {last}" if turn.done else "")
     return f"{number}. " + "".join(c if c.isprintable() else "·" for c in said), came
-
-# %% ../nbs/51_figures.ipynb #7a753d29
-def captioned(
-    turn,             # a `Turn`
-    number:int,       # what to count it as
-    size:int=180,     # pixels of a side of the image
-    last:str="",      # what to say of the end, if the episode ends here
-): # a PIL image
-    "One turn as an image with a caption below."
-    from PIL import Image, ImageDraw
-    images = [Image.fromarray(i).convert("RGB") for i in turn.images] or [Image.new("RGB", (size, size), "#eeeeee")]
-    height = max(12, size // 14)
-    canvas = Image.new("RGB", (size * len(images), size + 3 * (height + 3) + 6), "white")
-    for i, image in enumerate(images):
-        image = image.resize((size, size), Image.Resampling.NEAREST if max(image.size) < size else Image.Resampling.LANCZOS)
-        canvas.paste(image, (i * size, 0))
-    draw, font = ImageDraw.Draw(canvas), _font(height - 1)
-    draw.rectangle([0, 0, canvas.width - 1, size], outline="#bbbbbb")
-    said, came = _caption(turn, number, last)
-    for i, line in enumerate([*_wrap(said, font, canvas.width - 6), came]): draw.text((3, size + 4 + i * (height + 3)), line, fill="black", font=font)
-    return canvas
 
 # %% ../nbs/51_figures.ipynb #3e0c230b
 def _wrap(line:str, font, width:float)->list: # of at most 2 lines
@@ -59,12 +42,35 @@ def _wrap(line:str, font, width:float)->list: # of at most 2 lines
     first, second = line[:end].strip(), line[end:].strip()
     return [first, second if fits(second) == len(second) else second[:fits(second) - 1] + "…"]
 
+# %% ../nbs/51_figures.ipynb #7a753d29
+def captioned(
+    turn,             # a `Turn`
+    number:int,       # what to count it as
+    size:int=180,     # pixels of a side of the image
+    last:str="",      # what to say of the end, if the episode ends here
+)->"PIL.Image.Image": # a PIL image
+    "One turn as an image with a caption below."
+    from PIL import Image, ImageDraw
+    images = [Image.fromarray(i).convert("RGB") for i in turn.images] or [Image.new("RGB", (size, size), "#eeeeee")]
+    height = max(12, size // 14)
+    canvas = Image.new("RGB", (size * len(images), size + 3 * (height + 3) + 6), "white")
+    for i, image in enumerate(images):
+        image = image.resize((size, size),
+                             Image.Resampling.NEAREST if max(image.size) < size else Image.Resampling.LANCZOS)
+        canvas.paste(image, (i * size, 0))
+    draw, font = ImageDraw.Draw(canvas), _font(height - 1)
+    draw.rectangle([0, 0, canvas.width - 1, size], outline="#bbbbbb")
+    said, came = _caption(turn, number, last)
+    for i, line in enumerate([*_wrap(said, font, canvas.width - 6), came]):
+        draw.text((3, size + 4 + i * (height + 3)), line, fill="black", font=font)
+    return canvas
+
 # %% ../nbs/51_figures.ipynb #6f56f02b
 def episode_strip(
     episode,          # an `Episode`
     most:int=8,       # turns shown; of a longer episode the first and the last ones
     size:int=180,     # pixels of a side of each image
-): # a PIL image
+)->"PIL.Image.Image": # a PIL image
     "An episode as a strip of captioned images."
     from PIL import Image
     if not episode.turns: raise UsageError("the episode has no turns; there is nothing to draw")
@@ -87,9 +93,25 @@ def write_gif(
     if not episode.turns: raise UsageError("the episode has no turns; there is nothing to show")
     ends, buffer = "success" if episode.success else "failure", io.BytesIO()
     frames = [captioned(t, i + 1, size, ends).quantize(128) for i, t in enumerate(episode.turns)]
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * seconds)] * (len(frames) - 1) + [int(2000 * seconds)], loop=0)
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:],
+                   duration=[int(1000 * seconds)] * (len(frames) - 1) + [int(2000 * seconds)], loop=0)
     write_atomic(path, buffer.getvalue())
     return Path(path)
+
+# %% ../nbs/51_figures.ipynb #0f7ce826
+def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int)->None:
+    "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
+    seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
+    for r in (r for one in seeds for r in one):
+        if known_number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
+    if not found: return
+    steps = sorted(found)
+    if len(seeds) > 1:
+        axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}",
+                          alpha=0.1 if line else 0.2, linewidth=0)
+    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", label=label or None, markersize=3,
+              linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5],
+              linewidth=1 if line else 1.5)
 
 # %% ../nbs/51_figures.ipynb #6df7652b
 PANELS_DRAWN = (   # title, unit, factor, {key: label}
@@ -102,26 +124,16 @@ PANELS_DRAWN = (   # title, unit, factor, {key: label}
 
 def learning_curves(
     rows,   # metric rows of one run, or a dict of run name -> rows, or -> a list of the rows of several seeds
-): # a matplotlib figure
+)->"matplotlib.figure.Figure": # a matplotlib figure
     "The six curves that tell most about a run of reinforcement; of several seeds the mean, and a shade over all."
     from matplotlib.figure import Figure
     runs = rows if isinstance(rows, dict) else {"": rows}
     figure = Figure(figsize=(10, 5), layout="constrained")
     for axis, (title, unit, factor, keys) in zip(figure.subplots(2, 3).flat, PANELS_DRAWN):
         for colour, (run, run_rows) in enumerate(runs.items()):
-            for line, (key, label) in enumerate(keys.items()): _draw(axis, run_rows, key, factor, ", ".join(filter(None, (run, label))), colour, line)
+            for line, (key, label) in enumerate(keys.items()):
+                _draw(axis, run_rows, key, factor, ", ".join(filter(None, (run, label))), colour, line)
         axis.set(title=title, ylabel=unit, xlabel="update")
         axis.spines[["top", "right"]].set_visible(False); axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[1]: axis.legend(frameon=False, fontsize=8)
     return figure
-
-# %% ../nbs/51_figures.ipynb #0f7ce826
-def _draw(axis, rows:list, key:str, factor:float, label:str, colour:int, line:int):
-    "One curve of one run or experiment; they differ by colour and marker, panel and training by the dashes."
-    seeds, found = (rows if rows and isinstance(rows[0], list) else [rows]), defaultdict(list)
-    for r in (r for one in seeds for r in one):
-        if known_number(r.get(key)) is not None: found[r["step"]].append(factor * r[key])
-    if not found: return
-    steps = sorted(found)
-    if len(seeds) > 1: axis.fill_between(steps, [min(found[t]) for t in steps], [max(found[t]) for t in steps], color=f"C{colour}", alpha=0.1 if line else 0.2, linewidth=0)
-    axis.plot(steps, [np.mean(found[t]) for t in steps], color=f"C{colour}", linestyle="--" if line else "-", marker="" if line else "os^Dv"[colour % 5], markersize=3, linewidth=1 if line else 1.5, label=label or None)

@@ -8,15 +8,16 @@ __all__ = ['MODEL_FILES', 'move_into_place', 'write_file', 'write_atomic', 'writ
 
 # %% ../nbs/02_files.ipynb #7c7e7228
 import hashlib, os, shutil, sys, warnings, zipfile
+from typing import Any
 from pathlib import Path
 from .core import DamagedError, RL4VLMError, from_json, json_lines, to_json
 
 # %% ../nbs/02_files.ipynb #ee0203f6
-def move_into_place(temporary, path):
+def move_into_place(temporary, path)->None:
     "Move a complete file or folder from `temporary` to `path`, where it replaces what was there."
     os.replace(temporary, path)
 
-def _fsync(path:Path):
+def _fsync(path:Path)->None:
     "Force a file to disk; a rename is on disk only when its folder is."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
@@ -25,7 +26,7 @@ def _fsync(path:Path):
 def write_file(
     path,     # file to write
     write,    # function that writes the file whose path it is given
-):
+)->None:
     "Write a file so that it is never seen half-written: temporary file, fsync, rename."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,19 +42,19 @@ def write_file(
 def write_atomic(
     path,              # file to write
     data:str|bytes,    # its whole content
-):
+)->None:
     "`write_file` of something that is in memory."
     write_file(path, lambda temporary: temporary.write_bytes(data.encode() if isinstance(data, str) else data))
 
 # %% ../nbs/02_files.ipynb #ff7b7f5f
-def write_json(path, value):
+def write_json(path, value)->None:
     "Write `value` to the file `path`, atomically, as `to_json` does: never a bare NaN or infinity."
     write_atomic(path, to_json(value, indent=1) + "\n")
 
 def read_json(
     path,       # of the file
     *default,   # what stands for a file that is missing, or damaged (with a warning); if not given, both are errors
-):
+)->Any:
     "Read the JSON file `path`; one that is cut or no JSON is named."
     if default and not Path(path).exists(): return default[0]
     try: return from_json(Path(path).read_bytes())
@@ -64,7 +65,7 @@ def read_json(
         return default[0]
 
 # %% ../nbs/02_files.ipynb #bfd4d367
-def _sync(folder:Path):
+def _sync(folder:Path)->None:
     "Force all files of a folder to disk, and the folder."
     for path in [*folder.rglob("*"), folder]:
         if path.is_dir() or path.is_file(): _fsync(path)
@@ -84,13 +85,13 @@ def _beside(folder:Path)->tuple[Path, Path]:
     return folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
 
 # %% ../nbs/02_files.ipynb #1af05e01
-def recover_folder(folder):
+def recover_folder(folder)->None:
     "Bring back a folder whose replacement was cut off between its two renames."
     _, old = _beside(Path(folder))
     if old.exists() and not Path(folder).exists(): move_into_place(old, folder)
     shutil.rmtree(old, ignore_errors=True)
 
-def _swap_in(new:Path, folder:Path, old:Path):
+def _swap_in(new:Path, folder:Path, old:Path)->None:
     "Give the finished folder `new` the name `folder`, and remove what had it."
     _sync(new)
     if not (folder.exists() and _exchange(new, folder)):
@@ -127,7 +128,7 @@ def replace_folder(
 def write_into(
     folder,   # gets the files; what else is in it stays
     write,    # function that writes the files into the folder it is given
-):
+)->None:
     "Write files into a folder that holds others: beside it, forced to disk, then moved in, each whole."
     work = Path(folder)/".writing"
     shutil.rmtree(work, ignore_errors=True)
@@ -146,7 +147,7 @@ class JsonLines:
     "A file of one JSON object a line, that can be cut back to an earlier step."
     def __init__(self, path): self.path = Path(path)
 
-    def append(self, row:dict):
+    def append(self, row:dict)->None:
         "Add one row, as `to_json` writes it; it is on disk when this returns."
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as f:
@@ -168,7 +169,7 @@ class JsonLines:
                 warnings.warn(f"{self.path}: line {number} cannot be read and is left out ({str(row)[:100]})")
         return rows
 
-    def cut_after(self, step:int):
+    def cut_after(self, step:int)->None:
         "Keep the rows up to and including `step` (their key `step`)."
         rows = [r for r in self.read() if isinstance(r.get("step"), (int, float)) and r["step"] <= step]
         if self.path.exists(): write_atomic(self.path, "".join(to_json(r) + "\n" for r in rows))

@@ -7,6 +7,7 @@ __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 
 # %% ../nbs/41_filters.ipynb #c1a17654
 import hashlib, json, re
+from collections.abc import Callable
 from collections import Counter, defaultdict
 from .config import FilterConfig
 from .core import UsageError, stream_seed
@@ -57,14 +58,14 @@ def choose(
     return kept, dict(dropped)
 
 # %% ../nbs/41_filters.ipynb #8ae5ad07
-def _best_episodes(scores:list, k:int):
+def _best_episodes(scores:list, k:int)->Callable:
     "Whether a turn belongs to one of the k best episodes of its seed."
     episodes = defaultdict(dict)
     for s in scores: episodes[s["seed"]].setdefault(s["episode"], (s["success"], s["total"]))
     best = {e for found in episodes.values() for e in sorted(found, key=lambda e: found[e], reverse=True)[:k]}
     return lambda i: scores[i]["episode"] in best
 
-def _first_of_its_kind(rows, kept:list):
+def _first_of_its_kind(rows, kept:list)->Callable:
     "Whether a turn is the first with its prompt, images and answer."
     rows, first = rows.select_columns(["messages", "images", "text"]).with_format(None), {}   # images as bytes
     for i in kept:
@@ -74,7 +75,7 @@ def _first_of_its_kind(rows, kept:list):
     chosen = set(first.values())
     return lambda i: i in chosen
 
-def _balanced(scores:list, kept:list, seed:int):
+def _balanced(scores:list, kept:list, seed:int)->Callable:
     "Whether a turn is among as many of its action as there are of the rarest."
     by_action = defaultdict(list)
     for i in kept: by_action[scores[i]["action"]].append(i)

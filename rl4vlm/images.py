@@ -8,15 +8,17 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'RowError', 'need', 'as_image', 'image_key',
 
 # %% ../nbs/02_images.ipynb #846c426c
 import base64, hashlib, io, struct, warnings
+from typing import Any, TYPE_CHECKING
 import numpy as np
 from .core import UsageError
+if TYPE_CHECKING: import PIL.Image
 
 # %% ../nbs/02_images.ipynb #8af0b7b8
 class RowError(UsageError):
     "A row, or an image of one, that cannot be used; `kind` is the reason in a word or two."
     def __init__(self, kind:str, text:str): super().__init__(text); self.kind = kind
 
-def need(condition, kind:str, text:str):
+def need(condition, kind:str, text:str)->None:
     "Raise `RowError` unless the condition holds (a `kind` in a `text`)."
     if not condition: raise RowError(kind, text)
 
@@ -33,6 +35,7 @@ def _eight_bit(array:np.ndarray)->np.ndarray: # uint8, of the same shape
          f"from 0 to 255")
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8) if kind == "f" else array.astype(np.uint8)
 
+# %% ../nbs/02_images.ipynb #6e0ae146
 def _three_channels(array:np.ndarray)->np.ndarray: # (H, W, 3) uint8
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
     need(1 <= channels <= 4 and min(array.shape[:2]) > 0, "odd image",
@@ -67,7 +70,7 @@ def image_key(
     image:np.ndarray,   # (H, W, 3) uint8
 )->bytes:
     "A hash of an image's content and shape: equal images, equal keys."
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() + str(image.shape).encode()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
 
 # %% ../nbs/02_images.ipynb #2b82b0b1
 def data_url(image:np.ndarray)->str:
@@ -80,7 +83,7 @@ def data_url(image:np.ndarray)->str:
 # %% ../nbs/02_images.ipynb #a8e47b6e
 MAX_PIXELS, FORMATS = 50_000_000, ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
-def _opened(source, name:str): # PIL image, its pixels not decoded yet
+def _opened(source, name:str)->"PIL.Image.Image": # PIL image, its pixels not decoded yet
     from PIL import Image, UnidentifiedImageError
     try:
         with warnings.catch_warnings():
@@ -94,7 +97,7 @@ def _opened(source, name:str): # PIL image, its pixels not decoded yet
          f"{name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS / 1e6:g} million")
     return image
 
-def _guarded(source, name:str, look):
+def _guarded(source, name:str, look)->Any:
     "What `look` finds in an image, or `RowError`."
     name = f"image {name[:100]!r}" if name else "an image"
     try: return look(_opened(source, name))
@@ -106,7 +109,7 @@ def _guarded(source, name:str, look):
 def open_image(
     source,         # a path or the bytes of a file
     name:str="",    # for messages
-): # PIL image, RGB
+)->"PIL.Image.Image": # PIL image, RGB
     "An image as people see it; `RowError` if it is too large or no image."
     from PIL import Image
     return _guarded(source, name, lambda image: Image.fromarray(as_image(image)))
@@ -127,6 +130,6 @@ def image_bytes(
 )->bytes:
     "The bytes of an image of a Parquet row, which must be in the file."
     data, path = (entry.get("bytes"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-    need(isinstance(data, bytes), "remote image",
-         f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")
-    return data
+    if isinstance(data, bytes): return data
+    raise RowError("remote image",
+                   f"row {row}: its image is only named ({str(path)[:80]!r}); only images inside the file are read")

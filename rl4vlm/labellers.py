@@ -8,6 +8,7 @@ __all__ = ['RECORD', 'AnswerLog', 'question_key', 'Remembering', 'request_messag
 
 # %% ../nbs/40_labellers.ipynb #39710937
 import asyncio, hashlib, json, math, os, random, threading, time, warnings
+from collections.abc import Iterator
 from collections import Counter
 from concurrent.futures import as_completed
 from dataclasses import replace
@@ -40,7 +41,7 @@ class AnswerLog:
                 continue           # a line that somebody else wrote
         self.answers.pop("", None)
 
-    def _cut_half_line(self):
+    def _cut_half_line(self)->None:
         "A killed process may have left half a line, and the next one must not be glued to it."
         if not self.file.path.exists(): return
         with open(self.file.path, "rb+") as f:
@@ -49,7 +50,7 @@ class AnswerLog:
             try: from_json(tail or "0"); f.write(b"\n" if tail else b"")
             except ValueError: f.truncate(whole)
 
-    def _take(self, row:dict):
+    def _take(self, row:dict)->None:
         answer = Response(well_formed(row["text"]), bool(row["cut"]),
                           **{k: row["record"][k] for k in RECORD if k in row["record"]})
         cost = dict(requests=int(row["requests"]), tokens=int(row["tokens"]))
@@ -57,7 +58,7 @@ class AnswerLog:
         self.spent.update(cost)
         self.refused += bool(row.get("refused"))
 
-    def keep(self, key:str, answer:Response, requests:int=0, tokens:int=0, refused:str=""):
+    def keep(self, key:str, answer:Response, requests:int=0, tokens:int=0, refused:str="")->None:
         "File an answer, and what it has cost; or why the server has `refused` the question."
         record = {k: np.asarray(v, float).tolist() for k in RECORD if answer.logprobs is not None
                   and (v := getattr(answer, k)) is not None}
@@ -90,7 +91,7 @@ class Remembering(Actor):
         self.inner, self.log, self.who, self.drawn = inner, log, who, drawn
         self.name, self.needs_oracle = inner.name, inner.needs_oracle
 
-    def close(self): self.inner.close()
+    def close(self)->None: self.inner.close()
 
     def act(self, questions:list)->list:
         keys, new = [question_key(self.who, q, self.drawn) for q in questions], {}
@@ -157,7 +158,7 @@ class ServerActor(Actor):
 
 # %% ../nbs/40_labellers.ipynb #3218813a
 @patch
-def _spend(self:ServerActor):
+def _spend(self:ServerActor)->None:
     "Count a request, or refuse it."
     for name, limit in (("requests", self.config.max_requests), ("tokens", self.config.max_tokens)):
         if limit and self.used[name] >= limit:
@@ -169,7 +170,7 @@ def _spend(self:ServerActor):
 @patch
 def ask(self:ServerActor,
     questions:dict,   # {key: `Prompt`}
-): # yields key, `Response`, dict(requests, tokens)
+)->Iterator[tuple]: # yields key, `Response`, dict(requests, tokens)
     "Ask the questions; answers come in the order in which they arrive."
     self.stop, error, before = False, None, self.outcomes["refused"]
     futures = {asyncio.run_coroutine_threadsafe(self._answer(q), self.loop): key for key, q in questions.items()}
@@ -187,7 +188,7 @@ def ask(self:ServerActor,
     self._count_refusals(self.outcomes["refused"] - before, len(questions))
 
 @patch
-def _count_refusals(self:ServerActor, refused:int, asked:int):
+def _count_refusals(self:ServerActor, refused:int, asked:int)->None:
     "Say how many questions were refused; stop where nothing else has ever come back."
     if not refused: return
     if not self.outcomes["answered"] and self.outcomes["refused"] >= 3:
@@ -294,16 +295,16 @@ def make_actor(
     folder=None,            # of that engine
 )->Actor:
     "The actor of this name."
-    (kind, model, url), ask = actor_parts(name), ask or AskConfig()
+    (kind, model, url), how = actor_parts(name), ask or AskConfig()
     if kind == "oracle":
         if not has_oracle(task): raise UsageError(f"task {task.name} has no oracle; collect with --actor random")
         return OracleActor(task, error_rate)
     if kind == "random": return RandomActor(task)
-    if kind == "openai": actor = ServerActor(model, url, ask, log.spent if log else None)
-    else: actor = _local(model, ask, engine, folder)
+    if kind == "openai": actor = ServerActor(model, url, how, log.spent if log else None)
+    else: actor = _local(model, how, engine, folder)
     actor.name = f"{kind}:{model}"
     drawn_by = "" if engine is None or engine.kind == "local" else f" {engine.kind}"   # other draws from the same seeds
-    return Remembering(actor, log, f"{actor.name} {ask.temperature} {ask.max_new_tokens}{drawn_by}",
+    return Remembering(actor, log, f"{actor.name} {how.temperature} {how.max_new_tokens}{drawn_by}",
                        ask.temperature > 0) if log else actor
 
 def _local(model:str, ask:AskConfig, engine:EngineConfig|None, folder)->Actor:
@@ -323,8 +324,10 @@ def panel_actor(
     "A model behind a server as a player of a panel."
     c = evaluation.config
     if c.sampling.top_k or c.sampling.top_p < 1:
-        raise UsageError(f"sampling.top_k and sampling.top_p are not known to every server; {name} is asked without them: leave them out")
-    ask = AskConfig(temperature=0.0 if greedy else c.sampling.temperature, max_new_tokens=c.sampling.max_new_tokens, **vars(c.ask))
+        raise UsageError(f"sampling.top_k and sampling.top_p are not known to every server; {name} is asked without "
+                         "them: leave them out")
+    temperature = 0.0 if greedy else c.sampling.temperature
+    ask = AskConfig(temperature=temperature, max_new_tokens=c.sampling.max_new_tokens, **vars(c.ask))
     return make_actor(name, task, ask=ask, log=AnswerLog(evaluation.run.answers))
 
 # %% ../nbs/40_labellers.ipynb #b607c04a
@@ -335,7 +338,7 @@ class Labelled(Actor):
         self.name = f"{player.name}, labelled by {labeller.name}"
         self.needs_oracle = player.needs_oracle or labeller.needs_oracle
 
-    def close(self):
+    def close(self)->None:
         for actor in (self.player, self.labeller): actor.close()
 
     def act(self, questions:list)->list:

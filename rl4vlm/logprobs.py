@@ -7,6 +7,7 @@ __all__ = ['PIECE', 'BUFFER', 'KEEP', 'Forbidden', 'TokenScores', 'LinearScores'
 
 # %% ../nbs/20_logprobs.ipynb #8411371c
 import torch
+from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,12 +26,12 @@ class Forbidden:
 # %% ../nbs/20_logprobs.ipynb #d1e9569a
 PIECE = 2**21   # numbers that are worked on at a time on a CPU: what its caches hold
 
-def _pieces(logits, *more):
+def _pieces(logits, *more)->Iterator[tuple]:
     "The rows of `logits` (N, V) and of other tensors, some at a time."
     rows = max((PIECE if logits.device.type == "cpu" else 64 * PIECE) // logits.shape[1], 1)
     return zip(logits.split(rows), *(m.split(rows) for m in more))
 
-def _slope_(logp, ids, to_chosen, spread, to_spread):
+def _slope_(logp, ids, to_chosen, spread, to_spread)->None:
     "Put the gradient of the logits where their log-probabilities `logp` (N, V) lie, given that of the scores."
     weight = to_chosen[:, None] if to_spread is None else to_chosen[:, None] + to_spread[:,
         None] * (logp.clamp_min(-1e30) + spread[:, None])
@@ -39,7 +40,7 @@ def _slope_(logp, ids, to_chosen, spread, to_spread):
 class TokenScores(torch.autograd.Function):
     "Log-probabilities of tokens and entropies of their distributions; the logits are overwritten."
     @staticmethod
-    def forward(ctx, logits, ids, forbidden, entropy):
+    def forward(ctx, logits, ids, forbidden, entropy)->tuple:
         ctx.set_materialize_grads(False)
         chosen, spread = logits.new_empty(len(ids)), logits.new_zeros(len(ids))
         for part, i, c, h in _pieces(logits, ids, chosen, spread):
@@ -52,7 +53,7 @@ class TokenScores(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, _, to_chosen, to_spread):
+    def backward(ctx, _, to_chosen, to_spread)->tuple:
         if getattr(ctx, "spent", False):
             raise RuntimeError("the gradient of TokenScores has been taken already: its memory is used again")
         logp, ids, spread = ctx.saved_tensors
@@ -69,7 +70,7 @@ BUFFER = 2**25   # numbers in a part
 class LinearScores(torch.autograd.Function):
     "The same from the states and the output layer's weight (V, H), in parts that are computed again for the gradient."
     @staticmethod
-    def parts(states, weight, *more):
+    def parts(states, weight, *more)->Iterator[tuple]:
         "For each part its logits (in a buffer that the next part reuses), its states and the rows of other tensors."
         rows = max(BUFFER // len(weight), 1)
         buffer = states.new_empty(min(rows, len(states)), len(weight))
@@ -77,7 +78,7 @@ class LinearScores(torch.autograd.Function):
             yield torch.mm(x, weight.t(), out=buffer[:len(x)]).float(), x, *of_part
 
     @staticmethod
-    def forward(ctx, states, weight, ids, forbidden, entropy):
+    def forward(ctx, states, weight, ids, forbidden, entropy)->tuple:
         ctx.set_materialize_grads(False)
         new = lambda: torch.zeros(len(ids), device=states.device)
         chosen, spread, total = new(), new(), new()
@@ -93,7 +94,7 @@ class LinearScores(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, to_chosen, to_spread):
+    def backward(ctx, to_chosen, to_spread)->tuple:
         states, weight, ids, spread, total = ctx.saved_tensors
         g = torch.zeros_like(total) if to_chosen is None else to_chosen
         to_states, to_weight = torch.empty_like(states), torch.zeros_like(weight) if ctx.needs_input_grad[1] else None

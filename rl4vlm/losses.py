@@ -7,6 +7,7 @@ __all__ = ['clipped', 'weighted_mean', 'ppo_loss', 'kl_estimate', 'value_loss', 
 
 # %% ../nbs/35_losses.ipynb #7a12b511
 import warnings
+from typing import Any
 import torch
 from torch import Tensor
 from .core import InvariantError, UsageError
@@ -25,11 +26,11 @@ def clipped(
 def weighted_mean(
     x:Tensor,                 # any shape
     weights:Tensor,           # of the same shape
-    total:float|None=None,    # what the sum is divided by; default: the sum of the weights
+    total:Tensor|float|None=None,   # what the sum is divided by; default: the sum of the weights
 )->Tensor:
     "The mean of `x` by `weights`; 0 where nothing weighs anything."
-    total = weights.sum() if total is None else total
-    return (x * weights).sum() / max(total, torch.finfo(weights.dtype).tiny)
+    whole:Any = weights.sum() if total is None else total
+    return (x * weights).sum() / max(whole, torch.finfo(weights.dtype).tiny)
 
 # %% ../nbs/35_losses.ipynb #d822c8b0
 def ppo_loss(
@@ -77,12 +78,13 @@ def value_loss(
     values:Tensor,         # (...) now, reward units
     returns:Tensor,        # (...) reward units
     scale:Tensor,          # running standard deviation of the returns
-    old_values:Tensor|None=None,  # (...) when played; only for clipping
+    old_values:Tensor|None=None,   # (...) when played; only for clipping
     clip:float=0.0,        # in standard deviations; 0 does not clip
 )->Tensor: # (...)
     "Half the squared error in units of the returns' standard deviation, element by element."
     loss = ((values - returns) / scale) ** 2
     if clip:
+        if old_values is None: raise UsageError(f"clip={clip:g} of value_loss needs old_values, the values when played")
         near = old_values + (values - old_values).clamp(-clip * scale, clip * scale)
         loss = torch.maximum(loss, ((near - returns) / scale) ** 2)
     return 0.5 * loss
@@ -109,7 +111,7 @@ def check_same_policy(
     return gap.item()
 
 # %% ../nbs/35_losses.ipynb #8aebd823
-def check_finite(where:str, **tensors):
+def check_finite(where:str, **tensors)->None:
     "Stop with the name of the one of `tensors` that holds a NaN or an infinity; `where` is for the message."
     for name, x in tensors.items():
         broken = int((~torch.isfinite(x)).sum())

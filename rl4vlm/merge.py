@@ -7,6 +7,7 @@ __all__ = ['merge_adapter']
 
 # %% ../nbs/21_merge.ipynb #736bd526
 import shutil
+from typing import Any
 import numpy as np
 from pathlib import Path
 import torch
@@ -17,7 +18,7 @@ from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
     "The precision in which the base checkpoint is stored."
-    config = load_config(base)
+    config:Any = load_config(base)
     return config.dtype or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
 # %% ../nbs/21_merge.ipynb #59c218aa
@@ -25,8 +26,10 @@ def _base_dtype(base:str)->torch.dtype:
 def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     "Logits after an image and a question, at all positions."
     messages = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]
-    text, image = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
-    return model(**processor(text=[text], images=[image], return_tensors="pt", input_data_format="channels_last")).logits
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    return model(**processor(text=[text], images=[image], return_tensors="pt",
+                             input_data_format="channels_last")).logits
 
 # %% ../nbs/21_merge.ipynb #6b53b80c
 def merge_adapter(
@@ -37,8 +40,11 @@ def merge_adapter(
     "Merge a LoRA adapter into its base and write a checkpoint that transformers loads by itself."
     adapter, out = str(adapter), Path(out)
     if not Path(adapter).is_dir(): raise UsageError(f"adapter folder {adapter} does not exist or is not a folder")
-    if checkpoint_kind(adapter) != "adapter": raise UsageError(f"{adapter} is not an adapter (it has no adapter_config.json); a whole checkpoint needs no merging")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UsageError(f"{out} exists and is not empty; give another --out")
+    if checkpoint_kind(adapter) != "adapter":
+        raise UsageError(f"{adapter} is not an adapter (it has no adapter_config.json); a whole checkpoint needs no "
+                         f"merging")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty; give another --out")
     kind = read_json(Path(adapter)/"adapter_config.json").get("peft_type")
     if kind != "LORA": raise UsageError(f"{adapter} holds an adapter of type {kind}; only LORA can be merged")
     model, processor = load_vlm(adapter, dtype="float32", device="cpu")
@@ -46,23 +52,29 @@ def merge_adapter(
     stored = _base_dtype(base) if dtype == "auto" else pick_dtype(dtype, torch.device("cpu"))
     before = answer_logits(model, processor)
     try: model = model.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, ValueError) as e: raise UsageError(f"{adapter} cannot be merged: {str(e).splitlines()[0][:160]}") from e
+    except (NotImplementedError, ValueError) as e:
+        raise UsageError(f"{adapter} cannot be merged: {str(e).splitlines()[0][:160]}") from e
     gap = (answer_logits(model, processor) - before).abs().max()
     if not gap <= 1e-4 * before.abs().max():
-        raise UsageError(f"{adapter} cannot be merged: the logits would be up to {gap:.2g} away from those of base and adapter (of at most {before.abs().max():.2g}), as happens when an output head is tied to the embeddings; use the adapter as it is")
+        raise UsageError(f"{adapter} cannot be merged: the logits would be up to {gap:.2g} away from those of base and "
+                         f"adapter (of at most {before.abs().max():.2g}), as happens when an output head is tied to "
+                         f"the embeddings; use the adapter as it is")
     model = model.to(stored)
     _write(model, processor, Path(adapter)/"heads.safetensors", out)
     return out
 
 # %% ../nbs/21_merge.ipynb #5dca93dc
-def _write(model, processor, heads:Path, out:Path):
+def _write(model, processor, heads:Path, out:Path)->None:
     "Save all, or nothing; what was saved is read again."
     check_weights(model.state_dict())
     def write(folder):
         model.save_pretrained(folder); processor.save_pretrained(folder)
-        again, now = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict(), model.state_dict()
+        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
+        now = model.state_dict()
         if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
-            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others when the checkpoint is read again, as happens when a head that is tied to the embeddings was trained")
+            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
+                             f"when the checkpoint is read again, as happens when a head that is tied to the "
+                             f"embeddings was trained")
         if heads.exists(): shutil.copy(heads, folder/heads.name)
         write_index(folder)
     replace_folder(out, write)

@@ -52,9 +52,14 @@ def checkpoint_kind(name:str)->str:
     return "hub"
 
 # %% ../nbs/20_models.ipynb #904a20d0
-VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "video_tower")
-MERGER_NAMES = ("merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector",
-                "aligner", "vision_projection")
+VISION_NAMES = (   # towers that read images, and sound where a model hears
+    "visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "image_encoder", "video_tower", "vqmodel",
+    "vision_tokenizer", "vision_embed_tokens", "audio_tower", "audio_tokenizer")
+MERGER_NAMES = (   # what lies between a tower and the language model
+    "merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector", "mm_projector",
+    "aligner", "vision_projection", "vision_adapter", "visual_embeddings_table", "high_res_vision_alpha",
+    "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "qformer", "query_tokens", "language_projection",
+    "image_to_text_projection", "view_separator", "generation_embeddings", "generation_aligner", "generation_head")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(
@@ -253,9 +258,10 @@ def _load_adapter(model, folder:str):
 def load_processor(
     name:str,           # hub name, checkpoint folder or adapter folder
     max_pixels:int=0,   # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+    weights:bool=True,  # a folder must hold them too
 )->tuple: # (config of the model, processor)
     "What decides how a prompt is read, without the weights."
-    kind, config = checkpoint_kind(name), check_model(name)
+    config, kind = check_model(name, weights), checkpoint_kind(name) if weights else "model"
     own = kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json"))
     processor = _load_processor(name if own else _base_of(name))
     check_processor(config, processor, name)
@@ -338,10 +344,13 @@ def check_learnable(
     adapter = config.lora.r or config.loading.quantization != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
     if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
-def check_model(name:str): # its configuration
+def check_model(
+    name:str,
+    weights:bool=True,   # they must be there, if it is a folder
+): # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoModelForImageTextToText
-    if checkpoint_kind(name) == "adapter":
+    if (weights or not (Path(name)/"config.json").exists()) and checkpoint_kind(name) == "adapter":
         base = _base_of(name)
         _check_base(name, base)
         return check_model(base)

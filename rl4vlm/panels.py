@@ -49,7 +49,7 @@ def play_into_store(
 def play_panel(
     task,                     # a `Task` or its name
     actor:Actor,              # who plays
-    panel:str="test-200",     # a panel, or a list of seeds
+    panel:str|list|range="test-200",   # a panel, or a list of seeds
     envs:int=50,              # environments side by side
     draw_seed:int=0,          # source of the actor's randomness
     name:str=None,            # of the player; the actor's by default

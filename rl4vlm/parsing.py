@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['CAUSES', 'MAX_DEPTH', 'MAX_REREAD', 'MAX_STRUCTURE', 'MAX_STATEMENTS', 'MAX_LENGTH', 'Parsed', 'parse_action',
-           'make_tool_call', 'parse_tool_call']
+           'make_tool_call', 'read_calls', 'parse_tool_call']
 
 # %% ../nbs/10_parsing.ipynb #a0383ca4
 import json, re
+from collections.abc import Iterator
 from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
+from .core import renamed
 
 # %% ../nbs/10_parsing.ipynb #c4a8c1e6
-CAUSES = ("empty", "truncated", "no_json", "no_action", "unknown_action", "ambiguous",
-          "wrong_tool", "missing_argument", "extra_argument")   # these three of tool calls only
+CAUSES = ("empty", "cut", "no_json", "no_action", "unknown_action", "ambiguous",
+          "wrong_tool", "missing_argument", "extra_argument",   # these three of tool calls only
+          "wrong_type", "out_of_range", "outside_image", "too_many", "too_long")   # of arguments and of several names
 
 @dataclass(frozen=True)
 class Parsed:
@@ -261,7 +264,7 @@ def _json_begin(text:str)->int:
     return deque(re.finditer(r"[{\[:,]", text), maxlen=MAX_STRUCTURE)[0].start()
 
 # %% ../nbs/10_parsing.ipynb #14b8d860
-_OBJECT = re.compile(r"""\{(?=\s*+(?:\}|"(?:[^"\\]++|\\.)*+"\s*+:|[“”„][^“”"]*+[“”"]\s*+:|['‘’][^'‘’]*+['‘’]\s*+:|[^\W\d][\w-]*+\s*+:))""", re.S)
+_OBJECT = re.compile(r"""\{(?=\s*+(?:\}|"(?:[^"\\]++|\\.)*+"\s*+:|[“”„][^“”"]*+[“”"]\s*+:|['‘’][^'‘’]*+['‘’]\s*+:|[^\W\d][\w-]*+\s*+:))""", re.S)   # noqa: E501
 
 # %% ../nbs/10_parsing.ipynb #bbbfa80a
 class _Object(NamedTuple):
@@ -271,7 +274,7 @@ class _Object(NamedTuple):
     complete:bool    # False if the text ended first
 
 # %% ../nbs/10_parsing.ipynb #bd95f27d
-def _objects(text:str, begin:int=0):
+def _objects(text:str, begin:int=0)->Iterator[tuple]:
     "What looks like an object, in order: where it begins, and the `_Object`, or None if it cannot be read."
     reread = MAX_REREAD
     found = _OBJECT.search(text, begin)
@@ -302,7 +305,7 @@ def _last_object(
 MAX_STATEMENTS = 8   # of the fields found by the pattern, so many of the last are looked at
 
 @lru_cache(maxsize=16)
-def _field_pattern(key:str):
+def _field_pattern(key:str)->re.Pattern:
     "The key, with quotes, or without them where a key may begin; and its colon."
     name = re.escape(key)
     return re.compile(rf"(?:[\"“”„]{name}[\"“”]|['‘’]{name}['‘’]|(?:(?<=[{{,\n])|(?<=[{{,]\s)){name})\s*+:\s*+(?=\S)")
@@ -328,18 +331,21 @@ def _may_be_nested(text:str, found:_Object)->bool:
 def _judge(
     stated:list,      # fields that state an action, at least one; the last counts
     actions:list,     # names
-    truncated:bool,   # the response was cut by the token limit
+    cut:bool,         # the token limit came before the end of the response
+    judge=None,       # function (JSON value) -> (action, cause), for values that are no names
 )->tuple[str|None, str|None]:   # action, cause
     "The action that fields state, or why they state none."
     last = stated[-1]
-    if not last.closed and truncated: return None, "truncated"
-    action, cause = _named_by_value(last.value, actions)
+    if not last.closed and cut: return None, "cut"
+    judged = judge or (lambda value: _named_by_value(value, actions))
+    action, cause = judged(last.value)
     if action is None: return None, cause
+    if not last.closed and judge: return None, "unknown_action"   # how it would have ended nobody knows
     if not last.closed:
         beginning = _plain(str(last.value))
         possible = [a for a in actions if _plain(a).startswith(beginning)]
         if possible != [action]: return None, "ambiguous" if possible else "unknown_action"
-    others = {_named_by_value(f.value, actions)[0] for f in stated[:-1]} - {None, action}
+    others = {judged(f.value)[0] for f in stated[:-1]} - {None, action}
     return (None, "ambiguous") if others else (action, None)
 
 # %% ../nbs/10_parsing.ipynb #18462bd1
@@ -370,11 +376,13 @@ def _mentioned(
 MAX_LENGTH = 2**16   # characters of a response that are read, counted from its end
 
 # %% ../nbs/10_parsing.ipynb #37588a93
+@renamed(truncated="cut")
 def parse_action(
     text:str,               # the response
     actions:list[str],      # the names that are allowed
     key:str="action",       # the field that holds the action
-    truncated:bool=False,   # the response was cut by the token limit
+    cut:bool=False,         # the token limit came before the end of the response
+    judge=None,             # function (JSON value) -> (action, cause), where the field holds more than one name
 )->Parsed:
     "The action that `text` states in its last complete JSON object, else in broken JSON, else in words; or why none."
     if not text or text.isspace(): return Parsed(cause="empty")
@@ -386,13 +394,14 @@ def parse_action(
     fields = {f.key: f.value for f in found.fields} if found else {}
     stated = [f for f in found.fields if f.key == key][-1:] if found else _broken_fields(tail, key, begin)
     if stated:
-        action, cause = _judge(stated, actions, truncated)
+        action, cause = _judge(stated, actions, cut, judge)
         if action is None: return Parsed(cause=cause, fields=fields)
         span = (before + stated[-1].start, before + _span_end(tail, stated[-1].end))
         return Parsed(action, None, span, {k: v for k, v in fields.items() if k != key})
     whole = found and found.complete and _span_end(tail, found.end) == len(tail)
-    if truncated and not whole: return Parsed(cause="truncated", fields=fields)
+    if cut and not whole: return Parsed(cause="cut", fields=fields)
     if found: return Parsed(cause="no_action", fields=fields)
+    if judge: return Parsed(cause="no_json" if opened is None else "no_action")   # only names can be mentioned
     return _mentioned(tail, actions, opened, before)
 
 # %% ../nbs/10_parsing.ipynb #ffbdb86b
@@ -419,22 +428,32 @@ def _judge_call(
     return (None, "extra_argument") if len(given) > 1 else _named_by_value(given[argument], actions)
 
 # %% ../nbs/10_parsing.ipynb #699e9e9d
+def read_calls(
+    text:str,               # the response
+    cut:bool=False,         # the token limit came before the end of the response
+)->tuple[list, str|None]:   # the fields of each call, in order; the cause if there is none
+    "The objects of `text` that look like tool calls."
+    if not text or text.isspace(): return [], "empty"
+    tail = text[-MAX_LENGTH:]
+    begin = _json_begin(tail)
+    found = [o for _, o in _objects(tail, begin) if o]
+    whole = [o for o in found if o.complete or not cut and o.fields and o.fields[-1].closed]
+    if found and len(text) - len(tail) + begin and _may_be_nested(tail, found[-1]): return [], "no_action"
+    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call
+             or "arguments" in call]
+    return calls, None if calls else "cut" if cut else "no_action" if found else "no_json"
+
+# %% ../nbs/10_parsing.ipynb #c0ffee11
+@renamed(truncated="cut")
 def parse_tool_call(
     text:str,               # the response
     name:str,               # of the tool
     argument:str,           # the argument that holds the action
     actions:list[str],      # the values that are allowed, as strings
-    truncated:bool=False,   # the response was cut by the token limit
+    cut:bool=False,         # the token limit came before the end of the response
 )->Parsed:
     "The action that the tool calls of `text` state, or why there is none."
-    if not text or text.isspace(): return Parsed(cause="empty")
-    tail = text[-MAX_LENGTH:]
-    begin = _json_begin(tail)
-    found = [o for _, o in _objects(tail, begin) if o]
-    whole = [o for o in found if o.complete or not truncated and o.fields and o.fields[-1].closed]
-    if found and len(text) - len(tail) + begin and _may_be_nested(tail, found[-1]): return Parsed(cause="no_action")
-    calls = [call for call in ({f.key: f.value for f in o.fields} for o in whole) if "name" in call
-             or "arguments" in call]
-    if not calls: return Parsed(cause="truncated" if truncated else "no_action" if found else "no_json")
+    calls, cause = read_calls(text, cut)
+    if cause: return Parsed(cause=cause)
     verdicts = {_judge_call(call, name, argument, actions) for call in calls}
     return Parsed(*verdicts.pop()) if len(verdicts) == 1 else Parsed(cause="ambiguous")

@@ -7,6 +7,7 @@ __all__ = ['conversation', 'preprocess', 'told', 'is_json', 'Conversations', 'ch
 
 # %% ../nbs/43_preprocess.ipynb #c73c703e
 import json
+from collections.abc import Iterator
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def preprocess(config:PreprocessConfig)->dict: # what was kept and dropped
     if not parts["train"]:
         raise UsageError(f"nothing of {config.data} can be used for training; left out: {source['dropped']}")
     for name, indices in parts.items(): source["write"](indices, out/f"{name}.parquet")
-    counts = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"],
+    counts:dict = dict({k: len(v) for k, v in parts.items()}, dropped=source["dropped"],
                   **({"bad_rows": source["bad"]} if source.get("bad") else {}))
     if config.validation_share and not parts["validation"]:
         episodes = len({source["episodes"][i] for i in source["kept"]})
@@ -73,12 +74,12 @@ def _turns(config:PreprocessConfig)->dict:
     return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:],
                 write=lambda indices, path: write_file(path, lambda file: _write_turns(rows, indices, str(file))))
 
-def _schema(): # of the files that are written
+def _schema()->Any: # of the files that are written
     from datasets import Features, Image, List, Value
     return Features(messages=Value("string"), images=List(Image()), text=Value("string"), episode=Value("string"),
                     task=Value("string")).arrow_schema
 
-def _write_turns(rows, indices:list, file:str, chunk:int=64):
+def _write_turns(rows, indices:list, file:str, chunk:int=64)->None:
     "Write turns as Parquet, their images as they are stored."
     import pyarrow.parquet as pq
     stored, schema = rows.select_columns(COLUMNS).with_format("arrow"), _schema()
@@ -106,7 +107,7 @@ def _json_rows(config:PreprocessConfig)->dict:
     return dict(kept=kept, dropped=dict(dropped), bad=data.bad, episodes=[r["episode"] for r in data.rows],
                 write=lambda indices, path: write_file(path, lambda file: _write_rows(data, indices, str(file))))
 
-def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64):
+def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64)->None:
     "Write conversations of a JSON file as Parquet."
     import pyarrow as pa, pyarrow.parquet as pq
     schema = _schema()
@@ -122,39 +123,7 @@ def _stored(row:dict)->dict:
                 episode=row["episode"], task="",
                 images=[dict(bytes=p.read_bytes(), path=None) for p in row["paths"]])
 
-# %% ../nbs/43_preprocess.ipynb #c95025f4
-class Conversations:
-    "The rows of a file that `preprocess` wrote, as a sequence of conversations; images are decoded on access."
-    def __init__(self,
-        path,                     # of the Parquet file
-        on_bad_row:str="stop",    # stop, or skip and count in `bad`
-    ):
-        self.path, self.bad = Path(path), []
-        self.rows = _parquet_rows(self.path)
-        self.numbers, bad = [*range(len(self.rows))], {}
-        for i, row in enumerate(self.rows):
-            try: _check_parquet_row(row, i)
-            except RowError as e: bad[i] = e
-            if bad and on_bad_row == "stop": break
-        self.leave_out(bad, on_bad_row)
-    def leave_out(self, bad:dict, on_bad_row:str):
-        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
-        self.bad += told_bad(self.path, bad, on_bad_row)
-        good = [k for k, number in enumerate(self.numbers) if number not in bad]
-        if bad: self.rows, self.numbers = self.rows.select(good), [self.numbers[k] for k in good]
-    def __len__(self)->int: return len(self.rows)
-    def __getitem__(self, i)->dict:
-        row = self.rows[int(i)]
-        return conversation(dict(row, images=[open_image(image_bytes(p, i), f"of row {i}") for p in row["images"]]))
-    def costs(self)->list: # of (characters, [pixels of each image])
-        "The size of each row."
-        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]])
-                for r in self.rows]
-    def outlines(self): # yields (row of the file, messages, [(height, width) of each image])
-        "What there is to check against a model, without decoding an image."
-        for number, r in zip(self.numbers, self.rows):
-            yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
-
+# %% ../nbs/43_preprocess.ipynb #a195d124
 def _parquet_rows(path:Path)->Any: # a `datasets.Dataset`, images as bytes
     import pyarrow.parquet as pq
     from glob import escape
@@ -175,13 +144,13 @@ def _parquet_rows(path:Path)->Any: # a `datasets.Dataset`, images as bytes
                          f"images, text and episode")
     return rows
 
-def _undecoded(schema): # `datasets.Features`
+def _undecoded(schema)->Any: # `datasets.Features`
     "The kinds of the columns of a file, images as they are stored."
     from datasets import Features, Image, List
     found = Features.from_arrow_schema(schema)
     return Features({**found, "images": List(Image(decode=False))}) if "images" in found else found
 
-def _check_parquet_row(row:dict, number:int):
+def _check_parquet_row(row:dict, number:int)->None:
     "Raise `RowError` if a row of Parquet is none that `preprocess` would write."
     need(isinstance(row["messages"], str) and isinstance(row["text"], str), "wrong fields",
          "messages and text must be strings")
@@ -192,16 +161,54 @@ def _check_parquet_row(row:dict, number:int):
     check_row(dict(messages=[*messages, dict(role="assistant", content=row["text"])],
                    images=["bytes"] * len(row["images"] or [])))
 
+# %% ../nbs/43_preprocess.ipynb #c95025f4
+class Conversations:
+    "The rows of a file that `preprocess` wrote, as a sequence of conversations; images are decoded on access."
+    def __init__(self,
+        path,                     # of the Parquet file
+        on_bad_row:str="stop",    # stop, or skip and count in `bad`
+    ):
+        self.path, self.bad = Path(path), []
+        self.rows = _parquet_rows(self.path)
+        self.numbers, bad = [*range(len(self.rows))], {}
+        for i, row in enumerate(self.rows):
+            try: _check_parquet_row(row, i)
+            except RowError as e: bad[i] = e
+            if bad and on_bad_row == "stop": break
+        self.leave_out(bad, on_bad_row)
+
+    def leave_out(self, bad:dict, on_bad_row:str)->None:
+        "Stop at the first `bad` row (number in the file -> `RowError`), or count them and go on without them."
+        self.bad += told_bad(self.path, bad, on_bad_row)
+        good = [k for k, number in enumerate(self.numbers) if number not in bad]
+        if bad: self.rows, self.numbers = self.rows.select(good), [self.numbers[k] for k in good]
+
+    def __len__(self)->int: return len(self.rows)
+
+    def __getitem__(self, i)->dict:
+        row = self.rows[int(i)]
+        return conversation(dict(row, images=[open_image(image_bytes(p, i), f"of row {i}") for p in row["images"]]))
+
+    def costs(self)->list: # of (characters, [pixels of each image])
+        "The size of each row."
+        return [(len(r["messages"]) + len(r["text"]), [np.prod(image_size(p["bytes"])) for p in r["images"]])
+                for r in self.rows]
+
+    def outlines(self)->Iterator[tuple]: # yields (row of the file, messages, [(height, width) of each image])
+        "What there is to check against a model, without decoding an image."
+        for number, r in zip(self.numbers, self.rows):
+            yield number, conversation(r)["messages"], [image_size(p["bytes"]) for p in r["images"]]
+
 # %% ../nbs/43_preprocess.ipynb #41422620
 def check_task(
     rows,            # conversations
     task,            # a `Task`
     most:int=100,    # rows looked at
-):
+)->None:
     "Raise `UsageError` if most answers state no action of the task (not checked where actions depend on the state)."
     if not isinstance(task.actions, (list, tuple)): return
     answers = [rows[i]["messages"][-1]["content"] for i in range(min(most, len(rows)))]
-    wrong = [a for a in answers if task.parse(a, list(task.actions)).action is None]
+    wrong = [a for a in answers if task.parse(a, task.actions).action is None]
     if 2 * len(wrong) > len(answers):
         raise UsageError(f"{len(wrong)} of the first {len(answers)} answers state no action of task {task.name} "
                          f"({', '.join(task.actions[:8])}), for example {wrong[0][:100]!r}; "

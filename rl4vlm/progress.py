@@ -7,72 +7,87 @@ __all__ = ['BASE', 'UPDATE_COLUMNS', 'Screen', 'update_line', 'update_head']
 
 # %% ../nbs/50_progress.ipynb #d2feee52
 import sys, time
+from typing import Self, TYPE_CHECKING
+from fastcore.basics import patch
 from .core import Heartbeat, set_status, printable
+if TYPE_CHECKING: import rich.progress
 
-# %% ../nbs/50_progress.ipynb #8140bf2c
 BASE = "tiny base model"   # what is made first, if it is not in the cache
 
+# %% ../nbs/50_progress.ipynb #8140bf2c
 class Screen:
     "Shows stages, progress and result rows; quiet unless something happens."
     def __init__(self, out=None, every:float=4.0):
         from rich.console import Console
         out = out or sys.stdout
-        self.console = Console(file=out, force_terminal=out.isatty(), force_jupyter=False, markup=False, emoji=False, highlight=False)
-        self.every, self.last, self.live, self.name, self.start, self.began = every, 0.0, None, "", time.time(), None
+        self.console = Console(file=out, force_terminal=out.isatty(), force_jupyter=False, markup=False, emoji=False,
+                               highlight=False)
+        self.every, self.last, self.live, self.name = every, 0.0, None, ""
+        self.start, self.began = time.time(), None
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         if self.console.is_terminal:
             self.live = self.bar = self._bar()
             self.bar.start()
         return self
 
-    def _bar(self):
+    def _bar(self)->"rich.progress.Progress":
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         text = lambda form: TextColumn(form, markup=False)
-        return Progress(text("{task.description:<12}"), BarColumn(), text("{task.completed}/{task.total}"), TimeElapsedColumn(),
-                        TimeRemainingColumn(), text("{task.fields[note]}"), console=self.console)
+        return Progress(text("{task.description:<12}"), BarColumn(), text("{task.completed}/{task.total}"),
+                        TimeElapsedColumn(), TimeRemainingColumn(), text("{task.fields[note]}"), console=self.console)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         if self.live:
             self.live.stop()
             self.live, Heartbeat.quiet = None, False
 
-    def print(self, text, **options):
+    def print(self, text, **options)->None:
         "One line, whoever wrote the `text` (`options` of rich's `Console.print`)."
         self.console.print(printable(text), **options)
         Heartbeat.last = time.monotonic()
 
-    def stage(self, name:str, title:str):
-        "A stage begins."
-        self.name, self.last, self.began = printable(name), time.time(), None
-        set_status(name)
-        self.print(f"{name}  {title}", style="bold")
-        if self.live: self.task, Heartbeat.quiet = self.bar.add_task(self.name, total=None, note=""), True
+# %% ../nbs/50_progress.ipynb #1ab59307
+@patch
+def stage(self:Screen, name:str, title:str)->None:
+    "A stage begins."
+    self.name, self.last, self.began = printable(name), time.time(), None
+    set_status(name)
+    self.print(f"{name}  {title}", style="bold")
+    if self.live: self.task, Heartbeat.quiet = self.bar.add_task(self.name, total=None, note=""), True
 
-    def tell(self, done:int, total:int, name:str="", **numbers):
-        "`done` of `total` steps of the stage are behind us; what comes before its own steps has another `name`."
-        note = "  ".join(f"{k} {v:.3g}" for k, v in numbers.items() if isinstance(v, (int, float)))
-        if self.live: self.bar.update(self.task, description=printable(name) or self.name, completed=done, total=total, note=note)
-        elif time.time() - self.last > max(self.every, (time.time() - self.start) / 100):   # a long run says less
-            self.last = time.time()
-            self.print(f"  {name or self.name} {done}/{total}  {note}{self._left(done, total)}", soft_wrap=True)
-        if not self.began or done < self.began[0]: self.began = (done, time.time())   # another count begins
+@patch
+def tell(self:Screen, done:int, total:int, name:str="", **numbers)->None:
+    "`done` of `total` steps of the stage are behind us; what comes before its own steps has another `name`."
+    note = "  ".join(f"{k} {v:.3g}" for k, v in numbers.items() if isinstance(v, (int, float)))
+    if self.live:
+        self.bar.update(self.task, description=printable(name) or self.name, completed=done, total=total, note=note)
+    elif time.time() - self.last > max(self.every, (time.time() - self.start) / 100):   # a long run says less
+        self.last = time.time()
+        self.print(f"  {name or self.name} {done}/{total}  {note}{self._left(done, total)}", soft_wrap=True)
+    if not self.began or done < self.began[0]: self.began = (done, time.time())   # another count begins
 
-    def _left(self, done:int, total:int)->str:
-        "How long the rest will take at the pace so far."
-        if not self.began or done <= self.began[0]: return ""
-        seconds = (total - done) * (time.time() - self.began[1]) / (done - self.began[0])
-        return f"  ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
+@patch
+def _left(self:Screen, done:int, total:int)->str:
+    "How long the rest will take at the pace so far."
+    if not self.began or done <= self.began[0]: return ""
+    seconds = (total - done) * (time.time() - self.began[1]) / (done - self.began[0])
+    return f"  ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
 
-    def say(self, text): self.print(text)
+@patch
+def say(self:Screen, text)->None:
+    "One line."
+    self.print(text)
 
-    def done(self, seconds:float):
-        "The stage has ended."
-        if self.live: self.bar.update(self.task, visible=False)
-        self.print(f"  done in {seconds:.0f} s", style="dim")
+@patch
+def done(self:Screen, seconds:float)->None:
+    "The stage has ended."
+    if self.live: self.bar.update(self.task, visible=False)
+    self.print(f"  done in {seconds:.0f} s", style="dim")
 
 # %% ../nbs/50_progress.ipynb #a3208947
-UPDATE_COLUMNS = dict(step="update", success="success", mean_return="return", mean_turns="turns", failed_parses="failed", kl="KL", val_success="val success")
+UPDATE_COLUMNS = dict(step="update", success="success", mean_return="return", mean_turns="turns",
+                      failed_parses="failed", kl="KL", val_success="val success")
 
 def update_line(row:dict)->str:
     "One update, a metrics `row`, as a line of fixed columns."

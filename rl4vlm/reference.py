@@ -12,6 +12,7 @@ import inspect, json, re
 import gymnasium as gym
 from pathlib import Path
 from fastcore.docments import docments
+from .actions import Actions
 from .cli import COMMANDS, build_parser
 from .tasks import Task, make_task
 from .env_pool import TaskEnv
@@ -24,23 +25,27 @@ def markdown_table(
     "A table in Markdown."
     cell = lambda value: " ".join(str(value).replace("|", "\\|").split())
     lines = [[cell(value) for value in row] for row in [head, *rows]]
-    widths = [max(3, min(60, max(map(len, column)))) for column in zip(*lines)]   # where lines wrap, pandoc takes the widths of columns from the dashes
+    # where lines wrap, pandoc takes the widths of columns from the dashes
+    widths = [max(3, min(60, max(map(len, column)))) for column in zip(*lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [lines[0], ["-" * width for width in widths], *lines[1:]])
 
 # %% ../nbs/57_reference.ipynb #ce28d722
 def _shown(value)->str:
     "A default as one would type it; empty where there is none."
-    return "" if value is None or value == "" else f"`{json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value}`"
+    if value is None or value == "": return ""
+    return f"`{json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value}`"
 
 def _type(action)->str:
     "The type of an option in words."
     hint = getattr(action, "_typehint", None) or action.type or (bool if action.nargs == 0 else str)
-    return getattr(hint, "__name__", "") if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint).replace("typing.", "").replace(" | None", " or none").replace(" | ", " or ")
+    if isinstance(hint, type) and not hasattr(hint, "__args__"): return getattr(hint, "__name__", "")
+    return str(hint).replace("typing.", "").replace(" | None", " or none").replace(" | ", " or ")
 
 def stages_of(command:str)->dict: # {field: command}
     "Fields of a command's configuration that are configurations of other commands."
     configs = {config: name for name, (_, config) in COMMANDS.items()}
-    return {f.name: configs[f.default_factory] for f in COMMANDS[command][1].__dataclass_fields__.values() if f.default_factory in configs}
+    return {f.name: configs[f.default_factory] for f in COMMANDS[command][1].__dataclass_fields__.values()
+            if f.default_factory in configs}
 
 # %% ../nbs/57_reference.ipynb #530f060f
 def options_of(
@@ -49,17 +54,23 @@ def options_of(
     "Every option of a command but those of its stages, as the parser knows it."
     parser, stages = build_parser(command), stages_of(command)
     defaults = parser.get_defaults()
-    actions = [a for a in parser._actions if a.option_strings and a.dest != "help" and type(a).__name__ != "_ActionConfigLoad" and a.dest.split(".")[0] not in stages]
-    return [dict(option=a.option_strings[0], type=_type(a), default=defaults.get(a.dest, None), says=a.help.split(" The optional flags")[0]) for a in actions]
+    actions = [a for a in parser._actions if a.option_strings and a.dest != "help"
+               and type(a).__name__ != "_ActionConfigLoad" and a.dest.split(".")[0] not in stages]
+    return [dict(option=a.option_strings[0], type=_type(a), default=defaults.get(a.dest, None),
+                 says=a.help.split(" The optional flags")[0]) for a in actions]
 
 def recipe_of(command:str)->list: # of dicts: option, default, and what the stage alone would take
     "Defaults of a command's stages that its packaged recipe sets otherwise."
     defaults, found = build_parser(command).get_defaults().as_dict(), []
     def walk(here, alone, name):
         for key, value in here.items():
-            if isinstance(value, dict) and isinstance(alone.get(key), dict) and value.keys() == alone[key].keys() and value: walk(value, alone[key], f"{name}.{key}")
-            elif value != alone.get(key): found.append(dict(option=f"--{name}.{key}", default=value, alone=alone.get(key)))
-    for field, stage in stages_of(command).items(): walk(defaults[field], build_parser(stage).get_defaults().as_dict(), field)
+            other = alone.get(key)
+            if isinstance(value, dict) and isinstance(other, dict) and value.keys() == other.keys() and value:
+                walk(value, alone[key], f"{name}.{key}")
+            elif value != alone.get(key):
+                found.append(dict(option=f"--{name}.{key}", default=value, alone=alone.get(key)))
+    for field, stage in stages_of(command).items():
+        walk(defaults[field], build_parser(stage).get_defaults().as_dict(), field)
     return found
 
 # %% ../nbs/57_reference.ipynb #668e0162
@@ -69,7 +80,8 @@ def _common()->list:
     return [o for o in options_of("doctor") if all(o["option"] in names for names in each)]
 
 def _options_table(options:list)->str:
-    return markdown_table(["option", "type", "default", "what it does"], [[f"`{o['option']}`", o["type"], _shown(o["default"]), o["says"]] for o in options])
+    return markdown_table(["option", "type", "default", "what it does"],
+                          [[f"`{o['option']}`", o["type"], _shown(o["default"]), o["says"]] for o in options])
 
 def options_page()->str:
     "All options of all commands in Markdown."
@@ -79,8 +91,14 @@ def options_page()->str:
         parts += [f"## {command}", function.__doc__ + (f" In Python: `{config.__name__}`." if config else "")]
         own = [o for o in options_of(command) if o["option"] not in {c["option"] for c in common}]
         parts.append(_options_table(own))
-        if stages := stages_of(command): parts.append("An option of a stage has the stage before its name, such as `--ppo.optim.lr 3e-4`: " + ", ".join(f"`--{f}.…` as in [{c}](#{c})" for f, c in stages.items()) + ".")
-        if recipe := recipe_of(command): parts += ["This command's recipe sets, where the stage alone would have another default:", markdown_table(["option", "here", "alone"], [[f"`{r['option']}`", _shown(r["default"]), _shown(r["alone"])] for r in recipe])]
+        if stages := stages_of(command):
+            listed = ", ".join(f"`--{f}.…` as in [{c}](#{c})" for f, c in stages.items())
+            parts.append("An option of a stage has the stage before its name, such as `--ppo.optim.lr 3e-4`: "
+                         f"{listed}.")
+        if recipe := recipe_of(command):
+            rows = [[f"`{r['option']}`", _shown(r["default"]), _shown(r["alone"])] for r in recipe]
+            parts += ["This command's recipe sets, where the stage alone would have another default:",
+                      markdown_table(["option", "here", "alone"], rows)]
     return "\n\n".join(parts)
 
 # %% ../nbs/57_reference.ipynb #cf538206
@@ -90,11 +108,13 @@ def attributes_of(
     "The attributes of a class and its parents that are explained by a comment, with the values they have in `cls`."
     found = {}
     for parent in reversed(cls.__mro__[:-1]):
-        for line in inspect.getsource(parent).splitlines() if parent.__module__.startswith("rl4vlm") or parent is cls else []:
+        ours = parent.__module__.startswith("rl4vlm") or parent is cls
+        for line in inspect.getsource(parent).splitlines() if ours else []:
             match = re.match(r"    (\w+)(?: *: *([^=]+?))? *= *(.+?) +# (.+)$", line)
             if match: found[match[1]] = dict(name=match[1], type=match[2] or "", says=match[4])
             elif line.startswith("    def "): break
-    return [dict(f, default=getattr(cls, f["name"]), type=f["type"] or type(getattr(cls, f["name"])).__name__) for f in found.values()]
+    return [dict(f, default=getattr(cls, f["name"]),
+                 type=f["type"] or type(getattr(cls, f["name"])).__name__) for f in found.values()]
 
 def methods_of(
     cls:type,   # any class
@@ -107,9 +127,12 @@ def methods_of(
         parameters = [p for p in inspect.signature(method).parameters if p != "self"]
         explained = [f"`{p}`: {words[p].docment}" for p in parameters if words[p].docment]
         back = words["return"] if "return" in words else None
-        kind = "" if back is None or back.anno in (inspect.Parameter.empty, None) else str(getattr(back.anno, "__name__", back.anno)).replace(" | None", " or none")
+        unknown = back is None or back.anno in (inspect.Parameter.empty, None)
+        kind = "" if unknown else str(getattr(back.anno, "__name__", back.anno)).replace(" | None", " or none")
         note = str((back.docment or "") if back else "")
-        rows.append(dict(name=name, call=f"{name}({', '.join(parameters)})", returns=f"{kind} ({note})" if kind and note else kind or note, says=" ".join([(inspect.getdoc(method) or "").splitlines()[0], *([f"({'; '.join(explained)})"] if explained else [])])))
+        says = (inspect.getdoc(method) or "").splitlines()[0] + (f" ({'; '.join(explained)})" if explained else "")
+        rows.append(dict(name=name, call=f"{name}({', '.join(parameters)})", says=says,
+                         returns=f"{kind} ({note})" if kind and note else kind or note))
     return rows
 
 # %% ../nbs/57_reference.ipynb #038e388c
@@ -119,15 +142,21 @@ def attributes_table(
 )->str:
     "The attributes of a class in Markdown."
     rows = attributes_of(cls)
-    if changed: rows = [a for a in rows if not hasattr(changed, a["name"]) or a["default"] != getattr(changed, a["name"])]
-    value = lambda a: "a method" if callable(a["default"]) else _shown(a["default"] if isinstance(a["default"], (str, int, float, bool, list, dict, type(None))) else str(a["default"]))
-    return markdown_table(["attribute", "type", "default", "what it is"], [[f"`{a['name']}`", a["type"].replace("|None", " or none").replace("NoneType", "none"), value(a), a["says"]] for a in rows])
+    if changed:
+        rows = [a for a in rows if not hasattr(changed, a["name"]) or a["default"] != getattr(changed, a["name"])]
+    plain = (str, int, float, bool, list, dict, type(None))
+    shown = lambda value: _shown(value if isinstance(value, plain) else str(value))
+    value = lambda a: "a method" if callable(a["default"]) else shown(a["default"])
+    kind = lambda a: a["type"].replace("|None", " or none").replace("NoneType", "none")
+    return markdown_table(["attribute", "type", "default", "what it is"],
+                          [[f"`{a['name']}`", kind(a), value(a), a["says"]] for a in rows])
 
 def methods_table(
     cls:type,   # any class
 )->str:
     "The methods of a class in Markdown."
-    return markdown_table(["method", "returns", "what it does"], [[f"`{m['call']}`", m["returns"], m["says"]] for m in methods_of(cls)])
+    return markdown_table(["method", "returns", "what it does"],
+                          [[f"`{m['call']}`", m["returns"], m["says"]] for m in methods_of(cls)])
 
 # %% ../nbs/57_reference.ipynb #45533f96
 def fields_table(
@@ -135,7 +164,10 @@ def fields_table(
 )->str:
     "The fields of a dataclass in Markdown, each with the comment behind it."
     words = docments(cls, full=True)
-    return markdown_table(["field", "type", "what it is"], [[f"`{name}`", str(getattr(f.type, "__name__", f.type)).replace("|None", " or none").replace(" | None", " or none"), words[name].docment or ""] for name, f in cls.__dataclass_fields__.items()])
+    kind = lambda f: re.sub(r" ?\| ?None", " or none", str(getattr(f.type, "__name__", f.type)))
+    return markdown_table(["field", "type", "what it is"],
+                          [[f"`{name}`", kind(f), words[name].docment or ""]
+                           for name, f in cls.__dataclass_fields__.items()])
 
 # %% ../nbs/57_reference.ipynb #2fc3c339
 def sections_of(
@@ -145,23 +177,30 @@ def sections_of(
     found, title = {"": []}, ""
     for line in inspect.cleandoc(doc or "").splitlines():
         match = re.match(r"##+ +(.+?) *$", line) or re.match(r"(?:- )?\*\*(.+?)\*\*: *(.*)$", line)
-        if match: title, line = match[1], match[2] if match.lastindex > 1 else ""
+        if match: title, line = match[1], match[2] if (match.lastindex or 0) > 1 else ""
         found.setdefault(title, []).append(line.strip() if match else line)
     return {title: inspect.cleandoc("\n".join(lines)).strip() for title, lines in found.items()}
 
 # %% ../nbs/57_reference.ipynb #6e6c1554
-SECTIONS = {"Deal": "Start", "Starting state": "Start", "Action": "Action space", "Action Space": "Action space", "Observation": "Observation space", "Reward": "Rewards",
-            "End": "Episode end", "Termination": "Episode end", "Info": "Information", "Version history": "Versions", "Registered Configurations": "Versions"}   # other words for the same
-LEFT_OUT = ("", "Description", "Mission Space", "Observation Encoding", "Arguments")   # of an environment's sections: told elsewhere on the page, or not true behind our wrapper
+SECTIONS = {   # other words for the same
+    "Deal": "Start", "Starting state": "Start", "Action": "Action space", "Action Space": "Action space",
+    "Observation": "Observation space", "Reward": "Rewards", "End": "Episode end", "Termination": "Episode end",
+    "Info": "Information", "Version history": "Versions", "Registered Configurations": "Versions"}
+
+# of an environment's sections: told elsewhere on the page, or not true behind our wrapper
+LEFT_OUT = ("", "Description", "Mission Space", "Observation Encoding", "Arguments")
 
 def rules_of(task:Task)->dict: # {title: text}
     "What the docstring of a task's environment says about its rules; inherited sections come first."
     env, rules = task.make_env(), {}
     for cls in reversed(type(env.unwrapped).__mro__[:-1]):
-        if issubclass(cls, gym.Env) and cls is not gym.Env: rules |= {SECTIONS.get(title, title): text for title, text in sections_of(vars(cls).get("__doc__")).items() if title not in LEFT_OUT}
+        if issubclass(cls, gym.Env) and cls is not gym.Env:
+            told = sections_of(vars(cls).get("__doc__") or "")
+            rules |= {SECTIONS.get(title, title): text for title, text in told.items() if title not in LEFT_OUT}
     space, ours = env.observation_space, type(env.unwrapped).__module__.startswith("rl4vlm")
     if not ours: rules.pop("Action Space", None); rules.pop("Action space", None)
-    if "Observation space" not in rules: rules["Observation space"] = f"`{space}`" + ("" if ours else ": " + (type(env).__doc__ or "").splitlines()[0])
+    if "Observation space" not in rules:
+        rules["Observation space"] = f"`{space}`" + ("" if ours else ": " + (type(env).__doc__ or "").splitlines()[0])
     env.close()
     return rules
 
@@ -177,8 +216,10 @@ def short_table(
     "What a reader looks for first in a table of results: who, how often, how sure, how far, how long."
     columns, greedy = columns or {}, any("greedy_success" in r for r in rows)
     head = ["", "success", "95 % interval", *["greedy"] * greedy, *columns.values(), "mean return", "turns"]
-    return markdown_table(head, [[r["name"], percent(r["success"]), f"{100 * r['low']:.1f} – {100 * r['high']:.1f}", *[percent(r.get("greedy_success"))] * greedy,
-                                  *[percent(r.get(key)) for key in columns], f"{r['mean_return']:+.2f}", f"{r['mean_turns']:.1f}"] for r in rows])
+    interval = lambda r: f"{100 * r['low']:.1f} – {100 * r['high']:.1f}"
+    cells = lambda r: [r["name"], percent(r["success"]), interval(r), *[percent(r.get("greedy_success"))] * greedy,
+                       *[percent(r.get(key)) for key in columns], f"{r['mean_return']:+.2f}", f"{r['mean_turns']:.1f}"]
+    return markdown_table(head, [cells(r) for r in rows])
 
 def recorded(
     folder:str|Path,   # of recorded runs
@@ -193,12 +234,12 @@ def first_frame(
     name:str,      # of a task
     moves:int=0,   # moves of the oracle before
     **options,     # attributes of the task
-): # (the task, its frame; the oracle's suggestion is in it)
+)->tuple: # (the task, its frame; the oracle's suggestion is in it)
     "A task, made with `options`, at its start, seed 0, or a few moves of the oracle later."
     task = make_task(name, **options)
     env = TaskEnv(task, oracle=True)
     frame = env.reset(seed=0)
-    for _ in range(moves): frame = env.step(frame.suggestion)[0]
+    for _ in range(moves): frame = env.step(frame.suggestion or frame.actions[0])[0]
     env.close()
     return task, frame
 
@@ -212,31 +253,56 @@ def task_page(
     moves:int=0,           # moves of the oracle before the moment that is shown
     **options,             # of the task
 )->str: # Markdown
-    "What there is to know about a task made with `options`: question and answer, actions, rules, attributes, and results."
+    "What there is to know about a task made with `options`: question, answer, actions, rules, attributes, results."
     task, frame = first_frame(name, moves, **options)
-    question = "\n".join(p["text"] if p["type"] == "text" else "<image>" for m in task.prompt(frame) for p in m["content"])
+    question = "\n".join(p["text"] if p["type"] == "text" else "<image>"
+                         for m in task.prompt(frame) for p in m["content"])
     best, rules = frame.suggestion, rules_of(task)
-    actions = f"{len(task.actions)} names: " + ", ".join(f"`{a}`" for a in task.actions) + "." if isinstance(task.actions, (list, tuple)) else f"Those that the state allows; here {len(frame.actions)}: " + ", ".join(f"`{a}`" for a in frame.actions[:8]) + (", …" if len(frame.actions) > 8 else "") + "."
+    actions = _named_actions(task.actions, frame.actions)
     parts = ["## Question and answer", "What the model is asked about the image above:", _fenced(question)]
-    if best is not None: parts += ["What the oracle answers, and what a model that imitates it learns to write:", _fenced(task.answer(best, frame.info))]
+    if best is not None:
+        parts += ["What the oracle answers, and what a model that imitates it learns to write:",
+                  _fenced(task.answer(best, frame.info))]
     parts += ["## Actions", actions]
     if "Action space" in rules: parts.append("The environment: " + rules.pop("Action space"))
     parts += ["## Observation", _sentence(rules.pop("Observation space"))]
-    if frame.text: parts += ["In words (`--task_options.text_only true` shows them instead of the image):", _fenced(frame.text)]
+    if frame.text:
+        parts += ["In words (`--task_options.text_only true` shows them instead of the image):", _fenced(frame.text)]
     order = ["Start", "Rewards", "Episode end"]
     titles = [t for t in order if t in rules] + [t for t in rules if t not in order]
     for title in titles:
         parts += [f"## {title}", _sentence(rules[title])]
-        if title.lower().endswith("episode end, info, versions") or title == "Episode end": parts.append(f"The task truncates an episode after {task.max_turns} turn{'s' * (task.max_turns != 1)} at the latest (`max_turns`). **Success**: {inspect.getdoc(type(task)).splitlines()[0]}")
-    parts += ["## Options", f"Attributes that `{name}` adds to [those of every task](../reference/task_class.ipynb) or sets otherwise; each is an option, such as `--task_options.max_turns {task.max_turns}`.", attributes_table(type(task), Task)]
+        if title.lower().endswith("episode end, info, versions") or title == "Episode end":
+            parts.append(f"The task truncates an episode after {task.max_turns} turn{'s' * (task.max_turns != 1)} at "
+                         f"the latest (`max_turns`). **Success**: {inspect.getdoc(type(task)).splitlines()[0]}")
+    parts += ["## Options",
+              f"Attributes that `{name}` adds to [those of every task](../reference/task_class.ipynb) or sets "
+              f"otherwise; each is an option, such as `--task_options.max_turns {task.max_turns}`.",
+              attributes_table(type(task), Task)]
     return "\n\n".join([*parts, *_results(name, Path(recordings))])
 
+# %% ../nbs/57_reference.ipynb #f085f5d7
 def _results(name:str, folder:Path)->list:
     "Recorded results of a task in Markdown."
     rates, runs = json.loads((folder/"tasks.json").read_text()).get(name, {}), recorded(folder, name)
     parts = ["## Results"]
-    if rates: parts.append("Over " + "; ".join(f"{r['episodes']} episodes {dict(random='random play', oracle='the oracle').get(who, who)} succeeds in {percent(r['success'])} ({100 * r['low']:.1f} – {100 * r['high']:.1f})" for who, r in rates.items()) + ".")
-    for run, found in runs.items(): parts += [f"Recorded run `{run}`, panel `{found['panel']}`, a tiny model:", short_table(found["rows"])]
+    if rates:
+        players = dict(random="random play", oracle="the oracle")
+        told = lambda who, r: (f"{r['episodes']} episodes {players.get(who, who)} succeeds in {percent(r['success'])} "
+                               f"({100 * r['low']:.1f} – {100 * r['high']:.1f})")
+        parts.append("Over " + "; ".join(told(who, r) for who, r in rates.items()) + ".")
+    for run, found in runs.items():
+        parts += [f"Recorded run `{run}`, panel `{found['panel']}`, a tiny model:", short_table(found["rows"])]
     if not runs: parts.append("No run of a model on this task has been recorded.")
     else: parts.append("How they were made, and what they do not say: [Results](../explanations/results.ipynb).")
     return parts
+
+def _named_actions(all_of_them, now:list)->str:
+    "What can be done in a task: `all_of_them` as the task has them, and those of a state."
+    if isinstance(all_of_them, Actions) and type(all_of_them) is not Actions:
+        return f"{type(all_of_them).__name__}: {all_of_them.summary()}."
+    fixed = isinstance(all_of_them, (list, tuple))
+    named = ", ".join(f"`{a}`" for a in (all_of_them if fixed else now[:8]))
+    more = ", …" if not fixed and len(now) > 8 else ""
+    count = f"{len(all_of_them)} names" if fixed else f"Those that the state allows; here {len(now)}"
+    return f"{count}: {named}{more}."

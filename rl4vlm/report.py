@@ -8,6 +8,7 @@ __all__ = ['MOST_EPISODES', 'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 
 
 # %% ../nbs/51_report.ipynb #7cc89fc3
 import base64, hashlib, html, io, json, math, re
+from typing import Any, TYPE_CHECKING
 from collections import defaultdict
 from importlib.resources import files
 from itertools import zip_longest
@@ -19,12 +20,13 @@ from .files import write_atomic
 from .run_folder import RUN_SIGNS, RunFolder
 from .images import open_image
 from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
+if TYPE_CHECKING: import http.server
 
 # %% ../nbs/51_report.ipynb #866b765e
 def in_turns(
     episodes:list,   # of `Played`
 )->list: # the same, reordered
-    "Episodes in an order that takes turns among runs, actors, outcomes and failures, so that any first part is balanced."
+    "Episodes in an order that takes turns among runs, actors, outcomes and failures: any first part is balanced."
     kinds = defaultdict(list)
     for e in episodes: kinds[e.run, e.actor, e.task, str(e.success), any(t.cause for t in e.turns)].append(e)
     return [e for layer in zip_longest(*kinds.values()) for e in layer if e is not None]
@@ -36,11 +38,12 @@ def shrink(
 )->str: # a data URI, or "" if it cannot be read
     "An image as a small data URI."
     from PIL import features
+    from PIL.Image import Dither
     try:
         image = open_image(data)
         image.thumbnail((longest, longest))
         webp, few = features.check("webp"), image.getcolors(256) is not None
-        tries = [("png", image.quantize(256, dither=0), dict(optimize=True))] if few else []
+        tries = [("png", image.quantize(256, dither=Dither.NONE), dict(optimize=True))] if few else []
         tries += [("webp", image, dict(lossless=True))] if few and webp else []
         tries += [("webp", image, dict(quality=75))] if webp else [("jpeg", image, dict(quality=80, optimize=True))]
         return min((_data_uri(*t) for t in tries), key=len)
@@ -70,14 +73,18 @@ def _prompt(messages)->str|None:
     "Chat messages as readable text, images as placeholders."
     try: messages = json.loads(messages)
     except (TypeError, ValueError, RecursionError): return _clip(messages) if messages else None
-    parts = lambda c: [c] if isinstance(c, str) else [p.get("text", "[image]") if isinstance(p, dict) else str(p) for p in c or []]
-    try: return _clip("\n\n".join(f"{m['role']}:\n" + "\n".join(map(str, parts(m.get("content")))) for m in messages)) or None
+    part = lambda p: p.get("text", "[image]") if isinstance(p, dict) else str(p)
+    parts = lambda content: [content] if isinstance(content, str) else map(part, content or [])
+    try:
+        said = [f"{m['role']}:\n" + "\n".join(map(str, parts(m.get("content")))) for m in messages]
+        return _clip("\n\n".join(said)) or None
     except (TypeError, KeyError, AttributeError): return _clip(json.dumps(messages))
 
 # %% ../nbs/51_report.ipynb #c85cf415
 def _token_ends(text, ends, shown:list)->list|None: # 16-bit units
     "Where each token ends, as JavaScript counts; None where that is not known."
-    good = isinstance(text, str) and ends and "".join(shown) == text and all(isinstance(e, int) for e in ends) and ends == sorted(ends) and 0 <= ends[0] and ends[-1] <= len(text)
+    good = isinstance(text, str) and ends and "".join(shown) == text and all(isinstance(e, int) for e in ends)
+    good = good and ends == sorted(ends) and 0 <= ends[0] and ends[-1] <= len(text)
     if not good: return None
     units, at, counted = [], 0, 0
     for e in ends: counted += (e - at) + sum(c > "\uffff" for c in text[at:e]); at = e; units.append(counted)
@@ -94,7 +101,8 @@ def _turn(row:dict, images:dict)->dict:
     response = _three_parts(row["text"], row["span"])
     if logprobs: turn["logprobs"] = logprobs[:1000]
     if logprobs and (ends := _token_ends(row["text"], row["token_ends"], response)): turn["ends"] = ends[:1000]
-    return dict(turn, response=response, prompt=_prompt(row["messages"]), images=[_image(p, images) for p in row["images"] or []])
+    return dict(turn, response=response, prompt=_prompt(row["messages"]),
+                images=[_image(p, images) for p in row["images"] or []])
 
 def _image(entry, images:dict)->str:
     "An image of the store as a data URI; equal images are shrunk once."
@@ -105,7 +113,8 @@ def _image(entry, images:dict)->str:
     return images[key]
 
 # %% ../nbs/51_report.ipynb #af764ad4
-_SHOWN = ("text", "span", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion", "value", "advantage", "logprobs", "token_ends", "messages", "images", "index")
+_SHOWN = ("text", "span", "action", "cause", "played", "reward", "terminated", "truncated", "state", "suggestion",
+          "value", "advantage", "logprobs", "token_ends", "messages", "images", "index")
 
 def read_turns(
     episodes:list,   # of `Played`
@@ -116,24 +125,26 @@ def read_turns(
     for shard, owner in wanted.items():
         try:
             for position, row in enumerate(row for batch in shard_rows(shard, _SHOWN) for row in batch):
-                if position in owner: turns[owner[position]].append((known_number(row["index"]) or 0, position, _turn(row, images)))
+                if position in owner:
+                    turns[owner[position]].append((known_number(row["index"]) or 0, position, _turn(row, images)))
         except Exception:   # as in `survey`: a column that was not needed there is damaged
             for number in owner.values(): turns.pop(number, None)
-    return [dict(run=e.run, actor=e.actor, task=e.task, seed=e.seed, id=e.id, success=e.success, turns=[t for *_, t in sorted(turns[n], key=lambda t: t[:2])])
-            for n, e in enumerate(episodes) if turns[n]]
-
-# %% ../nbs/51_report.ipynb #3d0a7fb2
-def embed(value)->str:
-    "JSON of `value` that can stand inside an HTML script element and says the same."
-    return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
+    in_order = lambda found: [turn for *_, turn in sorted(found, key=lambda t: t[:2])]
+    return [dict(run=e.run, actor=e.actor, task=e.task, seed=e.seed, id=e.id, success=e.success,
+                 turns=in_order(turns[n])) for n, e in enumerate(episodes) if turns[n]]
 
 # %% ../nbs/51_report.ipynb #e6211d42
-def _finite(value):
+def _finite(value)->Any:
     "Plain values, with None for numbers that are not finite and strings for what JSON does not know."
     if isinstance(value, float): return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict): return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [_finite(v) for v in value]
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+# %% ../nbs/51_report.ipynb #3d0a7fb2
+def embed(value)->str:
+    "JSON of `value` that can stand inside an HTML script element and says the same."
+    return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
 
 # %% ../nbs/51_report.ipynb #a1e2b667
 def fit(
@@ -144,31 +155,43 @@ def fit(
     kept, numbers = [], {}
     for e in episodes:
         bare = dict(e, turns=[dict(t, prompt=0, images=[0] * len(t["images"])) for t in e["turns"]])
-        new = {s: len(embed(s)) + 1 for t in e["turns"] for s in [*t["images"], t["prompt"]] if s is not None and s not in numbers}
+        new = {s: len(embed(s)) + 1 for t in e["turns"] for s in [*t["images"], t["prompt"]] if s is not None
+               and s not in numbers}
         cost = len(embed(bare)) + sum(8 * (2 + len(t["images"])) for t in e["turns"]) + sum(new.values())
         if cost > budget: continue
         budget -= cost
         for s in new: numbers[s] = len(numbers)
-        kept.append(dict(e, turns=[dict(t, prompt=numbers.get(t["prompt"]), images=[numbers[p] for p in t["images"]]) for t in e["turns"]]))
+        kept.append(dict(e, turns=[dict(t, prompt=numbers.get(t["prompt"]), images=[numbers[p] for p in t["images"]])
+                                   for t in e["turns"]]))
     return kept, list(numbers)
 
 # %% ../nbs/51_report.ipynb #af46831c
 def security_policy(
     page:str,   # HTML with one inline style and one inline script
 )->str:
-    "A content-security policy that allows the style and the script of `page`, images inside the file, and nothing else."
+    "A content-security policy that allows style and script of `page`, images inside the file, and nothing else."
     def name(tag):
         start = page.rindex(f"<{tag}>") + len(tag) + 2
-        return "sha256-" + base64.b64encode(hashlib.sha256(page[start:page.index(f"</{tag}>", start)].encode()).digest()).decode()
-    return f"default-src 'none'; script-src '{name('script')}'; style-src '{name('style')}'; img-src data:; base-uri 'none'; form-action 'none'"
+        text = page[start:page.index(f"</{tag}>", start)]
+        return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return (f"default-src 'none'; script-src '{name('script')}'; style-src '{name('style')}'; img-src data:; base-uri "
+            f"'none'; form-action 'none'")
 
 def fill(title:str, data:dict)->str:
     "The page: the template with its policy, title and data."
     page = (files("rl4vlm")/"report.html").read_text(encoding="utf-8")
-    parts = dict(policy=security_policy(page), title=html.escape(title.encode("utf-8", "replace").decode()), data=embed(data))
-    return re.sub(r"\{\{(policy|title|data)\}\}", lambda match: parts[match[1]], page)   # in one pass: a title may contain {{data}}
+    parts = dict(policy=security_policy(page), title=html.escape(title.encode("utf-8", "replace").decode()),
+                 data=embed(data))
+    # in one pass: a title may contain {{data}}
+    return re.sub(r"\{\{(policy|title|data)\}\}", lambda match: parts[match[1]], page)
 
 # %% ../nbs/51_report.ipynb #23c2f105
+def _by_task(row:dict)->dict:
+    "A row of metrics; what is told of each task of a mixture gets a name of its own, and so a curve."
+    tasks = _dict(row.get("tasks")).items()
+    played = {f"{name}: {key}": part.get(key) for name, part in tasks for key in ("success", "mean_return")}
+    return {**row, **played, **{f"{name}: val_success": v for name, v in _dict(row.get("val_tasks")).items()}}
+
 def _columns(rows:list, most:int=600)->dict: # name -> values, one a row kept
     "Numeric columns of metric rows; rows with a validation are kept before others."
     if len(rows) > most:
@@ -176,18 +199,22 @@ def _columns(rows:list, most:int=600)->dict: # name -> values, one a row kept
         looks = [i for i, r in enumerate(rows) if "val_success" in r]
         even |= set(looks[::max(1, math.ceil(len(looks) / (most // 2)))])
         rows = [rows[i] for i in sorted(even)]
+    rows = [_by_task(r) for r in rows]
     keys = {k: None for r in rows for k, v in r.items() if known_number(v) is not None and not isinstance(v, bool)}
     return {k: [known_number(r.get(k)) for r in rows] for k in keys}
 
 def _table(run:Run, number:int, episodes:list)->list:
     "Result rows of a run, from results.json or from its episodes."
     about = {k: run.results[k] for k in ("task", "panel", "temperature") if k in run.results}
-    rows = run.results.get("rows") or [dict(measured(group), task=group[0].task, panel="episodes kept") for group in _by_actor(episodes)]
+    rows = run.results.get("rows") or [dict(measured(group), task=group[0].task, panel="episodes kept")
+                                       for group in _by_actor(episodes)]
     if rows and not run.results: run.notes.append("The table was computed from the episodes that were kept.")
-    kinds = dict(name=str, task=str, panel=str, causes=dict)   # all else must be a number; the page relies on it
+    kinds:dict = dict(name=str, task=str, panel=str, causes=dict)   # all else must be a number; the page relies on it
     usable = lambda k, v: isinstance(v, kinds[k]) if k in kinds else known_number(v) is not None
-    parts = [dict(part, name=f"{r['name']}: {kind}", task=r.get("task")) for r in rows for kind, part in [("", r), *_dict(r.get("kinds")).items()] if kind and isinstance(part, dict)]
-    rows = [x for r in rows for x in [r, *[p for p in parts if p["name"].startswith(f"{r['name']}: ") and p["task"] == r.get("task")]]]
+    parts = [dict(part, name=f"{r['name']}: {kind}", task=r.get("task")) for r in rows
+             for kind, part in _dict(r.get("kinds")).items() if kind and isinstance(part, dict)]
+    of = lambda r: [p for p in parts if p["name"].startswith(f"{r['name']}: ") and p["task"] == r.get("task")]
+    rows = [x for r in rows for x in (r, *of(r))]
     return [{**{k: v for k, v in {**about, **r}.items() if usable(k, v)}, "run": number} for r in rows]
 
 def _dict(value)->dict: return value if isinstance(value, dict) else {}
@@ -202,7 +229,9 @@ def _experiment(run:Run)->str|None:
     "What a run has in common with its repetitions under other seeds; None where that is not known."
     import yaml
     def bare(value):
-        if isinstance(value, dict): return {str(k): bare(v) for k, v in value.items() if k not in ("seed", "out", "resume", "overwrite", "trackers")}
+        if isinstance(value, dict):
+            return {str(k): bare(v) for k, v in value.items()
+                    if k not in ("seed", "out", "resume", "overwrite", "trackers")}
         return re.sub(r"seed[_-]?\d+", "seed", value.replace(folder, "")) if isinstance(value, str) else value
     try:
         options = yaml.safe_load(run.config)
@@ -230,6 +259,46 @@ def _common_name(names:list)->str:
     end = commonprefix([n[len(start):][::-1] for n in names])[::-1]
     return names[0] if len(names) == 1 else f"{start}*{end} ({len(names)} runs)"
 
+# %% ../nbs/51_report.ipynb #532a6f57
+def _names(paths:list)->list: # of (path, name)
+    "Folders with names that tell them apart: the last part of the path, or as many parts as it takes."
+    if not paths: raise UsageError("a report needs at least one run folder")
+    parts = [Path(p).resolve().parts for p in paths]
+    name = lambda n: ["/".join(p[-n:]) for p in parts]
+    depth = next((n for n in range(1, max(map(len, parts)) + 1) if len(set(name(n))) == len(set(parts))), 1)
+    return list(zip(paths, name(depth)))
+
+def _usable_comparison(c:dict)->dict:
+    "A comparison with texts where the page expects texts and numbers where it expects numbers."
+    texts = ("task", "a", "b", "play")
+    numbers = ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low",
+               "return_high")
+    return {**{k: str(c.get(k, "?")) for k in texts}, **{k: known_number(c.get(k)) for k in numbers}}
+
+# %% ../nbs/51_report.ipynb #1259a834
+def _fill_with_episodes(title:str, data:dict, everyone:list, limit:float)->str:
+    "The page with as many episodes as fit below `limit` bytes."
+    room = limit - len(fill(title, data).encode()) - 1000
+    if room < 0:
+        raise UsageError(f"limit_mb={limit / 1e6:g} is too small: the page takes {(limit - room) / 1e6:.2f} MB without "
+                         f"any episode")
+    chosen = in_turns(everyone)[:MOST_EPISODES]
+    read = read_turns(chosen)
+    kept, data["shared"] = fit(read, room)
+    order = {actor: i for i, actor in enumerate(dict.fromkeys(e.actor for e in everyone))}
+    named = {row["name"] for row in data["table"]}
+    # the actor of the last row first: it is the one that was trained
+    data["episodes"] = sorted(kept, key=lambda e: (e["run"], e["actor"] not in named, -order[e["actor"]]))
+    left_out, damaged = len(everyone) - len(kept), len(chosen) - len(read)
+    absent = sum(data["shared"][p] == "" for e in data["episodes"] for t in e["turns"] for p in t["images"])
+    if damaged: data["notes"].append(f"{damaged} episodes cannot be read: their shard is damaged.")
+    if left_out > damaged:
+        data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; "
+                             f"the others are left out to keep the file small. All counts and tables are about all "
+                             f"of them.")
+    if absent: data["notes"].append(f"{absent} images are missing or cannot be read.")
+    return fill(title, data)
+
 # %% ../nbs/51_report.ipynb #3ab2d317
 MOST_EPISODES = 600   # on one page, so that it opens at once
 
@@ -242,10 +311,15 @@ def make_page(
     runs = [read_run(p, name) for p, name in _names([runs] if isinstance(runs, (str, Path)) else list(runs))]
     surveys = [survey(run, i) for i, run in enumerate(runs)]
     everyone = [e for s in surveys for e in s]
-    data = dict(version=__version__, live=live, table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])], tallies=[tally(g) for g in _by_actor(everyone)],
-                comparisons=[_usable_comparison(c) for run in runs for c in run.results.get("comparisons") or [] if isinstance(c, dict)], experiments=_experiments(runs),
-                runs=[dict(name=r.name, config=_without_keys(r.config), curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
-                notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes], episodes=[], shared=[])
+    data = dict(version=__version__, live=live, experiments=_experiments(runs),
+                table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])],
+                tallies=[tally(g) for g in _by_actor(everyone)],
+                comparisons=[_usable_comparison(c) for run in runs
+                             for c in run.results.get("comparisons") or [] if isinstance(c, dict)],
+                runs=[dict(name=r.name, config=_without_keys(r.config),
+                           curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
+                notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes],
+                episodes=[], shared=[])
     return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
 
 def write_report(
@@ -260,17 +334,19 @@ def write_report(
     write_atomic(out, page)
     return out
 
-# %% ../nbs/51_report.ipynb #532a6f57
-def _usable_comparison(c:dict)->dict:
-    "A comparison with texts where the page expects texts and numbers where it expects numbers."
-    return {**{k: str(c.get(k, "?")) for k in ("task", "a", "b", "play")}, **{k: known_number(c.get(k)) for k in ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low", "return_high")}}
+# %% ../nbs/51_report.ipynb #cd76b4b0
+def _state(runs)->list:
+    "Names, times and sizes of the files that a report is made of."
+    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in RUN_SIGNS
+             for p in sorted(Path(run).glob(pattern))]
+    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
 
 # %% ../nbs/51_report.ipynb #1cfb2a22
 def report_server(
     runs,               # a run folder or a list of them
     port:int=8642,      # 0 takes a free one
     every:float=30,     # seconds between two looks of an idle page
-): # an HTTP server, not started yet
+)->"http.server.ThreadingHTTPServer": # an HTTP server, not started yet
     "A server of the report at a loopback address."
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from threading import Lock
@@ -282,54 +358,31 @@ def report_server(
             return kept["page"]
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.headers.get("Host", "").rsplit(":", 1)[0] not in ("127.0.0.1", "localhost"): return self.answer(403, "This report is shown to this machine only.")
+            if self.headers.get("Host", "").rsplit(":", 1)[0] not in ("127.0.0.1", "localhost"):
+                return self.answer(403, "This report is shown to this machine only.")
             if self.path.split("?")[0] != "/": return self.answer(404, "There is one page here, /.")
             try: self.answer(200, page())
-            except Exception as e: self.answer(503, f"<meta charset=utf-8><meta http-equiv=refresh content=5><p>The report cannot be made yet: {html.escape(str(e))}")
+            except Exception as e:
+                self.answer(503,
+                            f"<meta charset=utf-8><meta http-equiv=refresh content=5><p>The report cannot be made yet: "
+                            f"{html.escape(str(e))}")
         def answer(self, code, text):
             body = text.encode("utf-8", "replace")
             self.send_response(code)
-            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")): self.send_header(name, value)
+            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body))),
+                                ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")):
+                self.send_header(name, value)
             self.end_headers(); self.wfile.write(body)
         def log_message(self, *args): pass
     try: return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except OSError as e: raise UsageError(f"cannot listen at port {port}: {e.strerror}; give another --port, or 0 for a free one") from e
+    except OSError as e:
+        raise UsageError(f"cannot listen at port {port}: {e.strerror}; give another --port, or 0 for a free one") from e
 
-def serve_report(runs, port:int=8642):
+def serve_report(runs, port:int=8642)->None:
     "Serve the report about `runs` at a `port` of this machine until Ctrl-C."
-    for path in [runs] if isinstance(runs, (str, Path)) else runs: read_run(path)   # a wrong name is told now, not on the page
+    # a wrong name is told now, not on the page
+    for path in [runs] if isinstance(runs, (str, Path)) else runs: read_run(path)
     with report_server(runs, port) as server:
         tell(f"report: http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends it)")
         try: server.serve_forever()
         except KeyboardInterrupt: tell()
-
-# %% ../nbs/51_report.ipynb #cd76b4b0
-def _state(runs)->list:
-    "Names, times and sizes of the files that a report is made of."
-    paths = [p for run in ([runs] if isinstance(runs, (str, Path)) else runs) for pattern in RUN_SIGNS for p in sorted(Path(run).glob(pattern))]
-    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths if p.exists()]
-
-# %% ../nbs/51_report.ipynb #1259a834
-def _names(paths:list)->list: # of (path, name)
-    "Folders with names that tell them apart: the last part of the path, or as many parts as it takes."
-    if not paths: raise UsageError("a report needs at least one run folder")
-    parts = [Path(p).resolve().parts for p in paths]
-    name = lambda n: ["/".join(p[-n:]) for p in parts]
-    depth = next((n for n in range(1, max(map(len, parts)) + 1) if len(set(name(n))) == len(set(parts))), 1)
-    return list(zip(paths, name(depth)))
-
-def _fill_with_episodes(title:str, data:dict, everyone:list, limit:float)->str:
-    "The page with as many episodes as fit below `limit` bytes."
-    room = limit - len(fill(title, data).encode()) - 1000
-    if room < 0: raise UsageError(f"limit_mb={limit / 1e6:g} is too small: the page takes {(limit - room) / 1e6:.2f} MB without any episode")
-    chosen = in_turns(everyone)[:MOST_EPISODES]
-    read = read_turns(chosen)
-    kept, data["shared"] = fit(read, room)
-    order = {actor: i for i, actor in enumerate(dict.fromkeys(e.actor for e in everyone))}
-    named = {row["name"] for row in data["table"]}
-    data["episodes"] = sorted(kept, key=lambda e: (e["run"], e["actor"] not in named, -order[e["actor"]]))   # the actor of the last row first: it is the one that was trained
-    left_out, damaged, absent = len(everyone) - len(kept), len(chosen) - len(read), sum(data["shared"][p] == "" for e in data["episodes"] for t in e["turns"] for p in t["images"])
-    if damaged: data["notes"].append(f"{damaged} episodes cannot be read: their shard is damaged.")
-    if left_out > damaged: data["notes"].append(f"{len(kept)} of {len(everyone)} episodes are shown, balanced over actors and outcomes; the others are left out to keep the file small. All counts and tables are about all of them.")
-    if absent: data["notes"].append(f"{absent} images are missing or cannot be read.")
-    return fill(title, data)

@@ -9,6 +9,7 @@ __all__ = ['MAY_DIFFER', 'SINCE', 'RUN_SIGNS', 'UNBEGUN', 'RUN_FILES', 'RunFolde
 
 # %% ../nbs/03_run_folder.ipynb #518de53d
 import os, re, shutil, signal, threading, time, warnings
+from typing import Any, Self
 from pathlib import Path
 from .config_parts import EngineConfig, RequestConfig, today
 from .core import DamagedError, Interrupted, RL4VLMError, UsageError, flatten_dict, read_text, without_secrets
@@ -32,7 +33,7 @@ class RunFolder:
         self.ppo, self.best, self.checkpoints = path/"ppo", path/"ppo"/"best", path/"ppo"/"checkpoints"
         self.episodes, self.engine = path/"episodes", path/"engine"
 
-    def rewind(self, step:int):
+    def rewind(self, step:int)->None:
         "Cut metrics and timing back to `step`; -1 leaves nothing."
         for rows in (self.metrics, self.timing): rows.cut_after(step)
 
@@ -45,7 +46,7 @@ class RunFolder:
 _LOCK, _CLEARING = ".lock", ".clearing"   # there as soon as a folder is a run's; while one is thrown away
 _LOCKS = {}   # path of a run folder -> its open lock
 
-def lock_run_folder(path):
+def lock_run_folder(path)->None:
     "Make the run folder `path` this process's own until it ends; `UsageError` if another process works in it."
     import fcntl
     if int(os.environ.get("RANK", "0")): return   # the ranks of a launch share the folder of the first
@@ -62,7 +63,7 @@ def lock_run_folder(path):
     handle.flush()
     _LOCKS[key] = handle
 
-def _refuse_locked(path:Path, handle):
+def _refuse_locked(path:Path, handle)->None:
     "Say who holds the lock."
     handle.seek(0)
     who = handle.read().strip()
@@ -89,14 +90,16 @@ def read_config(
     raise UsageError(f"{file} cannot be read as the options of a run ({' '.join(str(options).split())[:120]}); "
                      "give --overwrite to replace the run, or another --out")
 
-SINCE = dict(engine=vars(EngineConfig()), ask=vars(RequestConfig()), loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"))   # what held when there were no such options
+# what held when there were no such options
+SINCE = dict(engine=vars(EngineConfig()), ask=vars(RequestConfig()),
+             loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"))
 
 def as_before(path:str, value)->bool:
     "Whether an option (its `path`) came after version 0.1.0 and has the `value` that held before there was it."
     *_, part, name = ("", *path.split("."))
     return name in SINCE.get(part, {}) and SINCE[part][name] == value
 
-def _same_config(path:Path, old:dict, new:dict):
+def _same_config(path:Path, old:dict, new:dict)->None:
     "Raise `UsageError` naming the options in which a resumed run differs."
     new = flatten_dict(new)
     old = {today(path, new): value for path, value in flatten_dict(old).items()}
@@ -120,7 +123,8 @@ UNBEGUN = ("config.yaml", "stages.json", "models.json")   # what a run writes be
 RUN_FILES = (   # what a run makes, and `--overwrite` deletes
     "config.yaml", "stages.json", "metrics.jsonl", "timing.jsonl", "results.json", "results.md", "results.csv",
     "models.json", "eval_timing.json", "report.html", "requeue", "wandb_run.json", "wandb", "tensorboard", "sft", "ppo",
-    "trl", "rloo", "engine", "episodes", "greedy", "README.md", "contact_sheet.png", "data/episodes", "data/train.parquet",
+    "trl", "rloo", "engine", "episodes", "greedy", "README.md", "contact_sheet.png", "data/episodes",
+    "data/train.parquet",
     "data/validation.parquet", "data/counts.json", "data/answers.jsonl", "data/opinions.jsonl", "data/README.md",
     "data/contact_sheet.png")
 
@@ -129,7 +133,7 @@ def _begun(path:Path)->bool:
     if any((path/name).exists() for name in RUN_FILES if name != "config.yaml"): return True
     return any(p.name not in (_LOCK, "config.yaml") for p in path.iterdir())
 
-def _check_ours(path:Path):
+def _check_ours(path:Path)->None:
     "Refuse what is there and no run's: not a file of it is touched."
     marker = path/"config.yaml"
     if not path.exists() or (path/_LOCK).exists(): return
@@ -143,7 +147,7 @@ def _check_ours(path:Path):
         raise UsageError(f"{path} exists and is not a run folder (its config.yaml is not a run's, and is left alone); "
                          "give another --out")
 
-def _clear_run(path:Path):
+def _clear_run(path:Path)->None:
     "Throw away what a run made, and nothing else; what stays is said."
     (path/_CLEARING).touch()   # a kill in the middle leaves a folder that is cleared on
     for name in RUN_FILES:
@@ -221,7 +225,7 @@ def last_checkpoint(root)->tuple[Path|None, dict|None]: # its folder and its sta
 def load_newest(
     root,    # folder of all checkpoints of a run
     load,    # function (folder, state) that goes back to it, or raises
-): # what `load` returned for the newest checkpoint that could be read; None if there is no checkpoint
+)->Any: # what `load` returned for the newest checkpoint that could be read; None if there is no checkpoint
     "Go back to the newest checkpoint that can be read; a damaged one is named in a warning."
     found = list_checkpoints(root)
     for folder in reversed(found):
@@ -254,22 +258,22 @@ class StopSignal:
     "Inside `with StopSignal() as stop:` the signals SIGTERM and SIGUSR1 are noted in `stop.asked`."
     def __init__(self): self.asked, self.at, self.before = "", 0.0, {}
 
-    def __enter__(self):
+    def __enter__(self)->Self:
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGUSR1)}
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error)->None:
         for s, handler in self.before.items(): signal.signal(s, handler)
 
-    def _hear(self, number, frame):
+    def _hear(self, number, frame)->None:
         if self.asked and time.monotonic() - self.at > 2: os._exit(128 + number)
         if not self.asked: self.asked, self.at = signal.Signals(number).name, time.monotonic()
 
 def exit_for_requeue(
     asked:str,   # name of the signal
     folder,      # of the run
-):
+)->None:
     "End a run that was asked to stop and has written its checkpoint."
     RunFolder(folder).requeue.touch()
     raise Interrupted(f"{asked}: checkpoint written; the same command with --resume goes on")

@@ -7,6 +7,7 @@ __all__ = ['TEXT_LIMIT', 'Run', 'read_run', 'shard_rows', 'known_number', 'Playe
 
 # %% ../nbs/50_runs.ipynb #9d1c198b
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from .run_folder import RUN_SIGNS, RunFolder
 from .statistics import summarise
 from .files import JsonLines, read_json
 from .store import count_episodes
+from .types import cause_today
 
 # %% ../nbs/50_runs.ipynb #727ea911
 @dataclass
@@ -55,7 +57,15 @@ def _read_results(path:Path, notes:list)->dict:
     if (version := results.get("version", __version__)) != __version__:
         notes.append(f"results.json was written by rl4vlm {version}, this page by {__version__}: "
                      "what it calls by other names is not shown.")
-    return dict(results, rows=[r for r in rows if isinstance(r, dict) and r.get("name")])
+    return dict(results, rows=[_causes_of_today(r) for r in rows if isinstance(r, dict) and r.get("name")])
+
+def _causes_of_today(row:dict)->dict:
+    "A result row, and those of its kinds, with the causes of failed parses by their names of today."
+    if isinstance(causes := row.get("causes"), dict):
+        row = dict(row, causes={cause_today(cause): n for cause, n in causes.items()})
+    if isinstance(kinds := row.get("kinds"), dict):
+        row = dict(row, kinds={k: _causes_of_today(r) if isinstance(r, dict) else r for k, r in kinds.items()})
+    return row
 
 # %% ../nbs/50_runs.ipynb #f9d34235
 def read_run(
@@ -87,19 +97,32 @@ TEXT_LIMIT = 20_000   # characters of one text that the page shows
 _LOOK = ("actor", "task", "seed", "episode", "index", "success", "reward", "action", "cause", "suggestion",
          "terminated", "truncated")
 
-def shard_rows(shard:Path, columns:tuple):
+def shard_rows(shard:Path, columns:tuple)->Iterator[list[dict]]:
     "The rows of a `shard` as lists of dicts with these `columns`, a few at a time to spare memory."
     import pyarrow.parquet as pq
     file = pq.ParquetFile(shard)
     have = [c for c in columns if c in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=256, columns=have):
-        yield [{**dict.fromkeys(columns), **row} for row in batch.to_pylist()]
+        yield [_of_today({**dict.fromkeys(columns), **row}) for row in batch.to_pylist()]
+
+def _of_today(row:dict)->dict:
+    "A row with the cause of its failed parse by its name of today."
+    return dict(row, cause=cause_today(row["cause"])) if row.get("cause") else row
 
 def _truth(value)->bool|None: return None if value is None else bool(value)
 
 def known_number(value)->float|None:
     "The `value` if it is a finite number, or None."
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+# %% ../nbs/50_runs.ipynb #b9cb869d
+def _episode_ids(looks:list)->list: # of str
+    "Which episode each turn belongs to; counted from the ends where the column is missing."
+    ids, number = [], 0
+    for look in looks:
+        ids.append(str(look["episode"] or number))
+        number += bool(look["terminated"] or look["truncated"])
+    return ids
 
 # %% ../nbs/50_runs.ipynb #74266437
 @dataclass
@@ -137,15 +160,6 @@ def survey(run:Run, number:int=0)->list: # of `Played`
             played.rows.append(position)
     order = {str(row["name"]): i for i, row in enumerate(run.results.get("rows", []))}   # as in the table
     return sorted(found.values(), key=lambda e: order.get(e.actor, len(order)))
-
-# %% ../nbs/50_runs.ipynb #b9cb869d
-def _episode_ids(looks:list)->list: # of str
-    "Which episode each turn belongs to; counted from the ends where the column is missing."
-    ids, number = [], 0
-    for look in looks:
-        ids.append(str(look["episode"] or number))
-        number += bool(look["terminated"] or look["truncated"])
-    return ids
 
 # %% ../nbs/50_runs.ipynb #4f557ed2
 def tally(episodes:list)->dict:

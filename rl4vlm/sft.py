@@ -8,6 +8,8 @@ __all__ = ['split_row', 'Collator', 'learnable', 'row_costs', 'GroupedSampler', 
            'resume_point', 'frozen_heads', 'train_sft']
 
 # %% ../nbs/32_sft.ipynb #4df55763
+from typing import Any, Self
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +59,8 @@ def learnable(
     bad = {number: why for number, row in enumerate(rows) if (why := _unlearnable(row, policy))}
     if bad and (on_bad_row == "stop" or len(bad) == len(rows)):
         [(number, why), *_] = bad.items()
-        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip leaves "
+        raise UsageError(f"row {number} cannot be learned from: {why} ({len(bad)} such rows; --rows.on_bad_row skip "
+                         f"leaves "
                          "them out and counts them)")
     for number, why in list(bad.items())[:10]: warnings.warn(f"row {number} is left out: {why}")
     return ([r for n, r in enumerate(rows) if n not in bad] if bad else rows), sorted(bad)
@@ -101,10 +104,10 @@ class GroupedSampler(torch.utils.data.Sampler):
         self.costs, self.kinds = costs, [np.flatnonzero(images), np.flatnonzero(~images)]
         self.batch, self.seed, self.group, self.epoch = batch, seed, group, 0
 
-    def set_epoch(self, epoch:int): self.epoch = epoch
+    def set_epoch(self, epoch:int)->None: self.epoch = epoch
     def __len__(self)->int: return len(self.costs)
 
-    def __iter__(self):
+    def __iter__(self)->Iterator:
         random = np.random.default_rng([self.seed, self.epoch])
         batches, left = [], []
         for rows in self.kinds:
@@ -122,21 +125,21 @@ class GroupedSampler(torch.utils.data.Sampler):
 # %% ../nbs/32_sft.ipynb #b94c22da
 class Guarded:
     "Comes before a `Trainer` among the bases of a class: float32 steps, and an end where numbers are not finite."
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model=None)->Any:
         model = model or self.model
         _, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer_cls_and_kwargs = adamw_for(model.parameters()), options
         return super().create_optimizer(model)
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
+    def compute_loss(self, model, inputs, *args, **kwargs)->Any:
         "The trainer's own, checked."
         self.last = inputs
         return self.checked("loss", super().compute_loss(model, inputs, *args, **kwargs), inputs)
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model, grad_norm=None)->Any:
         return self.checked("gradient", super()._get_grad_norm(model, grad_norm), self.last)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir=None, state_dict=None)->None:
         check_weights(state_dict or self.model.state_dict())
         return super()._save(output_dir, state_dict)
 
@@ -144,7 +147,7 @@ class Guarded:
         "What of a batch is kept."
         return {k: v.detach().cpu().contiguous() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
 
-    def checked(self, what:str, number, inputs:dict):
+    def checked(self, what:str, number, inputs:dict)->Any:
         "The number (of this name, of a batch); `InvariantError` on all processes if it is not finite on one."
         value = float(number.detach() if isinstance(number, torch.Tensor) else number)
         bad = torch.tensor(float(not math.isfinite(value)), device=self.args.device)
@@ -186,7 +189,7 @@ def sft_arguments(
 # %% ../nbs/32_sft.ipynb #9c0d38fa
 class _Steps(Trainer):
     "transformers' `Trainer` with our loss."
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model, inputs:dict, return_outputs=False, num_items_in_batch=None)->Any:
         "Negative log-likelihood of the answers' tokens, over those of the whole step (or batch, if that is unknown)."
         if is_deepspeed_zero3_enabled(): read_images(self.model_wrapped, self.model, inputs["prompts"])
         scores, tokens = model(inputs["prompts"], inputs["responses"], entropy=False), num_items_in_batch
@@ -194,7 +197,7 @@ class _Steps(Trainer):
         loss = -scores.logprobs.sum() * self.args.world_size / tokens     # the processes' gradients are averaged
         return (loss, scores) if return_outputs else loss
 
-    def _get_num_items_in_batch(self, batch_samples, device):
+    def _get_num_items_in_batch(self, batch_samples, device)->Any:
         "Answer tokens in the batches of one step, all processes together."
         self.batches = batch_samples
         tokens = torch.tensor(float(sum(len(r) for b in batch_samples for r in b["responses"])), device=device)
@@ -205,20 +208,24 @@ class VLMTrainer(Guarded, _Steps):
     "transformers' `Trainer` on a `VLMPolicy` and rows of conversations."
     def __init__(self, policy:VLMPolicy, rows, config:SFTConfig, folder, callbacks=(), shuffle:bool=True):
         size = config.optim.batch_size * config.optim.accumulate
-        self.groups = GroupedSampler(*row_costs(rows, policy), size, config.seed,
-                                     config.rows.group) if config.rows.group else None
+        costs, images = row_costs(rows, policy)
+        self.groups = GroupedSampler(costs, images, size, config.seed, config.rows.group) if config.rows.group else None
         super().__init__(model=policy, args=sft_arguments(config, folder, policy.device.type == "cpu", shuffle),
                          train_dataset=rows, data_collator=Collator(policy), callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = True   # the loss is divided by the tokens of the step, not by its parts
         self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset=None): return self.groups or super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset=None)->Any:
+        return self.groups or super()._get_train_sampler(train_dataset)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir=None, state_dict=None)->None:
         if not self.args.should_save: return
-        write_into(output_dir or self.args.output_dir, lambda folder: self.model.save(folder, state_dict))
+        policy:Any = self.model
+        write_into(output_dir or self.args.output_dir, lambda folder: policy.save(folder, state_dict))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None): self.model.load_weights(resume_from_checkpoint)
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None)->None:
+        policy:Any = self.model
+        policy.load_weights(resume_from_checkpoint)
 
     def numbers(self, inputs)->dict:
         "The tokens of all rows of the step."
@@ -232,7 +239,7 @@ class _Log(TrainerCallback):
     "Log the loss, and tell `progress` how far we are."
     def __init__(self, trackers, progress): self.trackers, self.progress = trackers, progress
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs)->None:
         if "loss" not in (logs or {}): return
         loss = float(logs["loss"])
         self.trackers.log(dict(step=state.global_step, loss=loss, lr=logs["learning_rate"],
@@ -272,7 +279,7 @@ class KeepBest(TrainerCallback):
         self.every, self.sign, self.trackers = every, sign, trackers
         self.best = read_json(self.folder/"best"/"best.json", None)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs)->None:
         step = state.global_step
         if step % self.every and step != state.max_steps: return
         was = self.policy.training
@@ -290,7 +297,7 @@ class KeepBest(TrainerCallback):
         if math.isfinite(score): return numbers
         raise InvariantError(f"step {step}: {name} is {score}; the weights of the last checkpoint are kept")
 
-    def save(self, folder:Path):
+    def save(self, folder:Path)->None:
         self.policy.save(folder)
         write_json(folder/"best.json", self.best)
 
@@ -298,13 +305,13 @@ class KeepBest(TrainerCallback):
 class StopWhenAsked(TrainerCallback):
     "Inside `with`, SIGTERM and SIGUSR1 make a `Trainer` write a checkpoint and end; `asked` is the signal's name then."
     def __init__(self): self.signal, self.asked = StopSignal(), ""
-    def __enter__(self):
+    def __enter__(self)->Self:
         self.signal.__enter__()
         return self
-    def __exit__(self, *error): self.signal.__exit__(*error)
+    def __exit__(self, *error)->None: self.signal.__exit__(*error)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        heard = [self.signal.asked]
+    def on_step_end(self, args, state, control, **kwargs)->None:
+        heard:list = [self.signal.asked]
         if args.world_size > 1:
             heard = [None] * args.world_size
             torch.distributed.all_gather_object(heard, self.signal.asked)
@@ -319,7 +326,7 @@ def write_model_card(
     rows,               # learned from
     result:dict,        # of `train_sft`
     best:dict=None,     # what is known of the best checkpoint
-):
+)->None:
     "Write README.md beside a fine-tuned checkpoint."
     folder = Path(folder)
     saved = read_json(folder/"adapter_config.json", {})   # what was trained, whatever the options say
@@ -351,7 +358,7 @@ def check_rows(
     rows,                    # conversations of a file
     form:PromptEncoder,         # of the model that will read them
     on_bad_row:str="stop",   # stop, or leave bad rows out and count them in `rows.bad`
-):
+)->None:
     "Hold the rows of a file against a model; rows that the package made itself have no `outlines` and are left alone."
     name = form.tokenizer.name_or_path
     if not hasattr(rows, "outlines") or getattr(rows, "held_against", None) == name: return
@@ -403,7 +410,7 @@ def resume_point(
     return last, done
 
 @contextmanager
-def frozen_heads(policy:VLMPolicy):
+def frozen_heads(policy:VLMPolicy)->Iterator[None]:
     "Inside `with`, the value head and the temperature head do not learn."
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     for p in heads: p.requires_grad_(False)
@@ -438,7 +445,7 @@ def train_sft(
         trainer = VLMTrainer(policy, rows, config, folder/"checkpoints", [h for h in hooks if h], shuffle)
         outcome = trainer.train(resume_from_checkpoint=last and str(last))
     if run and stop.asked: exit_for_requeue(stop.asked, run.path)
-    result = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder))
+    result:dict = dict(loss=outcome.training_loss, steps=trainer.state.global_step, folder=str(folder))
     if keeper: result["best"] = keeper.best
     if left_out: result["left_out"] = left_out
     _save_result(trainer, folder, config, rows, result)
@@ -452,9 +459,10 @@ def _keeper(policy, folder, config:SFTConfig, validation, success, trackers)->Ke
     else: return None
     return KeepBest(policy, folder, measure, config.run.eval_every, -1 if config.run.best == "loss" else 1, trackers)
 
-def _save_result(trainer:VLMTrainer, folder:Path, config:SFTConfig, rows, result:dict):
+def _save_result(trainer:VLMTrainer, folder:Path, config:SFTConfig, rows, result:dict)->None:
     "The best checkpoint, or the last, and its card at the top of the folder."
-    if "best" in result: trainer.model.load_weights(folder/"best")
-    trainer.model.eval()
+    policy:Any = trainer.model
+    if "best" in result: policy.load_weights(folder/"best")
+    policy.eval()
     trainer.save_model(str(folder))
     if not int(os.environ.get("RANK", "0")): write_model_card(folder, config, rows, result, result.get("best"))

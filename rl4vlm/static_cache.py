@@ -7,6 +7,7 @@ __all__ = ['TOKENS', 'padded_rows', 'padded_length', 'Slot', 'StaticDecoding', '
 
 # %% ../nbs/22_static_cache.ipynb #df7108c1
 import torch
+from typing import Any
 from .core import UsageError
 from .policy import Decoding, VLMPolicy
 
@@ -29,14 +30,14 @@ class Slot:
         self.rows, self.tokens = rows, tokens
         self.cache = StaticCache(config=policy.config.get_text_config(), max_cache_len=tokens)
         self.mask = torch.ones(rows, tokens, dtype=torch.long, device=policy.device)   # 0 at padding
-        language = policy.base.model.language_model
+        language = policy.base.get_decoder()
         def step(ids, positions):   # (rows, 1), (A, rows, 1) or (rows, 1)
             out = language(input_ids=ids, attention_mask=self.mask, position_ids=positions,
-                           past_key_values=self.cache, use_cache=True)
+                           use_cache=True, **{policy.cache_name: self.cache})
             return out.last_hidden_state[:, 0]
         self.step = torch.compile(step, mode="reduce-overhead", dynamic=False)
 
-    def fill(self, keys:list, values:list, mask:torch.Tensor):
+    def fill(self, keys:list, values:list, mask:torch.Tensor)->None:
         "Take over `keys` and `values` of each layer, (B, heads, T, D), and their `mask` (B, T)."
         B, T = mask.shape
         self.mask.fill_(1)[:B, :T] = mask
@@ -54,15 +55,15 @@ class StaticDecoding(Decoding):
         self.mask, self.position = decoding.mask, decoding.position
         self._move([l.keys for l in decoding.cache.layers], [l.values for l in decoding.cache.layers])
 
-    def _move(self, keys:list, values:list):
+    def _move(self, keys:list, values:list)->None:
         self.slot = self.caches.slot(len(self.mask))
         self.place = torch.arange(len(self.mask), device=self.policy.device)   # of each row in the slot
         self.slot.fill(keys, values, self.mask)
 
     @property
-    def cache(self): return self.slot.cache
+    def cache(self)->Any: return self.slot.cache
 
-    def keep(self, going:torch.Tensor):
+    def keep(self, going:torch.Tensor)->None:
         "Go on with some of the rows, `going` (B,) bool."
         self.mask, self.position, self.place = self.mask[going], self.position[going], self.place[going]
         if 4 * len(self.place) > self.slot.rows: return
@@ -86,7 +87,8 @@ class StaticCaches:
     "The slots of a policy: `policy.static_cache = StaticCaches(policy)` samples with them from then on."
     def __init__(self, policy:VLMPolicy):
         if policy.plain:
-            raise UsageError(f"sampling.static_cache=true cannot be used with models of type {policy.config.model_type}: "
+            raise UsageError(f"sampling.static_cache=true cannot be used with models of type "
+                             f"{policy.config.model_type}: "
                              "they are read without a cache")
         text = policy.config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])

@@ -7,20 +7,21 @@ __all__ = ['known_rates', 'describe_tasks']
 
 # %% ../nbs/53_task_list.ipynb #113d48e9
 import time
+from .actions import as_actions
 from .core import UsageError, set_status, from_json, tell
 from .progress import Screen
 from .tasks import make_task
 
 # %% ../nbs/53_task_list.ipynb #5f63cfd0
 def known_rates(task, options:dict)->dict: # who -> share of successes
-    "How often random play and the oracle of a `task` of this package succeed, if it has no other `options` than its own."
+    "How often random play and the oracle succeed in a `task` of this package with no other `options` than its own."
     import importlib.resources
     if options or not type(task).__module__.startswith("rl4vlm."): return {}
     rates = from_json((importlib.resources.files("rl4vlm")/"task_rates.json").read_text()).get(type(task).__name__, {})
     return {who: rates[who] for who in ("random", "oracle") if who in rates}
 
 def describe_tasks(config)->list: # rows
-    "Print each task that `config` asks for with its actions and how often random play and the oracle succeed; warn where success says nothing."
+    "Print the tasks of `config`: actions, success of random play and of the oracle, a warning where it says nothing."
     from rl4vlm.tasks import list_tasks
     rows, images = [], {}
     if not config.episodes: tell(f"{'task':<18}success of random play and of the oracle; actions")
@@ -33,14 +34,16 @@ def describe_tasks(config)->list: # rows
     if config.out:
         from rl4vlm.store import contact_sheet
         contact_sheet(images, config.out)
-    if not config.task and not config.episodes: tell("--task NAME shows one with its prompt; --episodes 200 plays it now")
+    if not config.task and not config.episodes:
+        tell("--task NAME shows one with its prompt; --episodes 200 plays it now")
     return rows
 
 def _described(name:str, config, images:dict)->dict: # row
     "Print one task; its image goes into `images`."
     from rl4vlm.env_pool import TaskEnv
     task = make_task(name, **config.task_options)
-    rates = _played(task, config) if config.episodes else {who: f"{rate:.1%}" for who, rate in known_rates(task, config.task_options).items()}
+    known = known_rates(task, config.task_options)
+    rates = _played(task, config) if config.episodes else {who: f"{rate:.1%}" for who, rate in known.items()}
     frame, actions = None, task.actions if isinstance(task.actions, (list, tuple)) else None
     if config.task or config.out:
         env = TaskEnv(task)
@@ -48,8 +51,10 @@ def _described(name:str, config, images:dict)->dict: # row
         finally: env.close()
         images[name], actions = frame.images, frame.actions
     said = "  ".join(f"{who} {rate}" for who, rate in rates.items())
-    tell(f"{name:<18}{said or 'not known (--episodes 200 plays)':<32}  actions {', '.join(actions[:14]) if actions else 'depend on the state'}")
-    if config.task: tell("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
+    tell(f"{name:<18}{said or 'not known (--episodes 200 plays)':<32}  actions "
+         f"{as_actions(actions).summary()}")
+    if config.task:
+        tell("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
     return dict(name=name, actions=actions, **rates)
 
 def _played(task, config)->dict: # who -> rate with its interval, in words
@@ -63,5 +68,7 @@ def _played(task, config)->dict: # who -> rate with its interval, in words
         seeds = range(40_000 + config.seed, 40_000 + config.seed + config.episodes)
         row = evaluate(task, make_actor(who, task, 0.0), seeds, envs=8, progress=screen.tell, keep_images=0)[0]
         rates[who] = f"{row['success']:.1%} ({row['low']:.1%} – {row['high']:.1%})"
-        if who == "random" and row["success"] in (0.0, 1.0): tell(f"  warning: random play of {task.name} succeeds in {row['success']:.0%} of the episodes; check what success() means here")
+        if who == "random" and row["success"] in (0.0, 1.0):
+            tell(f"  warning: random play of {task.name} succeeds in {row['success']:.0%} of the episodes; check what "
+                 f"success() means here")
     return rates

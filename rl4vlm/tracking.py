@@ -8,6 +8,8 @@ __all__ = ['OUTSIDE', 'TURN_COLUMNS', 'JSONLTracker', 'flat_numbers', 'plain_con
 
 # %% ../nbs/31_tracking.ipynb #bc2a7cfe
 import os, warnings
+from typing import Self
+from collections.abc import Iterator
 from pathlib import Path
 import numpy as np
 from accelerate import PartialState
@@ -36,7 +38,7 @@ class JSONLTracker(GeneralTracker):
         "The file of metrics."
         return self.metrics
 
-    def log(self, values:dict, step:int=None, timing:dict=None):
+    def log(self, values:dict, step:int=None, timing:dict=None)->None:
         "Add a row, and a row of wall times if there is one."
         self.metrics.append(values)
         if timing: self.timing.append(timing)
@@ -61,7 +63,7 @@ def plain_config(
 # %% ../nbs/31_tracking.ipynb #a838c2de
 PATIENCE:dict = dict(init_timeout=30, finish_timeout=120, finish_timeout_raises=True)   # seconds
 
-def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:int):
+def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:int)->WandBTracker:
     "accelerate's W&B tracker, writing into the run folder; what it may collect by itself is turned off."
     import wandb
     marker = folder/"wandb_run.json"
@@ -85,7 +87,7 @@ def _start_wandb(folder:Path, project:str, run_name:str, config:dict, resumed:in
     return tracker
 
 # %% ../nbs/31_tracking.ipynb #9bac28e7
-def _start_tensorboard(folder:Path, project:str, run_name:str, config:dict, resumed:int):
+def _start_tensorboard(folder:Path, project:str, run_name:str, config:dict, resumed:int)->TensorBoardTracker:
     "accelerate's TensorBoard tracker, writing to the folder tensorboard/ of the run."
     tracker = TensorBoardTracker("tensorboard", folder, purge_step=None if resumed is None else resumed + 1)
     tracker.start()
@@ -110,6 +112,12 @@ def _start_outside(names:list, *arguments)->tuple: # (trackers, message of what 
             return [], f"tracker {name} cannot start ({why}); {remedy}; or leave {name} out of the trackers"
     return started, None
 
+# %% ../nbs/31_tracking.ipynb #fc6b20b6
+def _log_numbers(tracker, numbers:dict, step:int)->None:
+    "Numbers to one tracker; W&B's own step is left alone, ours is in the row."
+    if tracker.name == "wandb": tracker.log(numbers)
+    else: tracker.log({k: v for k, v in numbers.items() if k != "step"}, step=step)
+
 # %% ../nbs/31_tracking.ipynb #f3b8b34b
 class Trackers:
     "The file and the outside trackers of a run, behind one `log`."
@@ -121,19 +129,19 @@ class Trackers:
     def log(self,
         row:dict,          # metrics of an update; has the key `step`
         timing:dict=None,  # its wall times, kept apart
-    ):
+    )->None:
         "Write an update everywhere."
         if self.file: self.file.log(row, timing=timing)
         seconds = {k: v for k, v in (timing or {}).items() if k != "step"}
         numbers = {**flat_numbers(row), **flat_numbers(seconds, "timing/")}
         for tracker in self.outside: self._try(tracker, lambda: _log_numbers(tracker, numbers, row["step"]))
 
-    def finish(self):
+    def finish(self)->None:
         "Close all trackers; W&B sends what is left."
         for tracker in self.outside: self._try(tracker, tracker.finish)
         self.outside = []
 
-    def _try(self, tracker, write):
+    def _try(self, tracker, write)->None:
         "Training does not end because a tracker fails; it is said once."
         try: write()
         except Exception as e:
@@ -142,14 +150,8 @@ class Trackers:
                               f"the metrics in the run folder are complete ({type(e).__name__}: {e})")
             self.warned.add(tracker.name)
 
-    def __enter__(self): return self
-    def __exit__(self, *error): self.finish()
-
-# %% ../nbs/31_tracking.ipynb #fc6b20b6
-def _log_numbers(tracker, numbers:dict, step:int):
-    "Numbers to one tracker; W&B's own step is left alone, ours is in the row."
-    if tracker.name == "wandb": tracker.log(numbers)
-    else: tracker.log({k: v for k, v in numbers.items() if k != "step"}, step=step)
+    def __enter__(self)->Self: return self
+    def __exit__(self, *error)->None: self.finish()
 
 # %% ../nbs/31_tracking.ipynb #2a135adc
 def _is_main()->bool:
@@ -185,7 +187,7 @@ def start_trackers(
     return Trackers(JSONLTracker("", folder) if main else None, started)
 
 # %% ../nbs/31_tracking.ipynb #ca0b7741
-TURN_COLUMNS = ["step", "image", "prompt", "response", "action", "cause", "reward", "value"]
+TURN_COLUMNS:list = ["step", "image", "prompt", "response", "action", "cause", "reward", "value"]
 
 def prompt_text(turn)->str:
     "The words of a turn's prompt."
@@ -198,21 +200,21 @@ def log_turns(self:Trackers,
     turns:list,    # of `Turn`
     step:int,      # the update they were played in
     most:int=8,    # how many are shown, spread evenly over `turns`
-):
+)->None:
     "Show some turns, with their images."
     some = [turns[i] for i in np.linspace(0, len(turns) - 1, min(most, len(turns))).round().astype(int)]
     show = dict(wandb=_turn_table, tensorboard=_turn_images)
     for tracker in self.outside: self._try(tracker, lambda: show[tracker.name](tracker, some, step))
 
 # %% ../nbs/31_tracking.ipynb #6b7dc37a
-def _turn_table(tracker, turns:list, step:int):
+def _turn_table(tracker, turns:list, step:int)->None:
     "A W&B table of turns; of several images the last is shown."
     import wandb
     image = lambda t: wandb.Image(t.images[-1]) if t.images else None
     cells = lambda t: [step, image(t), prompt_text(t), t.text, t.action, t.cause, t.reward, t.value]
     tracker.tracker.log({"turns": wandb.Table(columns=TURN_COLUMNS, data=[cells(t) for t in turns]), "step": step})
 
-def _turn_images(tracker, turns:list, step:int):
+def _turn_images(tracker, turns:list, step:int)->None:
     "Images and texts for TensorBoard."
     for number, t in enumerate(turns):
         if t.images: tracker.log_images({f"turn {number}": np.stack(t.images[-1:])}, step=step, dataformats="NHWC")
@@ -223,7 +225,7 @@ def _turn_images(tracker, turns:list, step:int):
 # %% ../nbs/31_tracking.ipynb #73862b24
 def read_wandb(
     path,   # a `run-ID.wandb` file; whole when the process that wrote it has ended
-):
+)->Iterator:
     "The records of an offline W&B run, in order."
     from wandb.proto.wandb_internal_pb2 import Record
     data, at, pieces = Path(path).read_bytes(), 7, []   # the file has a header of seven bytes, too

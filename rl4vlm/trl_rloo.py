@@ -8,6 +8,8 @@ __all__ = ['RENAMED', 'check_trl', 'example', 'episodes', 'episode_stream', 'Rew
 
 # %% ../nbs/37_trl_rloo.ipynb #1b611156
 import itertools, os, warnings
+from typing import Any, TYPE_CHECKING
+from collections.abc import Iterator
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +28,10 @@ from .tasks import Task
 from .tiny import resolve_model
 from .tracking import start_trackers
 from .env_pool import TaskEnv
+if TYPE_CHECKING: import datasets
 
 # %% ../nbs/37_trl_rloo.ipynb #6400d1bc
-def check_trl(task:Task):
+def check_trl(task:Task)->None:
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
     try: import trl   # noqa: F401
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
@@ -43,12 +46,12 @@ def example(task:Task, env:TaskEnv, seed:int)->dict: # prompt, images, seed
     frame = env.reset(seed)
     return dict(prompt=task.prompt(frame), images=[Image.fromarray(i) for i in task.prompt_images(frame)], seed=seed)
 
-def episodes(task:Task, seed:int=0):
+def episodes(task:Task, seed:int=0)->Iterator[dict]:
     "Episodes for ever, the same ones in each run with this seed."
     env = TaskEnv(task)
     for i in itertools.count(): yield example(task, env, episode_seed(seed, 0, i))
 
-def episode_stream(task:Task, seed:int=0):
+def episode_stream(task:Task, seed:int=0)->"datasets.IterableDataset":
     "The same as a `datasets.IterableDataset` (that follow from `seed`)."
     from datasets import IterableDataset
     return IterableDataset.from_generator(episodes, gen_kwargs=dict(task=task, seed=seed))
@@ -68,7 +71,7 @@ class Reward:
     def play(self, text:str, seed:int, cut:bool=False)->float:
         "The reward of one answer to the episode of this seed; `cut` if the token limit came before its end."
         frame = self.env.reset(seed)
-        parsed = self.task.parse(text, frame.actions, truncated=cut)
+        parsed = self.task.parse(text, frame.actions, cut=cut)
         self.causes[parsed.cause] += 1
         return self.env.step(parsed.action)[1] if parsed.action else 0.0
 
@@ -105,7 +108,7 @@ def form_lesson(task:Task, config:TRLConfig)->tuple: # steps, error rate
 def rloo_arguments(
     config:TRLConfig,
     folder,           # for TRL's own files
-):
+)->Any:
     "TRL's configuration from ours."
     from trl import RLOOConfig
     gpu = pick_device().type == "cuda"
@@ -113,8 +116,9 @@ def rloo_arguments(
         output_dir=str(folder), max_steps=config.steps, seed=config.seed,
         per_device_train_batch_size=config.prompts * config.group_size // config.optim.microbatches,
         gradient_accumulation_steps=config.optim.microbatches, num_generations=config.group_size,
-        max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature, beta=config.kl.coef,
-        learning_rate=config.optim.lr, lr_scheduler_type="linear", max_grad_norm=config.optim.max_grad_norm, disable_dropout=True,
+        max_completion_length=config.sampling.max_new_tokens, temperature=config.sampling.temperature,
+        beta=config.kl.coef, learning_rate=config.optim.lr, lr_scheduler_type="linear",
+        max_grad_norm=config.optim.max_grad_norm, disable_dropout=True,
         gradient_checkpointing=config.optim.activation_checkpointing,
         bf16=gpu and pick_dtype(config.loading.dtype, pick_device()) == torch.bfloat16,
         shuffle_dataset=False, logging_nan_inf_filter=False, save_steps=config.run.save_every, save_total_limit=2,
@@ -135,8 +139,8 @@ class _Log(TrainerCallback):
     "A row of our metrics for each step of TRL."
     def __init__(self, trackers, reward:Reward, progress):
         self.trackers, self.reward, self.progress, self.rows = trackers, reward, progress, []
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "reward" not in (logs or {}): return
+    def on_log(self, args, state, control, logs=None, **kwargs)->None:
+        if not logs or "reward" not in logs: return
         causes = self.reward.take_causes()
         failed = {c: n for c, n in causes.items() if c}
         row = dict(step=state.global_step,
@@ -207,7 +211,7 @@ def _guarded_rloo()->type:
             fill_model(model or self.model, resume_from_checkpoint)
     return GuardedRLOO
 
-def _save(trainer, processor, folder:Path):
+def _save(trainer, processor, folder:Path)->None:
     "Weights and processor into `folder`, in one move, when all processes are there."
     main = not int(os.environ.get("RANK", "0"))
     def write(new):

@@ -56,7 +56,7 @@ def layered_on()->str:
     return str(Path(torch.__file__).parents[1])
 
 # %% ../nbs/22_vllm_server.ipynb #88aa1741
-def _run(command:list, what:str):
+def _run(command:list, what:str)->None:
     "A step of the installation; its last words if it fails."
     set_status(what)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -86,21 +86,21 @@ def install_engine(
 
 # %% ../nbs/22_vllm_server.ipynb #f7e28573
 @contextmanager
-def _alone(file:Path):
+def _alone(file:Path)->None:
     "Inside, no other process is inside."
     import fcntl
     with open(file, "a+") as handle:
         fcntl.lockf(handle, fcntl.LOCK_EX)
         yield
 
-def _make(folder:Path, platform:str):
+def _make(folder:Path, platform:str)->None:
     "The environment itself, and a look whether it works."
     if sys.platform != "linux":
         raise RL4VLMError(f"vLLM needs Linux, this is {sys.platform}; use a server elsewhere (--engine.urls)")
     free = shutil.disk_usage(folder.parent).free / 2**30
     if free < NEEDED_GB[platform]:
-        raise RL4VLMError(f"vLLM needs {NEEDED_GB[platform]} GiB in {folder.parent} and {free:.1f} are free; give another "
-                          "--out, or RL4VLM_CACHE")
+        raise RL4VLMError(f"vLLM needs {NEEDED_GB[platform]} GiB in {folder.parent} and {free:.1f} are free; "
+                          "give another --out, or RL4VLM_CACHE")
     shutil.rmtree(folder, ignore_errors=True)
     _run([sys.executable, "-m", "venv", folder], "making the environment of vLLM")
     _run([engine_python(folder), "-m", "pip", "install", "-q", *_packages(platform)], "installing vLLM")
@@ -147,7 +147,7 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
             "OMP_NUM_THREADS")
 
 def server_environment(config:EngineConfig, platform:str, extension)->dict:
-    "The variables of a server on a `platform`: ours and the `config`'s; `extension` is the folder of the worker's class."
+    "A server's variables on a `platform`: ours and the `config`'s; `extension` is the folder of the worker's class."
     others = lambda name: name in LAUNCHER or name.startswith(("ACCELERATE_", "TORCHELASTIC_"))
     kept = {k: v for k, v in os.environ.items() if not others(k)}
     own = dict(PYTHONPATH=str(extension), VLLM_SERVER_DEV_MODE="1", VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
@@ -161,8 +161,8 @@ def server_program(config:EngineConfig, platform:str)->list[str]:
     if config.command: return shlex.split(config.command)
     folder = engine_folder(platform)
     if not is_installed(folder, platform):
-        raise UsageError("there is no vLLM to start: rl4vlm engine install makes its environment (once), --engine.command "
-                         "names another, and --engine.urls servers that are running")
+        raise UsageError("there is no vLLM to start: rl4vlm engine install makes its environment (once), "
+                         "--engine.command names another, and --engine.urls servers that are running")
     return [str(engine_python(folder)), "-m", "vllm.entrypoints.openai.api_server"]
 
 def lay_extension(folder)->Path:
@@ -194,7 +194,7 @@ def healthy(url:str, seconds:float=5.0)->bool:
     try: return reach(url + "/health", timeout=seconds).status == 200
     except OSError: return False
 
-def reach(request, timeout:float):
+def reach(request, timeout:float)->None:
     "Open an address (of a `request`), within `timeout` seconds; a proxy cannot reach a server on this machine."
     address = request if isinstance(request, str) else request.full_url
     here = urllib.request.urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
@@ -213,6 +213,18 @@ def last_words(log)->str:
     errors = [line for line in lines if "Error" in line and "Traceback" not in line]
     return (errors or lines or ["it said nothing"])[-1].strip()[-300:]
 
+# %% ../nbs/22_vllm_server.ipynb #3bd8506f
+def _end(guard:Guard, box:list)->None:
+    "Kill a server (in a `box`) and what it started."
+    for process in box:
+        started = descendants([process.pid])
+        try: os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError): pass
+        process.wait()
+        kill_processes(started)
+    box.clear()
+    guard.stop()
+
 # %% ../nbs/22_vllm_server.ipynb #7650995f
 class Server:
     "A server of this process's own."
@@ -227,7 +239,7 @@ class Server:
         self._finalizer = weakref.finalize(self, _end, self.guard, box := [])   # also at exit
         self.box = box
 
-    def start(self):
+    def start(self)->None:
         "Start it, again if need be, and wait until it answers."
         self.stop()
         self.port = self.port or free_port()   # the same again: other processes know it
@@ -242,35 +254,24 @@ class Server:
         self.guard.add(descendants([self.process.pid]))
         set_status("working")
 
-    def _wait(self):
+    def _wait(self)->None:
         begun = time.monotonic()
         set_status(f"a server of vLLM starts, see {self.log}")
         while not healthy(self.url, 2):
             if (code := self.process.poll()) is not None:
                 self.stop()
-                raise RL4VLMError(f"the server of vLLM ended while it started (exit code {code}): {last_words(self.log)}; "
-                                  f"all of it is in {self.log}")
+                raise RL4VLMError(f"the server of vLLM ended while it started (exit code {code}): "
+                                  f"{last_words(self.log)}; all of it is in {self.log}")
             if time.monotonic() - begun > self.seconds:
                 self.stop()
-                raise RL4VLMError(f"the server of vLLM did not start in {self.seconds:g} s (--engine.start_timeout); what it "
-                                  f"said is in {self.log}")
+                raise RL4VLMError(f"the server of vLLM did not start in {self.seconds:g} s (--engine.start_timeout); "
+                                  f"what it said is in {self.log}")
             time.sleep(0.3)
 
     @property
     def alive(self)->bool: return self.process is not None and self.process.poll() is None
 
-    def stop(self):
+    def stop(self)->None:
         "End it and all that it started."
         if self.process is not None: _end(self.guard, self.box)
         self.process = None
-
-def _end(guard:Guard, box:list):
-    "Kill a server (in a `box`) and what it started."
-    for process in box:
-        started = descendants([process.pid])
-        try: os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError): pass
-        process.wait()
-        kill_processes(started)
-    box.clear()
-    guard.stop()

@@ -40,11 +40,11 @@ def test_the_fast_path_agrees_with_the_plain_one(family, folder_of):
     assert (fast.logprobs - plain.logprobs).abs().max() < 1e-4 and (fast.mask == plain.mask).all()
 
 
-def test_what_the_fast_path_cannot_read_breaks_a_clause(folder_of):
+def test_images_read_one_by_one_where_they_belong_together_break_a_clause(folder_of):
     "LLaVA-OneVision shows two images in another way than one: sampled and scored agree, and both are wrong."
     subject = Subject(folder_of("llava_onevision"))
     hurried = subject.load()
-    hurried.plain = False
+    hurried.alone = True
     wrong = Subject(subject.folder, hurried)
     assert rescored(wrong)[0] and own_forward(wrong)[1] > 0.1 and own_forward(subject)[0]
 
@@ -68,7 +68,14 @@ def test_a_step_of_ppo_moves_weights(family, folder_of):
     assert moved == {"language", "merger", "vision"}
 
 
-def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
+@pytest.fixture()
+def unknown(monkeypatch):
+    "As if no test knew a family."
+    monkeypatch.setattr("rl4vlm.contract.FAST", set())
+    monkeypatch.setattr("rl4vlm.contract.FAMILIES", ("smolvlm",))
+
+
+def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of, unknown):
     folder = folder_of("lfm2_vl")
     policy = VLMPolicy.load(folder, device="cpu", dtype="float32")
     check_contract(policy, "mine")
@@ -77,12 +84,15 @@ def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of):
         check_contract(policy, "mine")
 
 
-def test_a_precision_that_cannot_be_checked_is_said(folder_of, recwarn):
+def test_in_a_coarse_precision_large_mistakes_are_refused_and_the_rest_is_said(folder_of, recwarn, unknown):
     for family, told in (("lfm2_vl", 1), ("smolvlm", 0)):   # no test holds the first one to the contract
         recwarn.clear()
         check_contract(VLMPolicy.load(folder_of(family), device="cpu", dtype="bfloat16"), "mine")
         assert [("lfm2_vl" in str(w.message), "doctor --model mine" in str(w.message)) for w in recwarn
-                if "contract" in str(w.message)] == [(True, True)] * told
+                if "no test holds" in str(w.message)] == [(True, True)] * told
+    policy = VLMPolicy.load(folder_of("lfm2_vl"), device="cpu", dtype="bfloat16")
+    policy.log_softmax = lambda hidden, temperature: VLMPolicy.log_softmax(policy, 3 * hidden, temperature)
+    with pytest.raises(UsageError, match="contract: "): check_contract(policy, "mine")
 
 
 def test_parameters_of_no_known_part_are_refused(folder_of):

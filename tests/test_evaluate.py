@@ -31,7 +31,7 @@ def test_two_models_on_two_tasks(rl4vlm, tmp_path, blind_model):
     assert all(c["low"] <= c["difference"] <= c["high"] for c in results["comparisons"]) and results["panel_version"] == 1
     assert "| NumberLine | b against a | sampled |" in printed and printed.count("| EZPoints | ") >= 6
     rows = list(csv.DictReader(io.StringIO((tmp_path/"runs/e/results.csv").read_text())))
-    assert len(rows) == 8 and float(rows[2]["response_tokens"]) <= 6 and int(rows[2]["cause_no_json"] or 0) + int(rows[2]["cause_truncated"] or 0) > 0
+    assert len(rows) == 8 and float(rows[2]["response_tokens"]) <= 6 and int(rows[2]["cause_no_json"] or 0) + int(rows[2]["cause_cut"] or 0) > 0
     assert (tmp_path/"runs/e/results.md").read_text().strip() in printed
     page = rl4vlm("report", "runs/e").stdout.splitlines()[-1]
     assert "b against a" not in (text := (tmp_path/page).read_text()) and '"comparisons":[{' in text

@@ -84,6 +84,11 @@ def test_notebooks_open_with_title_and_subtitle_and_show_no_errors():
         assert not [o for c in cells for o in c.get("outputs", []) if o.get("output_type") == "error"], f"{path.name} shows an error output"
 
 
+def is_import(statement):
+    "Whether a statement imports, also where only a type checker does."
+    return isinstance(statement, (ast.Import, ast.ImportFrom)) or isinstance(statement, ast.If) and all(map(is_import, statement.body))
+
+
 def silent_runs(path, at_least=3):
     "The runs of exported code cells of a notebook that pass without a cell with an output or a test between them, as lists of cell ids."
     runs, run = [], []
@@ -93,19 +98,75 @@ def silent_runs(path, at_least=3):
         if re.search(r"^#\|\s*export", source, re.M):
             try: statements = ast.parse(source).body
             except SyntaxError: statements = [None]
-            if not all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements): run.append(cell["id"])
+            if not all(map(is_import, statements)): run.append(cell["id"])
         shown = cell.get("outputs") or (not re.search(r"^#\|\s*export", source, re.M) and re.search(r"\bassert\b|\btest_\w+\(", source))
         if shown: runs.append(run); run = []
     return [r for r in runs + [run] if len(r) >= at_least]
 
 
-@pytest.mark.parametrize("name", ["20_logprobs", "21_policy", "22_generate", "23_rollout", "23_statistics", "24_panels",
-                                  "25_evaluate", "34_advantages", "35_losses", "36_ppo", "35_batch", "04_types",
-                                  "32_sft", "33_tiny", "37_trl_rloo", "40_labellers", "41_filters", "43_preprocess"])
+ROOMS = sorted(p.stem for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+SILENT = {"02_config", "10_parsing", "12_tasks", "14_cards", "15_minigrid", "20_models", "21_merge", "22_static_cache", "52_dry_run", "56_cli"}   # not reached yet: leave the list shorter
+PAIRS = {"01_config_parts", "04_types", "05_store", "11_arithmetic", "13_env_pool", "16_pick_image", "17_alfworld_view", "19_alfworld_thor", "20_logprobs",
+         "21_policy", "22_generate", "23_rollout", "25_evaluate", "30_distributed", "31_tracking", "33_tiny", "34_advantages", "35_batch", "35_losses", "36_ppo", "40_labellers", "41_filters",
+         "42_conversations", "43_preprocess", "50_progress", "50_runs", "51_report", "54_pipeline", "55_doctor", "57_reference"}   # two exported cells may follow each other
+
+
+@pytest.mark.parametrize("name", [r for r in ROOMS if r not in SILENT])
 def test_code_is_shown_at_work_when_it_is_introduced(name):
-    "No three exported cells in a row without an output or a test."
-    runs = silent_runs(ROOT/"nbs"/f"{name}.ipynb")
+    "No three exported cells in a row (in most rooms no two) without an output or a test."
+    runs = silent_runs(ROOT/"nbs"/f"{name}.ipynb", 3 if name in PAIRS else 2)
     assert not runs, f"{name}.ipynb: exported cells that follow each other without an output or a test: {runs}; show each step when it is introduced"
+
+
+def test_the_lists_of_silent_rooms_are_true():
+    silent = {name for name in ROOMS if silent_runs(ROOT/"nbs"/f"{name}.ipynb")}
+    assert SILENT == silent, f"take out of the list of silent rooms: {SILENT - silent}"
+    pairs = {name for name in ROOMS if silent_runs(ROOT/"nbs"/f"{name}.ipynb", 2)} - silent
+    assert PAIRS == pairs, f"take out of the list of rooms with pairs: {PAIRS - pairs}; add to it: {pairs - PAIRS}"
+
+
+LONG = {"02_config", "16_pick_image", "21_policy", "36_ppo", "52_dry_run", "56_cli"}   # rooms that still have longer cells
+
+
+@pytest.mark.parametrize("name", [r for r in ROOMS if r not in LONG])
+def test_exported_cells_are_short(name):
+    cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text())["cells"]
+    code = {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
+    long = {id: source.count("\n") + 1 for id, source in code.items() if re.search(r"^#\|\s*export", source, re.M) and source.count("\n") >= 60}
+    assert not long, f"{name}.ipynb: exported cells of more than 60 lines: {long}"
+
+
+WIDE = {"02_config", "20_models", "21_policy", "22_generate", "23_rollout", "24_families", "26_contract", "33_tiny",
+        "36_ppo", "52_dry_run", "56_cli"}   # rooms whose long lines are not wrapped yet
+
+
+@pytest.mark.parametrize("name", [r for r in ROOMS if r not in WIDE])
+def test_lines_of_code_are_short(name):
+    "At most 120 characters; a formula may be longer where it says so by `# noqa: E501`."
+    cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code" and re.search(r"^#\|\s*export", "".join(c["source"]), re.M))
+    wide = [line.strip() for line in code.splitlines() if len(line) > 120 and not line.endswith("# noqa: E501")]
+    assert not wide, f"{name}.ipynb: lines of more than 120 characters: {wide}"
+
+
+UNTYPED = {"config", "models", "policy", "generate", "rollout", "families", "contract", "tiny", "ppo", "dry_run",
+           "cli"}   # modules whose functions do not all say what they return yet
+
+
+def functions(tree):
+    "The functions and methods of a module; what is defined inside a function is its own business."
+    todo = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node
+        elif isinstance(node, (ast.ClassDef, ast.If, ast.Try, ast.With)): todo += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("module", [m for m in rooms() if m != "__init__" and m not in UNTYPED])
+def test_functions_say_what_they_return(module):
+    tree = ast.parse((ROOT/"rl4vlm"/(module.replace(".", "/") + ".py")).read_text())
+    silent = [f"{f.name} (line {f.lineno})" for f in functions(tree) if f.returns is None and f.name != "__init__"]
+    assert not silent, f"rl4vlm.{module}: no return type (`->None` for a procedure): {', '.join(silent)}"
 
 
 def test_the_run_folder_has_one_owner():

@@ -19,7 +19,7 @@ def check(text, actions, **options):
         assert parsed.action in actions and parsed.cause is None
         start, end = parsed.span
         assert 0 <= start < end <= len(text)
-    if parsed.cause == "truncated": assert options.get("truncated")
+    if parsed.cause == "cut": assert options.get("cut")
     assert (parsed.cause == "empty") == (not text.strip())
     return parsed
 
@@ -31,8 +31,8 @@ texts = st.one_of(st.text(st.characters(exclude_categories=[]), max_size=60), st
 
 @settings(max_examples=800, deadline=None)
 @given(texts, st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(["action", "", 'a"', "thoughts"]))
-def test_any_text_gets_an_answer(text, actions, truncated, key):
-    check(text, actions, truncated=truncated, key=key)
+def test_any_text_gets_an_answer(text, actions, cut, key):
+    check(text, actions, cut=cut, key=key)
 
 @settings(max_examples=300, deadline=None)
 @given(texts, st.sampled_from([SIGNS, CARDS, HOUSE, COMPASS]))
@@ -81,10 +81,10 @@ def test_python_style(fields, action):
 def test_cut_anywhere_is_never_another_action(fields, action, data):
     "A prefix of an answer gives the action or none, never a different one."
     text = json.dumps({**{f"x{k}": "" for k in fields}, "thoughts": "shelf", "action": action})
-    cut = text[:data.draw(st.integers(0, len(text)))]
-    for truncated in (True, False): assert check(cut, HOUSE, truncated=truncated).action in (action, None)
+    beginning = text[:data.draw(st.integers(0, len(text)))]
+    for cut in (True, False): assert check(beginning, HOUSE, cut=cut).action in (action, None)
     complete = text.rindex('"') + 1
-    assert check(cut, HOUSE, truncated=True).action == (action if len(cut) >= complete else None)
+    assert check(beginning, HOUSE, cut=True).action == (action if len(beginning) >= complete else None)
 
 # ---- matching ----
 
@@ -117,15 +117,15 @@ def test_matches(text, actions, action): assert check(text, actions).action == a
 def test_causes(text, actions, cause): assert check(text, actions).cause == cause
 
 @pytest.mark.parametrize("text", ["I think", "I take +", '{"thoughts": "+', '{"thoughts": "", "act', '{"action":', '{"action": "+', '{"action": +', '{"x": 1} And now {"act'])
-def test_nothing_is_read_across_the_token_limit(text): assert check(text, SIGNS, truncated=True).cause == "truncated"
+def test_nothing_is_read_across_the_token_limit(text): assert check(text, SIGNS, cut=True).cause == "cut"
 
 @pytest.mark.parametrize("text, cause", [("", "empty"), ('{"x": 1}', "no_action"), ('{"x": 1}\n```', "no_action"), ('{"action": "*", "thou', "unknown_action")])
-def test_a_cut_is_no_excuse(text, cause): assert check(text, SIGNS, truncated=True).cause == cause
+def test_a_cut_is_no_excuse(text, cause): assert check(text, SIGNS, cut=True).cause == cause
 
 def test_fields_are_kept():
     assert check('{"x": 1, "action": "+", "y": [2]}', SIGNS).fields == {"x": 1, "y": [2]}
     assert check('{"x": 1, "action": "*"}', SIGNS).fields == {"x": 1, "action": "*"}
-    assert check('{"x": 1, "thoughts": "so', SIGNS, truncated=True).fields == {"x": 1, "thoughts": "so"}
+    assert check('{"x": 1, "thoughts": "so', SIGNS, cut=True).fields == {"x": 1, "thoughts": "so"}
     assert check("+", SIGNS).fields == {}
     assert check('{"quoting": "this {"x": 1, "action": "+"}', SIGNS).fields == {"x": 1}     # the real object begins inside a broken one
 
@@ -141,7 +141,7 @@ UNITS = ["{", "}", '"', "'", "“", "”", "\\", '{"', "{'", "{“", '{"a":', '{
 @pytest.mark.parametrize("unit", UNITS)
 def test_ten_thousand_of_the_same(unit):
     for before, after in itertools.product(["", '{"a":', "{a:[", '{"action": "', '{"action": '], ["", '"}', "!", "}"]):
-        for truncated in (True, False): check(before + unit * (10_000 // len(unit)) + after, HOUSE + SIGNS, truncated=truncated)
+        for cut in (True, False): check(before + unit * (10_000 // len(unit)) + after, HOUSE + SIGNS, cut=cut)
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_an_answer_after_rubbish_is_found_or_missed_but_not_changed(unit):
@@ -191,4 +191,4 @@ def test_random_rubbish():
     fragments = UNITS + list(string.printable) + ['{"thoughts": "', '", "action": "', '"}', "+", "-", "north", "move north", "```json\n", "```", "go to shelf 10", "10"]
     for i in range(10_000):
         text = "".join(draw.choices(fragments, k=draw.randrange(40)))
-        check(text, ACTIONS[i % len(ACTIONS)], truncated=i % 3 == 0)
+        check(text, ACTIONS[i % len(ACTIONS)], cut=i % 3 == 0)

@@ -129,8 +129,8 @@ def test_each_mistake_has_its_cause(text, action, cause):
 
 
 @given(st.text(alphabet='{}[]":, pick_imageargumentsnd0123\\\n<>/', max_size=200) | st.text(max_size=60), st.booleans())
-def test_any_text_is_an_action_or_a_cause(text, truncated):
-    parsed = parse_tool_call(text, "pick_image", "index", ACTIONS, truncated)
+def test_any_text_is_an_action_or_a_cause(text, cut):
+    parsed = parse_tool_call(text, "pick_image", "index", ACTIONS, cut)
     assert (parsed.action in ACTIONS) != (parsed.cause in CAUSES)
 
 

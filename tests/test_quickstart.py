@@ -8,10 +8,11 @@ SMALL = ["--model", "{model}", "--collect.episodes", "20", "--sft.steps", "4", "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full), pytest.param(2, marks=pytest.mark.full)])
-def test_quickstart_learns(tmp_path, seed):
+@pytest.mark.parametrize("seed, model", [(0, "tiny"), *(pytest.param(*row, marks=pytest.mark.full) for row in (
+    (1, "tiny"), (2, "tiny"), (0, "tiny:smolvlm"), (0, "tiny:gemma3"), (0, "tiny:qwen3_5")))])
+def test_quickstart_learns(tmp_path, seed, model):
     "SFT at most 75 %, PPO at least 95 %, intervals apart, on test-200."
-    subprocess.run([*COMMAND, "--seed", str(seed), "--out", "run"], cwd=tmp_path, check=True, timeout=3000)
+    subprocess.run([*COMMAND, "--seed", str(seed), "--model", model, "--out", "run"], cwd=tmp_path, check=True, timeout=3000)
     results = json.loads((tmp_path/"run/results.json").read_text())
     rows = {r["name"]: r for r in results["rows"]}
     assert list(rows) == ["random", "oracle", "sft", "ppo"] and results["panel"] == "test-200" and rows["ppo"]["episodes"] == 200

@@ -1,11 +1,22 @@
 "What flows from an environment to an update: a prompt is read once and by whom it is asked; names and checkpoints of version 0.1.0."
-import importlib
+import importlib, warnings
+from collections import Counter
+from pathlib import Path
 import numpy as np, pytest
+import pyarrow.parquet as pq
 from rl4vlm.batch import make_batch
 from rl4vlm.config import PPOConfig
+from rl4vlm.envs.cards import NumberLine
+from rl4vlm.evaluate import as_csv, as_markdown
+from rl4vlm.files import read_json
+from rl4vlm.filters import turn_scores
 from rl4vlm.labellers import Labelled
-from rl4vlm.rollout import Plan, Player, PolicyActor, RandomActor
-from rl4vlm.tasks import make_task
+from rl4vlm.parsing import parse_action, parse_tool_call
+from rl4vlm.report import read_turns
+from rl4vlm.rollout import Plan, Player, PolicyActor, RandomActor, play
+from rl4vlm.runs import _causes_of_today, read_run, survey
+from rl4vlm.store import EpisodeStore
+from rl4vlm.tasks import Task, make_task
 from rl4vlm.types import EncodedPrompt, Prompt, Response
 
 
@@ -68,7 +79,7 @@ def test_a_checkpoint_of_version_0_1_0_goes_on():
 
 
 @pytest.mark.parametrize("old, new", [
-    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"),
+    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"), ("ppo.RunningDeviation", "ppo.RunningStd"),
     *((f"evaluate.{n}", f"panels.{n}") for n in ("PANELS", "panel_seeds", "file_name")),
     *((f"evaluate.{n}", f"statistics.{n}") for n in ("wilson", "bootstrap", "paired_difference")),
     *((f"core.{n}", f"files.{n}") for n in ("write_atomic", "write_json", "read_json", "replace_folder", "write_into", "recover_folder", "JsonLines", "scratch")),
@@ -80,3 +91,77 @@ def test_old_names_are_told(old, new):
     with pytest.warns(FutureWarning, match=f"rl4vlm.{old} is rl4vlm.{new} now"): value = getattr(room, name)
     assert value is getattr(importlib.import_module(f"rl4vlm.{after}"), called)
     with pytest.raises(AttributeError, match=f"no attribute '{name}e'"): getattr(room, name + "e")
+
+
+# ---- a cut answer was called truncated in version 0.1.0; nbs/recordings holds runs of that version ----
+
+RECORDINGS = Path(__file__).resolve().parent.parent/"nbs"/"recordings"
+CUT_ONCE = '{"action": "'
+
+
+def test_stored_episodes_of_version_0_1_0_say_cut(tmp_path):
+    "In every way in which they are read: as episodes, as rows to learn from, by the report."
+    stored = pq.read_table(RECORDINGS/"number_line"/"episodes"/"ppo.parquet")
+    expected = Counter(stored["cause"].to_pylist())
+    assert expected["truncated"] and not expected["cut"]
+    expected["cut"] = expected.pop("truncated")
+    (tmp_path/"episodes").mkdir()
+    pq.write_table(stored, tmp_path/"episodes"/"ppo.parquet")
+    store = EpisodeStore(tmp_path/"episodes")
+    assert Counter(t.cause for e in store.episodes() for t in e.turns) == expected
+    assert Counter(r["cause"] for r in store.read()) == Counter(s["cause"] for s in turn_scores(store.read())) == expected
+    run = read_run(tmp_path)
+    assert Counter(t.cause for e in survey(run) for t in e.turns) == expected
+    shown = Counter(t.get("cause") for e in read_turns(survey(run)) for t in e["turns"])
+    assert shown == expected
+
+
+def test_results_of_version_0_1_0_say_cut():
+    "In the report, with the rows of kinds, and in the tables that are written."
+    stored = read_json(RECORDINGS/"quickstart_0"/"results.json")["rows"]
+    assert stored[3]["causes"] == {"truncated": 1}
+    rows = read_run(RECORDINGS/"quickstart_0").results["rows"]
+    assert [r["causes"] for r in rows] == [*(r["causes"] for r in stored[:3]), {"cut": 1}]
+    kinds = _causes_of_today(dict(name="all", kinds=dict(red=dict(name="red", causes={"truncated": 2, "empty": 1}))))["kinds"]
+    assert kinds["red"]["causes"] == {"cut": 2, "empty": 1}
+    assert "(cut 1)" in as_markdown(stored) and "truncated" not in as_markdown(stored)
+    assert "cause_cut" in as_csv(stored) and "cause_truncated" not in as_csv(stored)
+
+
+def test_turns_of_a_checkpoint_of_version_0_1_0_say_cut():
+    "A player goes back to episodes that were begun, whose turns were saved as flat values."
+    task = make_task("NumberLine")
+    player = Player(task, RandomActor(task), lambda env, number: Plan(7, (0, 0)), 1)
+    turns = [dict(text=CUT_ONCE, cause="truncated", played="+", seed=7, episode="0.0")]
+    player.restore(dict(begun=[1], running={"0": dict(seed=7, key=[0, 0], group="", turns=turns)}))
+    assert [t.cause for t in player.running[0].turns] == ["cut"]
+
+
+@pytest.mark.parametrize("parse", [
+    lambda self, text, actions, truncated=False: parse_action(text, actions, cut=truncated),
+    lambda self, text, actions, truncated=False: Task.parse(self, text, actions, truncated=truncated),
+    lambda self, text, actions, *, truncated: parse_action(text, actions, truncated=truncated)], ids=["action", "Task", "keyword"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_parse_of_version_0_1_0_is_told_of_a_cut(parse):
+    "A stranger's task, whose `parse` takes `truncated`, plays on."
+    with pytest.warns(FutureWarning, match="task Older: parse's truncated is called cut now"): Older = type("Older", (NumberLine,), dict(parse=parse))
+
+    class Cut(RandomActor):
+        def act(self, prompts): return [Response(CUT_ONCE, cut=True) for _ in prompts]
+    [episode] = play(Older(), Cut(Older()), seeds=[0])
+    assert {t.cause for t in episode.turns} == {"cut"}
+    [whole] = play(Older(), RandomActor(Older()), seeds=[0])
+    assert {t.cause for t in whole.turns} == {None}
+
+
+def test_a_parse_of_today_is_left_alone():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        type("Newer", (NumberLine,), dict(parse=lambda self, text, actions, cut=False: parse_action(text, actions, cut=cut)))
+
+
+@pytest.mark.parametrize("call", [lambda **o: parse_action(CUT_ONCE, ["+"], **o), lambda **o: parse_tool_call('{"name": "pick', "pick", "index", ["1"], **o),
+                                  lambda **o: make_task("NumberLine").parse(CUT_ONCE, ["+"], **o)], ids=["parse_action", "parse_tool_call", "Task.parse"])
+def test_parsing_takes_the_old_name_with_a_note(call):
+    with pytest.warns(FutureWarning, match="truncated= is cut= now"): assert call(truncated=True).cause == "cut"
+    assert call(cut=True).cause == "cut" and call().cause != "cut"

@@ -8,6 +8,7 @@ __all__ = ['VERBS', 'TELLING', 'natural', 'scene_of', 'goal_rate', 'in_order', '
 
 # %% ../../nbs/18_alfworld.ipynb #5fd53f81
 import json, re, string
+from typing import Any
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, stream_seed
@@ -116,7 +117,7 @@ def choose(self:ALFWorldEnv, seed:int)->Game:
     return make_game(self.types[stream_seed("alfworld type", seed) % len(self.types)], seed, self.places, self.things)
 
 @patch
-def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None):
+def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Begin the game of this seed."
     gym.Env.reset(self, seed=seed)
     self.game = self.choose(int(self.np_random.integers(2**31)) if seed is None else seed)
@@ -129,12 +130,12 @@ def reset(self:ALFWorldEnv, *, seed:int|None=None, options:dict|None=None):
     return self.observed(), self._info(legal=True)
 
 @patch
-def observed(self:ALFWorldEnv):
+def observed(self:ALFWorldEnv)->Any: # (300, 300, 3) uint8, or str
     "The observation of this moment."
     return self.render() if self.drawn else self.words
 
 @patch
-def _observe(self:ALFWorldEnv):
+def _observe(self:ALFWorldEnv)->None:
     "Read the engine's facts once a step."
     facts = self.engine.facts()
     self.scene, self.rate, self.image = scene_of(facts, self.here), goal_rate(facts, self.game), None
@@ -147,7 +148,7 @@ def render(self:ALFWorldEnv)->np.ndarray: # (300, 300, 3) uint8
 
 # %% ../../nbs/18_alfworld.ipynb #3cdc002e
 @patch
-def step(self:ALFWorldEnv, command:str):
+def step(self:ALFWorldEnv, command:str)->tuple:
     "Carry out a command."
     if self.over:
         raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
@@ -184,7 +185,7 @@ def plan(self:ALFWorldEnv)->list:
     return list(self.way)
 
 @patch
-def close(self:ALFWorldEnv):
+def close(self:ALFWorldEnv)->None:
     "Give the planner back."
     self.engine.close()
 
@@ -205,7 +206,7 @@ class ALFWorld(Task):
     fields = {"place": "where you stand", "seen": "what lies there", "held": "what you hold"}
     thoughts = "what the task needs next"
 
-    def make_env(self):
+    def make_env(self)->gym.Env:
         kwargs = dict(types=self.types, places=self.places, things=self.things, games=self.games, reward=self.reward,
                       max_steps=self.max_turns,
                       observation="words" if self.text_only else "view")
@@ -217,14 +218,14 @@ class ALFWorld(Task):
         if not self.max_commands > 0:
             raise UsageError(f"max_commands={self.max_commands!r} of task {self.name} must be 1 or more")
 
-    def actions(self, info):
+    def actions(self, info)->list:
         return info["admissible_commands"] if self.all_commands else useful(info["admissible_commands"],
             info["scene"].place)
-    def to_env(self, action, info): return action
+    def to_env(self, action, info)->str: return action
 
 # %% ../../nbs/18_alfworld.ipynb #901f7e96
 @patch
-def prompt(self:ALFWorld, frame, history=()):
+def prompt(self:ALFWorld, frame, history=())->list:
     "The question put to the model, with the task of this episode."
     messages = Task.prompt(self, frame, history)
     words = messages[0]["content"][-1]

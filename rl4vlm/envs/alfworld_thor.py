@@ -9,6 +9,7 @@ __all__ = ['BUILD', 'CONFIG', 'preflight', 'translated', 'Simulator', 'serve', '
 import importlib.util, json, os, pickle, platform, signal, socket, subprocess, sys, time, traceback, weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, cache_dir, install_extra
@@ -16,6 +17,20 @@ from .alfworld import ALFWorld, ALFWorldEnv
 from .alfworld_games import Game, find_games, require_alfworld
 from .alfworld_view import Scene, Thing
 from ..tasks import Task, register_task
+
+# %% ../../nbs/19_alfworld_thor.ipynb #b521f244
+def _x_answers(display:str)->bool:
+    "Whether an X server takes connections at a DISPLAY such as :0 or host:1.0."
+    host, _, number = display.rpartition(":")
+    number = number.split(".")[0]
+    if not number.isdigit(): return False
+    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX,
+        f"/tmp/.X11-unix/X{number}")
+    with socket.socket(address[0], socket.SOCK_STREAM) as s:
+        s.settimeout(2)
+        try: s.connect(address[1])
+        except OSError: return False
+    return True
 
 # %% ../../nbs/19_alfworld_thor.ipynb #8acf95be
 BUILD = "thor-201909061227"   # the Unity program of ai2thor 2.1.0
@@ -41,20 +56,6 @@ def preflight(
                          f"as c; c.Controller().download_binary()' fetches it, or copy the folder from a machine "
                          f"that has it")
     return folders
-
-# %% ../../nbs/19_alfworld_thor.ipynb #b521f244
-def _x_answers(display:str)->bool:
-    "Whether an X server takes connections at a DISPLAY such as :0 or host:1.0."
-    host, _, number = display.rpartition(":")
-    number = number.split(".")[0]
-    if not number.isdigit(): return False
-    address = (socket.AF_INET, (host, 6000 + int(number))) if host not in ("", "unix") else (socket.AF_UNIX,
-        f"/tmp/.X11-unix/X{number}")
-    with socket.socket(address[0], socket.SOCK_STREAM) as s:
-        s.settimeout(2)
-        try: s.connect(address[1])
-        except OSError: return False
-    return True
 
 # %% ../../nbs/19_alfworld_thor.ipynb #52bf145c
 def translated(command:str)->str:
@@ -82,11 +83,12 @@ class Simulator:
     def step(self, command:str)->dict:
         self.thor.step(translated(command))
         return self.seen()
-    def stop(self): self.thor.env.stop()
+    def stop(self)->None: self.thor.env.stop()
 
     def seen(self)->dict:
         "What is known after a call, as plain values."
-        (words, _, commands, won, rate, *_), controller = self.thor.get_results(), self.thor.controller
+        told:Any = self.thor.get_results()
+        (words, _, commands, won, rate, *_), controller = told, self.thor.controller
         ids = {o["num_id"]: o["object_id"] for o in controller.objects.values()}
         def thing(name):
             clean, cold, hot, _ = controller.get_object_state(ids.get(name, ""))
@@ -103,7 +105,7 @@ class Simulator:
 def serve(
     descriptor:int,          # of the socket to the parent
     make=Simulator,          # makes what is served
-):
+)->None:
     "The main function of the child: answer (method, argument) until the parent is gone."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel, simulator = Connection(descriptor), None
@@ -142,7 +144,7 @@ class Thor:
     def won(self)->bool: return self.seen["won"]
     def plan(self)->list: return []
 
-    def close(self):
+    def close(self)->None:
         "End the child and all that it started; its log goes too."
         if self.child:
             self.child.end()
@@ -163,7 +165,7 @@ class _Child:
         self.channel = Connection(ours.detach())
         self.end = weakref.finalize(self, _end, self.process, self.channel)   # also when it is forgotten, and at exit
 
-def _end(process, channel):
+def _end(process, channel)->None:
     "Kill the child's process group; it is not reaped before, so the number is still its own."
     channel.close()
     try: os.killpg(process.pid, signal.SIGKILL)
@@ -200,7 +202,7 @@ class AlfThorEnv(ALFWorldEnv):
         self.engine.close()
         self.engine = Thor(seconds, boot)
 
-    def _observe(self):
+    def _observe(self)->None:
         s = self.engine.seen
         thing = lambda pair: Thing(pair[0], tuple(pair[1]))
         self.scene = Scene(s["here"], None if s["closed"] is None else not s["closed"], tuple(map(thing, s["things"])),
@@ -213,7 +215,7 @@ class AlfThor(ALFWorld):
     env_id, games, seconds = "rl4vlm/AlfThor-v0", "train", 120.0
     oracle = Task.oracle   # THOR does not tell the facts that a planner needs
 
-    def make_env(self):
+    def make_env(self)->gym.Env:
         kwargs = dict(types=self.types, games=self.games, reward=self.reward, max_steps=self.max_turns,
                       seconds=self.seconds)
         return gym.make(self.env_id, **{**kwargs, **self.env_kwargs})

@@ -7,6 +7,8 @@ __all__ = ['LARGEST', 'FormulaError', 'python_value', 'rational_value', 'complet
 
 # %% ../../nbs/11_arithmetic.ipynb #d76f0526
 import operator, re
+from typing import Any
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -20,30 +22,30 @@ class _Reader:
     "Reads tokens from left to right; every method is one rule of the grammar and returns the value of what it read."
     def __init__(self, tokens, number): self.tokens, self.at, self.number = [*tokens, "the end"], 0, number
 
-    def take(self, *wanted):
+    def take(self, *wanted)->str|None:
         "The next token if it is one of `wanted`, else None."
         token = self.tokens[self.at]
         if token in wanted:
             self.at += 1
             return token
 
-    def sum(self):
+    def sum(self)->Any:
         value = self.term()
         while sign := self.take("+", "-"): value = _apply(sign, value, self.term())
         return value
 
-    def term(self):
+    def term(self)->Any:
         value = self.factor()
         while sign := self.take("*", "/", "//"): value = _apply(sign, value, self.factor())
         return value
 
-    def factor(self):
+    def factor(self)->Any:
         sign = self.take("+", "-")
         if not sign: return self.power()
         value = self.factor()
         return -value if sign == "-" else +value
 
-    def power(self):
+    def power(self)->Any:
         base = self.atom()
         return _apply("**", base, self.factor()) if self.take("**") else base
 
@@ -51,7 +53,7 @@ class _Reader:
 from fastcore.basics import patch
 
 @patch
-def atom(self:_Reader):
+def atom(self:_Reader)->Any:
     token = self.tokens[self.at]
     if re.fullmatch("0+|[1-9][0-9]*", token):   # Python takes no leading zeros
         self.at += 1
@@ -70,13 +72,13 @@ class _Huge:
     "A whole number of more than `LARGEST / 2` bits."
     negative:bool
     odd:bool
-    def __neg__(self): return _Huge(not self.negative, self.odd)
-    def __pos__(self): return self
+    def __neg__(self)->"_Huge": return _Huge(not self.negative, self.odd)
+    def __pos__(self)->"_Huge": return self
 
 _operations = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
                "//": operator.floordiv, "**": pow}
 
-def _apply(sign, a, b):
+def _apply(sign, a, b)->Any:
     "`a sign b`, as Python computes it."
     if isinstance(a, _Huge) or isinstance(b, _Huge): return _apply_huge(sign, a, b)
     if sign == "**" and type(a) is type(b) is int and abs(a) > 1 and b > 0 and a.bit_length() * b > LARGEST:
@@ -84,7 +86,7 @@ def _apply(sign, a, b):
     return _operations[sign](a, b)
 
 # %% ../../nbs/11_arithmetic.ipynb #1ce12814
-def _apply_huge(sign, a, b):
+def _apply_huge(sign, a, b)->Any:
     "`a sign b` where one of them is huge, if the result is small again; else an error."
     if type(a) is int and a.bit_length() < LARGEST // 4:
         if sign == "//": return 0 if a == 0 or (a < 0) == b.negative else -1
@@ -93,7 +95,7 @@ def _apply_huge(sign, a, b):
     raise OverflowError("a number is too large")
 
 # %% ../../nbs/11_arithmetic.ipynb #fcceae4c
-def _read(tokens, number):
+def _read(tokens, number)->Any:
     "The value of all `tokens`, or `FormulaError`."
     if len(tokens) > 64: raise FormulaError(f"{len(tokens)} tokens are more than the 64 that are read")
     reader = _Reader(tokens, number)
@@ -106,7 +108,7 @@ def _read(tokens, number):
 
 def python_value(
     text:str,   # digits, + - * / ( ) and spaces
-): # int, float, complex or ()
+)->int|float|complex|tuple: # int, float, complex or ()
     "What `eval(text)` gives, in bounded time; `FormulaError` where it gives an error or does not come back."
     return _read(re.findall(r"[0-9]+|\*\*|//|\S", text), int)
 
@@ -169,7 +171,7 @@ def _tails(numbers:tuple, operators:str)->dict:
         for sign in "+-" if sign in operators)
 
 # %% ../../nbs/11_arithmetic.ipynb #e26c375e
-def _open_levels(formula, operators:str):
+def _open_levels(formula, operators:str)->tuple[list, bool]|None:
     "The open levels of a formula, each (total, product, sign), and whether an operand is due; None if beyond repair."
     fresh = (Fraction(0), Fraction(1), "*")
     levels, due = [fresh], True
@@ -188,7 +190,7 @@ def _open_levels(formula, operators:str):
         else: return None
     return levels, due
 
-def _enter(product, sign, value):
+def _enter(product, sign, value)->Fraction:
     "The product after one more operand."
     return product * value if sign == "*" else product / value
 
@@ -210,13 +212,13 @@ def completion(
     return opened and _finish(*opened, tuple(sorted(left)), target, operators)
 
 # %% ../../nbs/11_arithmetic.ipynb #54c83370
-def _signed(table:dict, operators:str, at:int):
+def _signed(table:dict, operators:str, at:int)->Iterator[tuple]:
     "The entries of `table`, also with a minus sign before their operand (at token `at`)."
     for value, tokens in table.items():
         yield value, tokens
         if tokens and "-" in operators: yield -value, (*tokens[:at], "-", *tokens[at:])
 
-def _finish(levels:list, due:bool, left:tuple, target, operators:str):
+def _finish(levels:list, due:bool, left:tuple, target, operators:str)->tuple|None:
     "The shortest tokens that close all `levels` with the outermost worth `target` and no number `left`."
     total, product, sign = levels[-1]
     states = {(product, left): ()}   # (product so far, numbers left) -> tokens

@@ -21,7 +21,7 @@ _suit_shapes = {   # circles are (centre x, centre y, radius), polygons are list
           [(.5, .5), (.66, .98), (.34, .98)]],
 }
 
-def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
+def _paint_suit(draw, suit:str, left:float, top:float, size:float, color)->None:
     "Paint a suit into the square at (left, top), in pixels."
     at = lambda x, y: (left + size * x, top + size * y)
     for shape in _suit_shapes[suit]:
@@ -29,6 +29,30 @@ def _paint_suit(draw, suit:str, left:float, top:float, size:float, color):
         else:
             x, y, r = shape
             draw.ellipse([*at(x - r, y - r), *at(x + r, y + r)], fill=color)
+
+# %% ../../nbs/11_card_images.ipynb #f2a6333a
+def _paint_face(draw, name:str, w:int, h:int)->None:
+    "Rank above, suit below, each about half of the card."
+    suit, rank = name[0], name[1:]
+    color, text = RED if suit in "HD" else BLACK, "10" if rank == "T" else rank
+    font = ImageFont.load_default(size=h * 0.5)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    scale = min(1, 0.84 * w / (right - left))
+    font = ImageFont.load_default(size=h * 0.5 * scale)
+    draw.text((0.09 * w, 0.06 * h), text, fill=color, font=font, anchor="lt", stroke_width=w // 60, stroke_fill=color)
+    size = 0.46 * h
+    _paint_suit(draw, suit, 0.95 * w - size, 0.5 * h, size, color)
+
+def _paint_back(draw, name:str, w:int, h:int)->None:
+    "A blue lattice."
+    edge = w // 12
+    draw.rectangle([edge, edge, w - edge, h - edge], fill=(40, 70, 150))
+    for x in range(-h, w, w // 7):
+        for slope in (1, -1):
+            start = x if slope == 1 else w - x
+            points = [(start + slope * (y - edge), y) for y in range(edge, h - edge, 4)]
+            points = [p for p in points if edge < p[0] < w - edge]
+            if len(points) > 1: draw.line([points[0], points[-1]], fill=(170, 190, 240), width=w // 50)
 
 # %% ../../nbs/11_card_images.ipynb #c8fb3d40
 RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "T", "J", "Q", "K")
@@ -54,30 +78,6 @@ def _frozen(image)->np.ndarray:
     array.flags.writeable = False
     return array
 
-# %% ../../nbs/11_card_images.ipynb #f2a6333a
-def _paint_face(draw, name:str, w:int, h:int):
-    "Rank above, suit below, each about half of the card."
-    suit, rank = name[0], name[1:]
-    color, text = RED if suit in "HD" else BLACK, "10" if rank == "T" else rank
-    font = ImageFont.load_default(size=h * 0.5)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    scale = min(1, 0.84 * w / (right - left))
-    font = ImageFont.load_default(size=h * 0.5 * scale)
-    draw.text((0.09 * w, 0.06 * h), text, fill=color, font=font, anchor="lt", stroke_width=w // 60, stroke_fill=color)
-    size = 0.46 * h
-    _paint_suit(draw, suit, 0.95 * w - size, 0.5 * h, size, color)
-
-def _paint_back(draw, name:str, w:int, h:int):
-    "A blue lattice."
-    edge = w // 12
-    draw.rectangle([edge, edge, w - edge, h - edge], fill=(40, 70, 150))
-    for x in range(-h, w, w // 7):
-        for slope in (1, -1):
-            start = x if slope == 1 else w - x
-            points = [(start + slope * (y - edge), y) for y in range(edge, h - edge, 4)]
-            points = [p for p in points if edge < p[0] < w - edge]
-            if len(points) > 1: draw.line([points[0], points[-1]], fill=(170, 190, 240), width=w // 50)
-
 # %% ../../nbs/11_card_images.ipynb #90dae322
 @lru_cache(maxsize=512)
 def text_image(
@@ -96,7 +96,7 @@ def paste(
     image:np.ndarray,   # (H, W, 3) uint8, changed in place
     piece:np.ndarray,     # (h, w, 3) uint8
     left:int, top:int,    # where its corner goes, pixels
-):
+)->None:
     "Put `piece` on `image` with its corner at (`left`, `top`); what sticks out to the right or below is cut off."
     space = image[top:top + piece.shape[0], left:left + piece.shape[1]]
     space[:] = piece[:space.shape[0], :space.shape[1]]
@@ -108,7 +108,7 @@ def paste_row(
     size:int,                  # height of the font in pixels
     gap:int,                   # pixels between entries
     new_line:int|None=None,    # left edge of further lines; None: as the first
-):
+)->None:
     "Write `texts` in a row from (`left`, `top`), and on a new line where the image ends."
     x, start = left, left if new_line is None else new_line
     for text in texts:

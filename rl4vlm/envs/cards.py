@@ -7,6 +7,7 @@ __all__ = ['CardGame', 'NumberLineEnv', 'NumberLine', 'PointsGame', 'EZPointsEnv
            'Points24', 'BlackjackEnv', 'total', 'hand', 'dealer_outcomes', 'blackjack_values', 'Blackjack']
 
 # %% ../../nbs/14_cards.ipynb #beaf89cf
+from typing import Any
 from functools import lru_cache
 import gymnasium as gym, numpy as np
 from fastcore.basics import patch
@@ -29,7 +30,7 @@ class CardGame(gym.Env):
         self.version, self.render_mode = version, render_mode
         self.observation_space = gym.spaces.Box(0, 255, (300, 300, 3), np.uint8)
 
-    def observe(self):
+    def observe(self)->Any:
         "What the agent gets to see: the image."
         return self.render()
 
@@ -55,7 +56,7 @@ def _check(self:CardGame, action)->int:
     return int(action)
 
 @patch
-def _outcome(self:CardGame, reward, terminated:bool=False, truncated:bool=False):
+def _outcome(self:CardGame, reward, terminated:bool=False, truncated:bool=False)->tuple:
     "What `step` returns."
     self.over = terminated or truncated
     return self.observe(), float(reward), terminated, truncated, self._info()
@@ -94,7 +95,7 @@ class NumberLineEnv(CardGame):
 
 # %% ../../nbs/14_cards.ipynb #d5b7a5d3
 @patch
-def reset(self:NumberLineEnv, *, seed:int|None=None, options:dict|None=None):
+def reset(self:NumberLineEnv, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Start an episode; `options` may set `target` and `current`."
     options = self._begin(seed, options, "target", "current")
     draw = lambda: int(self.np_random.integers(self.max_position + 1))
@@ -109,7 +110,7 @@ def reset(self:NumberLineEnv, *, seed:int|None=None, options:dict|None=None):
     return self.observe(), self._info()
 
 @patch
-def step(self:NumberLineEnv, action:int):
+def step(self:NumberLineEnv, action:int)->tuple:
     "One move."
     action = self._check(action)
     before = abs(self.target - self.current)
@@ -138,13 +139,13 @@ class NumberLine(Task):
     fields = {"target": "the target number", "current": "the current number"}
     thoughts = "compare the two numbers"
 
-    def true_fields(self, info): return dict(target=info["Target"], current=info["Current"])
-    def reason(self, info):
+    def true_fields(self, info)->dict: return dict(target=info["Target"], current=info["Current"])
+    def reason(self, info)->str:
         t, c = info["Target"], info["Current"]
         return f"{t} is {'larger than' if t > c else 'smaller than' if t < c else 'equal to'} {c}"
-    def oracle(self, env, info): return "+" if info["Target"] > info["Current"] else "-"
-    def success(self, episode): return episode.total_reward > 0
-    def columns(self, episode):
+    def oracle(self, env, info)->str|None: return "+" if info["Target"] > info["Current"] else "-"
+    def success(self, episode)->bool: return episode.total_reward > 0
+    def columns(self, episode)->dict:
         return dict(target_reached=float(episode.turns[-1].terminated and episode.turns[-1].reward > 0))
 
 # %% ../../nbs/14_cards.ipynb #3022fbff
@@ -187,7 +188,7 @@ class EZPointsEnv(PointsGame):
     def __init__(self, target_points:int=12, version:int=0, render_mode:str|None="rgb_array"):
         super().__init__(target_points, 10, version, render_mode)
 
-    def _deal(self):
+    def _deal(self)->list:
         first = int(self.np_random.integers(2, 14))
         number = min(first, 10)
         times = 12 % number == 0 and self.np_random.random() <= 0.5
@@ -213,13 +214,13 @@ class Points24Env(PointsGame):
                  render_mode:str|None="rgb_array"):
         super().__init__(target_points, 10 if treat_face_cards_as_10 else 13, version, render_mode)
 
-    def _deal(self):
+    def _deal(self)->list:
         ranks, suits = self.np_random.integers(13, size=4), self.np_random.integers(4, size=4)
         return [SUITS[suit] + RANKS[rank] for suit, rank in zip(suits, ranks)]
 
 # %% ../../nbs/14_cards.ipynb #dd8c1c83
 @patch
-def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None):
+def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Deal; `options` may set the `cards`."
     options = self._begin(seed, options, "cards")
     cards = self._deal() if "cards" not in options else [self._named(card) for card in options["cards"]]
@@ -241,7 +242,7 @@ def _named(self:PointsGame, card)->str:
 
 # %% ../../nbs/14_cards.ipynb #fc81d825
 @patch
-def step(self:PointsGame, action:int):
+def step(self:PointsGame, action:int)->tuple:
     "Append a token, or finish."
     entry = self.entries[self._check(action)]
     if len(self.formula) > self.limit: return self._outcome(-1, truncated=True)
@@ -295,16 +296,16 @@ class PointsTask(Task):
         wanted = self.env_kwargs.get("target_points", self.target)
         self.goal, self.target = self.goal.replace(str(self.target), str(wanted)), wanted
 
-    def prompt(self, frame, history=()):
+    def prompt(self, frame, history=())->list:
         messages = super().prompt(frame, history)
         goal, _, rest = messages[0]["content"][-1]["text"].partition("\n")
         formula = self.true_fields(frame.info)['formula'] or 'empty'
         messages[0]["content"][-1]["text"] = f"{goal}\nFormula so far: {formula}\n{rest}"
         return messages
 
-    def true_fields(self, info):
+    def true_fields(self, info)->dict:
         return dict(cards=info["Numbers"], formula=" ".join(str(e) for e in info["Formula"] if e != " "))
-    def describe(self, info):
+    def describe(self, info)->str:
         return f"cards {' '.join(map(str, info['Numbers']))}, formula {self.true_fields(info)['formula'] or 'empty'}"
 
 # %% ../../nbs/14_cards.ipynb #40f33c0a
@@ -352,11 +353,11 @@ class Points24(PointsTask):
             self.goal = self.goal.replace("J, Q and K count 10", "J, Q and K count 11, 12 and 13")
             self.actions = [*map(str, range(1, 14)), *self.actions[10:]]
 
-    def reason(self, info):
+    def reason(self, info)->str:
         "The numbers in order, and the solution: the same thought for every order of the cards."
         return f"{' '.join(map(str, sorted(info['Numbers'])))}: {super().reason(info)}"
 
-    def columns(self, episode):
+    def columns(self, episode)->dict:
         return dict(solvable=float(completion(tuple(sorted(episode.info["Numbers"])), (), self.target,
                                               self.operators) is not None))
 
@@ -426,7 +427,7 @@ def _as_card(card)->tuple:
 
 # %% ../../nbs/14_cards.ipynb #f6498538
 @patch
-def reset(self:BlackjackEnv, *, seed:int|None=None, options:dict|None=None):
+def reset(self:BlackjackEnv, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Deal; `options` may set the hands and the draws to come."
     options = self._begin(seed, options, "player", "dealer", "deck")
     given = {key: [_as_card(card) for card in cards] for key, cards in options.items()}
@@ -444,7 +445,7 @@ def reset(self:BlackjackEnv, *, seed:int|None=None, options:dict|None=None):
 
 # %% ../../nbs/14_cards.ipynb #b6492154
 @patch
-def step(self:BlackjackEnv, action:int):
+def step(self:BlackjackEnv, action:int)->tuple:
     "Take a card, or stand and let the dealer play."
     if self._check(action):
         self.player.append(self._draw())
@@ -478,7 +479,7 @@ def render(self:BlackjackEnv)->np.ndarray:
     return image
 
 @patch
-def observe(self:BlackjackEnv):
+def observe(self:BlackjackEnv)->Any:
     "The image, or the published tuple."
     if self.is_pixel: return self.render()
     hard, ace = hand(self.player)
@@ -522,15 +523,15 @@ class Blackjack(Task):
               "dealer": "what the dealer's open card counts"}
     thoughts = "compare your total with the dealer's card, then weigh the two actions"
 
-    def true_fields(self, info):
+    def true_fields(self, info)->dict:
         hard, ace = hand(info["Player Card"])
         soft = "soft " if total(hard, ace) != hard else ""
         return dict(player=f"{soft}{total(hard, ace)}", dealer=str(total(*hand(info["Dealer Card"][:1]))))
 
-    def reason(self, info):
+    def reason(self, info)->str:
         values = self.true_fields(info)
         return f"with {values['player']} against {values['dealer']} it is better to {self.oracle(None, info)}"
 
-    def oracle(self, env, info):
+    def oracle(self, env, info)->str|None:
         stand, hit = blackjack_values(*hand(info["Player Card"]), info["Dealer Card"][0][0])
         return "hit" if hit > stand else "stand"

@@ -9,6 +9,7 @@ __all__ = ['VIEWS', 'ACTIONS', 'RGBMiniGrid', 'relative', 'shortest_plan', 'full
 
 # %% ../../nbs/15_minigrid.ipynb #ea03c36e
 import io, json
+from typing import Any
 from collections import deque
 from contextlib import redirect_stdout
 from functools import lru_cache
@@ -106,7 +107,7 @@ class RGBMiniGrid(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
 # %% ../../nbs/15_minigrid.ipynb #2454eac7
 @patch
-def _update(self:RGBMiniGrid):
+def _update(self:RGBMiniGrid)->None:
     "Bring the tables up to date with the grid."
     cells, changed = self.base.grid.grid, []
     if cells != self.cells:
@@ -121,7 +122,7 @@ def _update(self:RGBMiniGrid):
 
 # %% ../../nbs/15_minigrid.ipynb #27db7dd2
 @patch
-def _look(self:RGBMiniGrid):
+def _look(self:RGBMiniGrid)->None:
     "Set `window` (two slices of the tables), `turns` (quarter turns until ahead is up) and `seen` ((size, size) bool)."
     size, (x, y), heading = self.margin, self.base.agent_pos, self.base.agent_dir
     # right, down, left, up
@@ -147,7 +148,7 @@ def image(self:RGBMiniGrid)->np.ndarray: # (H, W, 3) uint8
 
 # %% ../../nbs/15_minigrid.ipynb #fbc00310
 @patch
-def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None):
+def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Start an episode."
     with redirect_stdout(io.StringIO()): self.env.reset(seed=seed, options=options)
     self.over, self.bot = False, None
@@ -155,7 +156,7 @@ def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None):
     return self.image(), self._info()
 
 @patch
-def step(self:RGBMiniGrid, action:int):
+def step(self:RGBMiniGrid, action:int)->tuple:
     "One action."
     if self.over:
         raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
@@ -231,7 +232,7 @@ def _info(self:RGBMiniGrid)->dict:
         free=tuple(self._free(info, step) for step in [(fx, fy), (fy, -fx), (-fy, fx)]))
 
 # %% ../../nbs/15_minigrid.ipynb #5bf6ae74
-def _after(state, action:str, grid):
+def _after(state, action:str, grid)->tuple:
     "The state that an action leads to; `state` itself if it changes nothing, or would be deadly."
     x, y, heading, held, opened = state
     if action in ("left", "right"): return x, y, (heading + (1 if action == "right" else -1)) % 4, held, opened
@@ -275,7 +276,7 @@ def _way(came_from:dict, state)->list:
 
 # %% ../../nbs/15_minigrid.ipynb #e40c873c
 @patch
-def _consult(self:RGBMiniGrid, taken:int|None=None):
+def _consult(self:RGBMiniGrid, taken:int|None=None)->None:
     "Tell the bot what was done and keep its advice."
     from minigrid.utils.baby_ai_bot import BabyAIBot
     # the bot gives up by assertions and by index and attribute errors as well as by its own error
@@ -343,16 +344,16 @@ class MiniGrid(Task):
             self.fields = {**(dict(you="your column,row and where you face") if self.view == "full" else {}),
                 "seen": "things in the picture and where", "front": "what is right in front of you"}
 
-    def make_env(self):
+    def make_env(self)->RGBMiniGrid:
         # the checker expects the coded observation
         env = gym.make(self.env_id, disable_env_checker=True, **self.env_kwargs)
         return RGBMiniGrid(env, self.view, self.tile_size)
 
-    def to_env(self, action, info): return list(ACTIONS).index(action)
+    def to_env(self, action, info)->Any: return list(ACTIONS).index(action)
 
 # %% ../../nbs/15_minigrid.ipynb #d0675d93
 @patch
-def prompt(self:MiniGrid, frame, history=()):
+def prompt(self:MiniGrid, frame, history=())->list:
     "The question put to the model; the mission is that of the frame."
     messages = Task.prompt(self, frame, history)
     words = messages[0]["content"][-1]

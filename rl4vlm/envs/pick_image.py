@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 import gymnasium as gym, numpy as np
 from ..core import UsageError
-from ..parsing import make_tool_call, parse_tool_call
+from ..parsing import Parsed, make_tool_call, parse_tool_call
 from ..tasks import Task, register_task
 
 # %% ../../nbs/16_pick_image.ipynb #79dc4024
@@ -115,7 +115,7 @@ class PickImageEnv(gym.Env):
         self.action_space, self.observation_space = gym.spaces.Discrete(k), gym.spaces.Box(0, 255,
             (k, size, size, 3), np.uint8)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed=None, options=None)->tuple:
         "Draw the images of an episode."
         super().reset(seed=seed)
         names = [self.names[i] for i in self.np_random.choice(len(self.names), self.k, replace=False)]
@@ -127,7 +127,7 @@ class PickImageEnv(gym.Env):
                                     wanted=names[self.right] if self.correct_index is None else None), False
         return self.images.copy(), dict(self.info)
 
-    def step(self, action):
+    def step(self, action)->tuple:
         "Choose an image."
         if self.over:
             raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
@@ -137,7 +137,7 @@ class PickImageEnv(gym.Env):
         self.over = True
         return self.images.copy(), float(action == self.right), True, False, dict(self.info)
 
-    def render(self):
+    def render(self)->np.ndarray:
         "The images in a row."
         return np.concatenate(self.images, axis=1)
 
@@ -167,14 +167,14 @@ class PickImage(Task):
             self.thoughts = "what is wanted, and of each picture what it shows, up to the first word that differs"
         self.actions = [str(i) for i in range(self.k)]
 
-    def image(self, observation, info, env): return list(observation)
-    def look(self, names): return ", ".join(f"{i} {name}" for i, name in enumerate(names))
-    def describe(self, info): return self.look(info["names"])
-    def oracle(self, env, info): return str(info["right"])
-    def parse(self, text, actions, truncated=False):
-        return parse_tool_call(text, "pick_image", "index", actions, truncated)
+    def image(self, observation, info, env)->list: return list(observation)
+    def look(self, names)->str: return ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    def describe(self, info)->str: return self.look(info["names"])
+    def oracle(self, env, info)->str|None: return str(info["right"])
+    def parse(self, text, actions, cut=False)->Parsed:
+        return parse_tool_call(text, "pick_image", "index", actions, cut)
 
-    def answer(self, action, info):
+    def answer(self, action, info)->str:
         "The tool call; before it, if thoughts are asked for, what is wanted and what is seen up to the image taken."
         last, call = int(action), make_tool_call("pick_image", index=int(action))
         if not self.thoughts: return call
@@ -182,12 +182,12 @@ class PickImage(Task):
         seen = [shared_words(name, wanted) for name in info["names"][:last]] + [info["names"][last]]
         return (f"Wanted: {wanted}. " if wanted else "") + f"I see: {self.look(seen)}. {call}"
 
-    def form(self, actions):
+    def form(self, actions)->str:
         call = f'{{"name": "pick_image", "arguments": {{"index": (one of {", ".join(actions)})}}}}'
         if self.thoughts: return f"Say {self.thoughts}, then call the tool in JSON: {call}"
         return f"Answer by a tool call in JSON: {call}"
 
-    def prompt(self, frame, history=()):
+    def prompt(self, frame, history=())->list:
         "The images with their numbers, and the question."
         say = lambda text: dict(type="text", text=text)
         shown = [part for i in range(len(frame.images))

@@ -1,5 +1,5 @@
 "Wrong commands, made by the dozen: each ends with one line and exit code 1 or 2, no traceback, and leaves nothing behind."
-import contextlib, io, sys
+import contextlib, io, os, subprocess, sys
 from dataclasses import fields
 import pytest
 from rl4vlm import cli
@@ -136,3 +136,12 @@ class LakeByPath(Task):
             code = cli.main(["collect", "--import", name, "--task", "LakeByPath", "--actor", "random", "--episodes", "2", "--rollout.envs", "2", "--rollout.workers", "2", "--out", f"r{number}"])
         assert code == 0, err.getvalue()
     for m in ("lake_task", "lake_helper"): sys.modules.pop(m, None)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["ppo", "--help"], ["tasks", "--help"], ["doctor"], ["ppo", "--print_config"]], ids=" ".join)
+def test_a_reader_that_goes_is_no_fault(words):
+    "As `rl4vlm --help | head -1`: the pipe is closed before anything was written."
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone: done = subprocess.run([sys.executable, "-m", "rl4vlm.cli", *words], stdout=gone, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode in (0, 141) and "Traceback" not in done.stderr and "roken" not in done.stderr, done.stderr

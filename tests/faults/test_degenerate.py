@@ -4,7 +4,7 @@ from rl4vlm.advantages import gigpo, grpo, rloo, token_gae, turn_gae
 from rl4vlm.config import PPOConfig
 from rl4vlm.types import flatten, turn_of
 from rl4vlm.batch import normalised
-from rl4vlm.ppo import PPO, RunningDeviation
+from rl4vlm.ppo import PPO, RunningStd
 
 GAMMA, LAM = 0.9, 0.8
 
@@ -84,11 +84,11 @@ def test_what_differs_is_kept():
 
 
 def test_the_scale_of_constant_returns():
-    scale = RunningDeviation(); scale.add([]); assert scale.deviation == 1
-    scale.add([-200.7]); assert scale.deviation == pytest.approx(200.7)
-    scale.add(np.full(100, -200.7)); assert scale.deviation == pytest.approx(200.7)
-    zeros = RunningDeviation(); zeros.add([0.0, 0.0]); assert zeros.deviation == 1
-    some = RunningDeviation(); some.add([0.0, 1.0]); assert some.deviation == 0.5
+    scale = RunningStd(); scale.add([]); assert scale.std == 1
+    scale.add([-200.7]); assert scale.std == pytest.approx(200.7)
+    scale.add(np.full(100, -200.7)); assert scale.std == pytest.approx(200.7)
+    zeros = RunningStd(); zeros.add([0.0, 0.0]); assert zeros.std == 1
+    some = RunningStd(); some.add([0.0, 1.0]); assert some.std == 0.5
 
 
 def constant(ppo, reward):
