@@ -22,7 +22,7 @@ from .files import read_json
 from .logprobs import Forbidden, token_scores
 from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
                            load_processor, load_vlm, logit_rule, need_all, output_layer, part_of,
-                           read_by_processor as read_in_a_way)
+                           read_by_processor as read_in_a_way, write_index)
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -194,14 +194,9 @@ def _once(self:PromptEncoder, text:str)->dict:
 @patch
 def read_by_processor(self:PromptEncoder, text:str, images:list, alone:bool=False, **options)->dict: # tensors
     "What the processor makes of a prompt and its images (H, W, 3), handed to it as it wants them."
-<<<<<<< HEAD
     ways = ("flat", "nested", "pil") if alone else ("nested", "flat", "pil")   # each image by itself, or all together
     if self.handed == "pil": ways = ("pil",)
-    read, way = read_by_processor(self.processor, text, images, ways, **self._once(text) | options)
-=======
-    ways = (self.handed,) if self.handed else ("nested", "flat", "pil")
     read, way = read_in_a_way(self.processor, text, images, ways, **self._once(text) | options)
->>>>>>> k-2026-11-30
     self.handed = way or self.handed
     return read
 
@@ -695,6 +690,7 @@ def save(self:VLMPolicy, folder,
     tensors["value_scale"] = self.value_scale
     if self.temperature_head: tensors["temperature_range"] = torch.tensor(self.temperature_range)
     save_file(tensors, folder/"heads.safetensors")
+    write_index(folder)
 
 @patch(cls_method=True)
 def load(cls:VLMPolicy,
