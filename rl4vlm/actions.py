@@ -82,7 +82,7 @@ def summary(self:Actions)->str:
 
 # %% ../nbs/11_actions.ipynb #3a2b5fe1
 def as_actions(
-    names:list,   # of a task or a frame
+    names:list|None,   # of a task or a frame
 )->Actions:
     "A plain list of names as a choice of one; any other kind as it is."
     return names if isinstance(names, Actions) else Actions(names or ())
@@ -130,7 +130,7 @@ def judge(self:Several, value)->tuple[str|None, str|None]: # action, cause
     found = [_one(part, self.known if i else list(self)) for i, part in enumerate(parts)]
     causes = [cause for _, cause in found if cause]
     if causes or not found: return None, causes[0] if causes else "unknown_action"
-    return ", ".join(name for name, _ in found), None
+    return ", ".join(str(name) for name, _ in found), None
 
 @patch
 def parse(self:Several, text:str, cut:bool=False)->Parsed:
@@ -199,7 +199,8 @@ class Point:
     height:int|None = None
 
     def words(self)->str:
-        return f"a point [x, y] of the image, x from 0 to {self.width - 1}, y from 0 to {self.height - 1}"
+        last = [(side or 0) - 1 for side in (self.width, self.height)]
+        return f"a point [x, y] of the image, x from 0 to {last[0]}, y from 0 to {last[1]}"
 
     def sized(self, images:list)->"Point":
         "The same with the size of the first image where it has none of its own."

@@ -97,7 +97,7 @@ def normalised_by_task(
     for name in names:
         of_task = torch.tensor([t == name for t in tasks])
         chosen = mask & (of_task if mask.ndim == 1 else of_task[:, None])
-        parts.append(normalised(batch.advantages, chosen, gather, batch.returns))
+        if batch.advantages is not None: parts.append(normalised(batch.advantages, chosen, gather, batch.returns))
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 # %% ../nbs/35_batch.ipynb #175a4b74

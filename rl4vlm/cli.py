@@ -224,7 +224,7 @@ def build_parser(command:str):
     from jsonargparse import ArgumentParser, set_parsing_settings
     set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])   # an option such as --lora.r is one of the command's own
     function, config = COMMANDS[command]
-    default = Path(importlib.resources.files("rl4vlm"))/f"{command}.yaml"   # the packaged recipe, where there is one
+    default = Path(str(importlib.resources.files("rl4vlm")))/f"{command}.yaml"   # the packaged recipe, where there is one
     parser = ArgumentParser(prog=f"rl4vlm {command}", description=function.__doc__, exit_on_error=False, default_config_files=[str(default)] if default.exists() else [])
     parser.add_argument("--config", action="config", help="YAML file with options; later options override it.")
     parser.add_argument("--import", dest="import_", metavar="MODULE", action="append", help="Python module to import first, for tasks of your own; may be repeated.")
@@ -374,7 +374,7 @@ def _module_of(name:str)->tuple: # (module, file or None)
     sys.path.insert(0, str(folder))   # worker processes look there too
     return ".".join(parts), path
 
-def _where(error:Exception)->str:
+def _where(error:BaseException)->str:
     "Where the imported code failed."
     import traceback
     if isinstance(error, SyntaxError): return ""    # its message has the place
@@ -386,7 +386,7 @@ FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOO
 
 FULL = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos", "iostream error")   # the last three are torch's, which hides the system's words
 
-def disk_trouble(error:Exception)->str:
+def disk_trouble(error:BaseException)->str:
     "What to say if `error` is a disk's; empty if it is not."
     text, cause = str(error), error.__cause__ or error.__context__
     if any(words in text for words in FULL): return f"the disk is full ({' '.join(text.split())[:200]}); what was written before is whole: make room, and give --resume"
@@ -411,7 +411,7 @@ def leaves_nothing(out:str):
     empty = not new and folder and os.path.isdir(folder) and not os.listdir(folder)
     try: yield
     except BaseException:
-        if (new or empty) and os.path.isdir(folder) and not others_run(folder) and all(p.is_dir() or p.name in UNBEGUN or p.name.startswith(".") for p in folder.rglob("*")):
+        if folder and (new or empty) and os.path.isdir(folder) and not others_run(folder) and all(p.is_dir() or p.name in UNBEGUN or p.name.startswith(".") for p in folder.rglob("*")):
             for path in folder.iterdir(): shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             try: [path.rmdir() for path in new]
             except OSError: pass   # a parent that others use by now
@@ -455,7 +455,7 @@ def main(arguments:list=None)->int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")   # other libraries use its old names
     command, *rest = arguments or ["--help"]
     if int(os.environ.get("RANK", "0")): sys.stdout = open(os.devnull, "w")   # of several processes the first speaks
-    silent = {"-h", "--help", "--print_config"} & {a.split("=")[0] for a in rest}   # what is printed is the answer
+    silent = not {"-h", "--help", "--print_config"}.isdisjoint(a.split("=")[0] for a in rest)   # what is printed is the answer
     try:
         try: return _obey(command, rest, silent)
         finally: sys.stdout.flush()   # whether somebody still reads is known now, not while the interpreter ends

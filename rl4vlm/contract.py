@@ -6,7 +6,7 @@
 __all__ = ['EXACT', 'ROUNDED', 'CLAUSES', 'OPTIONAL', 'QUICK', 'Subject', 'processor_fits', 'template_fits', 'rescored',
            'own_logprobs', 'own_forward', 'features_remembered', 'padded', 'batched', 'several_images', 'greedy',
            'forbidden', 'static_cache', 'gradients', 'adapters', 'checkpointed', 'saved', 'merged', 'Verdict',
-           'examine', 'run_contract', 'check_contract', 'contract_row']
+           'examine', 'run_contract', 'check_contract', 'contract_row', 'family_outcome', 'family_outcomes']
 
 # %% ../nbs/26_contract.ipynb #43b70934
 import tempfile, warnings
@@ -17,10 +17,11 @@ from unittest.mock import patch as replaced
 import numpy as np, torch
 from .config import LoRAConfig
 from .core import UsageError
-from .families import FAMILIES
+from .families import FAMILIES, build_family
+from .files import read_json
 from .generate import generate
 from .merge import merge_adapter
-from .models import PARTS, part_of, train_parts
+from .models import PARTS, image_as, part_of, train_parts
 from .policy import FAST, VLMPolicy
 from .static_cache import StaticCaches
 
@@ -70,13 +71,14 @@ class Subject:
 # %% ../nbs/26_contract.ipynb #781d245f
 def processor_fits(s:Subject)->tuple: # (holds, figure, words), as all clauses give
     "A prompt is what the processor makes of it."
-    messages, images = s.questions[2]
-    shown = iter(images)
+    (messages, images), ours = s.questions[2], s.prompts[2].ids.tolist()
+    shown = iter(image_as(s.policy.handed, images)[0] if s.policy.handed == "pil" else images)
     parts = [dict(p, image=next(shown)) if p["type"] == "image" else p for p in messages[0]["content"]]
     theirs = s.policy.processor.apply_chat_template(
-        [dict(role="user", content=parts)], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        [dict(role="user", content=parts)], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt")["input_ids"]
     theirs = np.asarray(theirs).reshape(-1).tolist()
-    same = theirs == s.prompts[2].ids.tolist()
+    same = theirs == ours
     return same, len(theirs), "tokens of a prompt, " + ("as" if same else "other than") + " the processor makes them"
 
 def template_fits(s:Subject)->tuple:
@@ -208,10 +210,11 @@ def _backward(s:Subject, policy:VLMPolicy)->dict: # name -> gradient
 def gradients(s:Subject)->tuple:
     "Whole weights learn where they should."
     policy = s.load(parts="all")
+    there = {part_of(n) for n, _ in policy.model.named_parameters()}   # a few have no tower: Gemma 4's unified one
     for parts in PARTS:
         train_parts(policy.model, parts)
         found = _backward(s, policy)
-        if (taught := {part_of(n) for n in found}) != _asked(parts):
+        if (taught := {part_of(n) for n in found}) != _asked(parts) & there:
             return False, None, f"parts={parts} teaches {', '.join(sorted(taught))}"
     idle = [n for n, p in policy.model.named_parameters() if p.requires_grad and n not in found]
     return True, len(idle), "tensors that should learn get no gradient" + (f", such as {idle[0]}" if idle else "")
@@ -325,3 +328,20 @@ def check_contract(
 def contract_row(verdicts:list)->str:
     "The verdicts of one family as a row of dots (holds), dashes (not for it) and crosses (broken)."
     return "  ".join({True: "•", None: "–", False: "✗"}[v.holds] for v in verdicts)
+
+# %% ../nbs/26_contract.ipynb #4473d5b9
+def family_outcome(model_type:str)->dict: # its path, why it is refused, and a letter for each clause
+    "What becomes of a family (its `model_type`), told by a small model of its class."
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top)/"model"
+        try: policy = VLMPolicy.load(build_family(folder, model_type), dtype="float32", device="cpu")
+        except UsageError as e: return dict(path="refused", because=str(e).split(": ", 1)[-1], clauses="")
+        verdicts = list(examine(folder, policy=policy))
+    row = "".join({True: "+", None: ".", False: "-"}[v.holds] for v in verdicts)
+    if broken := next((v for v in verdicts if v.breaks), None):
+        return dict(path="refused", because=f"it breaks a clause, {broken.clause}: {broken.words}", clauses=row)
+    return dict(path="plain" if policy.plain else "fast", because="", clauses=row)
+
+def family_outcomes()->dict: # family -> its outcome
+    "The outcomes of all families, as `scripts/families.py` found them."
+    return read_json(Path(__file__).parent/"families.json")

@@ -219,7 +219,7 @@ def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns
 def estimate(
     config,                    # of `rl4vlm ppo` or `rl4vlm sft`
     task,                      # what it plays
-    layouts:list=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
+    layouts:list|tuple=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
 )->list: # rows: processes, stage, bytes and seconds
     "Memory and time of each layout."
     dtype = getattr(torch, "bfloat16" if config.loading.dtype == "auto" else config.loading.dtype)

@@ -8,6 +8,7 @@ __all__ = ['BLOCK', 'draw', 'filter_logits', 'cache_bytes', 'check_cache', 'Samp
 
 # %% ../nbs/22_generate.ipynb #5bb72eb1
 import numpy as np, torch
+from typing import Any
 from torch import Tensor
 from .core import InvariantError, UsageError
 from .policy import Decoding, VLMPolicy
@@ -49,7 +50,7 @@ def filter_logits(
     return logp
 
 # %% ../nbs/22_generate.ipynb #865e4932
-def _uniforms(seeds:list, n:int)->Tensor: # (B, n) float64
+def _uniforms(seeds:list|range, n:int)->Tensor: # (B, n) float64
     "The random numbers of each row, a function of its seed alone."
     return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=s)).random(n) for s in seeds]))
 
@@ -86,7 +87,7 @@ def _free_bytes(policy:VLMPolicy)->int|None:
 # %% ../nbs/22_generate.ipynb #d1a0b003
 class Sampled:
     "The tokens of B rows as they are drawn, and which of the rows go on."
-    def __init__(self, rows:int, steps:int, end_id:int, device="cpu"):
+    def __init__(self, rows:int, steps:int, end_id:int, device:Any="cpu"):
         new = lambda *shape, dtype=torch.float32: torch.zeros(shape, dtype=dtype, device=device)
         self.ids, self.end_id = new(rows, steps, dtype=torch.long), end_id
         self.logprobs, self.token_values = new(rows, steps), new(rows, steps)           # (B, R)
@@ -135,7 +136,7 @@ def generate(
     prompts:list,             # of `EncodedPrompt`
     max_new_tokens:int=64,    # limit of a response's length
     temperature:float=1.0,    # of sampling; log-probabilities are of the distribution at this temperature
-    seeds:list|None=None,     # one integer per row; None takes the most likely token instead of drawing
+    seeds:list|range|None=None,   # one integer per row; None takes the most likely token instead of drawing
     token_values:bool=False,  # also the value before each token
     top_k:int=0,              # draw from so many of the likeliest tokens; 0 from all
     top_p:float=1.0,          # draw from the fewest likeliest that together have this probability

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from .core import UsageError
 from .files import read_json, replace_folder
-from .models import check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype, write_index
+from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
+                           read_by_processor, write_index)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -28,8 +29,25 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     messages = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
-    return model(**processor(text=[text], images=[image], return_tensors="pt",
-                             input_data_format="channels_last")).logits
+    read, _ = read_by_processor(processor, text, [image])
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's own takes anything
+    return model(**add_kinds(read, processor, inside.forward)).logits
+
+# %% ../nbs/21_merge.ipynb #5dca93dc
+def _write(model, processor, heads:Path, out:Path)->None:
+    "Save all, or nothing; what was saved is read again."
+    check_weights(model.state_dict())
+    def write(folder):
+        model.save_pretrained(folder); processor.save_pretrained(folder)
+        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
+        now = model.state_dict()
+        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
+            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
+                             f"when the checkpoint is read again, as happens when a head that is tied to the "
+                             f"embeddings was trained")
+        if heads.exists(): shutil.copy(heads, folder/heads.name)
+        write_index(folder)
+    replace_folder(out, write)
 
 # %% ../nbs/21_merge.ipynb #6b53b80c
 def merge_adapter(
@@ -62,19 +80,3 @@ def merge_adapter(
     model = model.to(stored)
     _write(model, processor, Path(adapter)/"heads.safetensors", out)
     return out
-
-# %% ../nbs/21_merge.ipynb #5dca93dc
-def _write(model, processor, heads:Path, out:Path)->None:
-    "Save all, or nothing; what was saved is read again."
-    check_weights(model.state_dict())
-    def write(folder):
-        model.save_pretrained(folder); processor.save_pretrained(folder)
-        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
-        now = model.state_dict()
-        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
-            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
-                             f"when the checkpoint is read again, as happens when a head that is tied to the "
-                             f"embeddings was trained")
-        if heads.exists(): shutil.copy(heads, folder/heads.name)
-        write_index(folder)
-    replace_folder(out, write)

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 import math, time, warnings
+from typing import Any
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -268,7 +269,9 @@ def gradients(self:PPO, batch:TurnBatch, rows, check:bool)->tuple[dict, bool]: #
 @patch
 def agreed_loss(self:PPO, batch:TurnBatch, part, totals:dict, check:bool)->tuple[Tensor, dict]:
     "`loss`, with an error of one rank raised on all, and a part without turns counted as nothing."
-    error, loss, found = None, None, {}
+    error:InvariantError|None = None
+    loss:Any = None
+    found:dict = {}
     try: loss, found = self.loss(batch, part if len(part) else np.zeros(1, int), totals, check)
     except InvariantError as e: error = e
     self.ranks.agree(error)
@@ -279,8 +282,9 @@ def minibatch_step(self:PPO, batch:TurnBatch, rows, check:bool)->dict: # means o
     "One optimizer step on some turns, unless the policy has moved too far already."
     stats, go_on = self.gradients(batch, rows, check)
     if not go_on: return dict(stats, stopped=True)
-    if self.all_equal and self.policy.temperature_head and not self.learner.deepspeed:
-        for p in self.policy.temperature_head.parameters(): p.grad = None
+    head:Any = self.policy.temperature_head
+    if self.all_equal and head and not self.learner.deepspeed:
+        for p in head.parameters(): p.grad = None
     stats["grad_norm"] = self.learner.step()
     check_finite(f"update {self.step}", gradients=torch.tensor(stats["grad_norm"]))
     return dict(stats, stopped=self.too_far(stats))
@@ -447,7 +451,7 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
         played = time.perf_counter()
         batch, log = self.compute_advantages(segments)
     turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
-    row = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
+    row:dict = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
     if not self.config.sampling.temperature_range: row.pop("temperature")
     if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
     if not has_steps(self.task): row.pop("env_steps")
@@ -519,7 +523,7 @@ def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
     self.all_equal = not better and not c.loss.entropy_coef and batch.reference is None
     if self.all_equal: self.warn_once()
     if self.all_equal and not self.critic: return batch.rows(nobody)
-    if not c.advantage.filter_groups: return batch
+    if not c.advantage.filter_groups or batch.same is None: return batch
     rows = (~batch.same).nonzero()[:, 0]
     return batch.rows(rows if len(rows) or self.ranks.world == 1 else torch.zeros(1, dtype=torch.long))
 
@@ -615,24 +619,24 @@ def train_ppo(
     engine:Engine|None = None,       # who samples; by default the policy itself
 )->dict: # best (validation score and its update), rows (metrics of every update), policy folder
     "Train a policy by PPO."
-    config = config or PPOConfig()
-    seed_everything(config.seed)
-    ppo = PPO(task, policy, config, folder, ranks, engine)
-    resumed = bool(folder and config.resume and ppo.resume())
+    options:PPOConfig = config or PPOConfig()
+    seed_everything(options.seed)
+    ppo = PPO(task, policy, options, folder, ranks, engine)
+    resumed = bool(folder and options.resume and ppo.resume())
     with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
         if not resumed: log(dict(step=0, **ppo.validate()))
-        while ppo.step < config.updates:
+        while ppo.step < options.updates:
             row, timing = ppo.run_update()
-            if ppo.due(config.run.eval_every): row.update(ppo.validate_or_save(row, timing, log))
+            if ppo.due(options.run.eval_every): row.update(ppo.validate_or_save(row, timing, log))
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
-            if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
-            if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
+            if folder and (asked or ppo.due(options.run.save_every)): ppo.save()
+            if asked and ppo.step < options.updates: exit_for_requeue(asked, folder)
     return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
 
 class _Log:
     "Where each row goes: the trackers, the callbacks, and the list that `train_ppo` returns."
-    def __init__(self, ppo:PPO, callbacks:list, folder, resumed:bool):
+    def __init__(self, ppo:PPO, callbacks:list|tuple, folder, resumed:bool):
         self.ppo, self.callbacks = ppo, callbacks
         self.rows = ppo.run.metrics.read() if resumed else []
         self.trackers = start_trackers(ppo.config.run.trackers, folder, config=asdict(ppo.config),

@@ -25,7 +25,7 @@ def two_halves(
         smaller = min(found, key=len)
         if smaller and len(smaller) + len(rows) > most / 2: break
         smaller.extend(rows)
-    return tuple(np.array(sorted(half), int) for half in found)
+    return np.array(sorted(found[0]), int), np.array(sorted(found[1]), int)
 
 # %% ../nbs/35_signals.ipynb #df203f3e
 def signal_share(

@@ -22,6 +22,7 @@ __getattr__ = moved(__name__, types="Past:PastTurn")
 
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
+_UNSET:Any = None   # a subclass says it
 
 def _parse_of_today(parse)->Any:
     "A task's `parse`, given a `cut` answer by the name `truncated` if it knows that name only, as in version 0.1.0."
@@ -35,9 +36,9 @@ def _parse_of_today(parse)->Any:
 
 class Task:
     "A gymnasium environment with the words around it; override what your game needs."
-    env_id:str = None          # gymnasium id
+    env_id:str = _UNSET        # gymnasium id
     env_kwargs:dict = {}       # keyword arguments of `gymnasium.make`
-    actions:list = None        # names in order, or what `rl4vlm.actions` has; a method of info; None: as the space says
+    actions:list = _UNSET      # names in order, or what `rl4vlm.actions` has; a method of info; None: as the space says
     goal:str = ""              # what the game is about, in a sentence or two
     fields:dict = {}           # fields of the JSON answer before the thoughts: name -> what belongs there
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
@@ -89,7 +90,8 @@ def _set_options(task, options:dict)->None:
             raise UsageError(f"{key}={value!r} of task {task.name} must be of the kind of {getattr(type(task), key)!r}")
         if key == "actions" and isinstance(task.actions, Actions) and not isinstance(value, Actions):
             value = task.actions.only(value)   # fewer names, of the same kind
-        setattr(task, key, {**task.env_kwargs, **value} if key == "env_kwargs" else value)
+        if key == "env_kwargs": value = task.env_kwargs | value
+        setattr(task, key, value)
     if task.invalid not in INVALID_RULES:
         raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
     if task.history_images and task.history < 1:

@@ -135,7 +135,7 @@ def _llava_next(texts, width:int, layers:int):
         vision_config=dict(model_type="clip_vision_model", hidden_size=width, intermediate_size=2 * width,
                            num_hidden_layers=layers + 1,
                            num_attention_heads=4, image_size=tile, patch_size=28, initializer_range=std),
-        tie_word_embeddings=True, initializer_range=std, image_token_index=token("<image>"),
+        tie_word_embeddings=True, **dict(initializer_range=std, image_token_index=token("<image>")),
         image_grid_pinpoints=pinpoints)
     images = LlavaNextImageProcessor(size={"shortest_edge": tile}, crop_size={"height": tile, "width": tile},
                                      image_grid_pinpoints=pinpoints)

@@ -115,7 +115,7 @@ OLD_CAUSES = dict(truncated="cut")   # of version 0.1.0
 
 def cause_today(cause:str|None)->str|None:
     "Today's name of the cause of a failed parse, of which files of version 0.1.0 know another."
-    return OLD_CAUSES.get(cause, cause)
+    return OLD_CAUSES.get(cause or "", cause)
 
 def turn_of(
     messages:list|tuple = (),            # chat messages of the prompt

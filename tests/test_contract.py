@@ -3,9 +3,10 @@
 The default run takes a family of each path; `--full` takes all.
 """
 import pytest, torch
-from rl4vlm.contract import CLAUSES, QUICK, Subject, check_contract, examine, own_forward, rescored
+from rl4vlm.contract import (CLAUSES, QUICK, Subject, check_contract, examine, family_outcome, family_outcomes, own_forward,
+                             rescored)
 from rl4vlm.core import UsageError
-from rl4vlm.families import FAMILIES, build_family
+from rl4vlm.families import FAMILIES, build_family, family_classes
 from rl4vlm.models import check_parts, load_vlm, part_of
 from rl4vlm.policy import FAST, VLMPolicy
 
@@ -109,3 +110,20 @@ def test_a_limit_of_pixels_that_a_family_does_not_have_is_said(folder_of):
 
 
 def test_quick_clauses_are_clauses(): assert {*QUICK} <= {*CLAUSES}
+
+
+SOME = ("qwen2_5_vl", "glm_ocr", "ovis2", "llava", "git", "t5gemma2", "got_ocr2", "llama4")   # of each outcome some
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in SOME else pytest.mark.full) for f in family_classes()])
+def test_the_table_of_families_is_what_becomes_of_them(family):
+    "Made again by `python scripts/families.py --write`."
+    assert family_outcome(family) == family_outcomes()[family]
+
+
+def test_each_class_has_an_outcome_and_each_refusal_a_reason():
+    outcomes = family_outcomes()
+    assert {*outcomes} == {*family_classes()} and {f for f, o in outcomes.items() if o["path"] == "fast"} == FAST
+    for o in outcomes.values():
+        assert (o["path"] == "refused") == bool(o["because"]) and o["path"] in ("fast", "plain", "refused")
+        assert len(o["clauses"]) in (0, len(CLAUSES)) and len(o["because"].splitlines()) <= 1

@@ -151,7 +151,7 @@ class NumberLine(Task):
 # %% ../../nbs/14_cards.ipynb #3022fbff
 class PointsGame(CardGame):
     "Write a formula from the numbers of the cards, token by token. The rules are told in the two games."
-    card_count, limit, operators = None, None, None   # each game has its own
+    card_count, limit, operators = 0, 0, ()   # each game has its own
 
     def __init__(self, target_points:int, ranks_count:int, version:int, render_mode:str|None):
         super().__init__(version, render_mode)
@@ -222,8 +222,8 @@ class Points24Env(PointsGame):
 @patch
 def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None)->tuple:
     "Deal; `options` may set the `cards`."
-    options = self._begin(seed, options, "cards")
-    cards = self._deal() if "cards" not in options else [self._named(card) for card in options["cards"]]
+    given = self._begin(seed, options, "cards")
+    cards = self._deal() if "cards" not in given else [self._named(card) for card in given["cards"]]
     if len(cards) != self.card_count:
         raise ValueError(f"reset option cards={cards} has {len(cards)} cards, {type(self).__name__} is played with "
                          f"{self.card_count}")
@@ -274,7 +274,7 @@ def render(self:PointsGame)->np.ndarray:
     if self.card_count == 2: paste_row(image, ["Formula:", *map(str, self.formula)], 8, 254, 26, 3)
     else:
         paste_row(image, ["Formula:"], 8, 204, 22, 0)
-        paste_row(image, map(str, self.formula), 8, 230, 28, 2)
+        paste_row(image, [*map(str, self.formula)], 8, 230, 28, 2)
     return image
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ __all__ = ['DISCOUNT', 'NAMES', 'STEPS', 'LakeEnv', 'value_iteration', 'shortest
 
 # %% ../../nbs/16_frozen_lake.ipynb #2c78ac48
 from collections import deque
+from typing import Any
 from functools import lru_cache
 import gymnasium as gym, numpy as np
 from ..core import UsageError
@@ -66,7 +67,7 @@ class LakeEnv(gym.Env):
         row, column = divmod(int(cell), self.size)
         return dict(lake=self.lake, cell=(column + 1, row + 1))
 
-    def render(self)->np.ndarray: return self.game.render()
+    def render(self)->Any: return self.game.render() # (H, W, 3) uint8
 
 # %% ../../nbs/16_frozen_lake.ipynb #e99787c5
 DISCOUNT = 0.99
@@ -104,7 +105,8 @@ def shortest_way(
 )->tuple: # names of steps; empty where there is none
     "A shortest way to the flag on firm ice."
     [goal], open_cells = _cells(lake, "G"), {c for s in "SFG" for c in _cells(lake, s)}
-    came, waiting = {goal: ()}, deque([goal])
+    came:dict = {goal: ()}
+    waiting = deque([goal])
     while waiting:
         x, y = waiting.popleft()
         for name, (dx, dy) in STEPS.items():

@@ -257,7 +257,8 @@ def shortest_plan(
     base = env.unwrapped
     if not any(cell is not None and cell.type == "goal" for cell in base.grid.grid): return None
     start = (*map(int, base.agent_pos), base.agent_dir, base.carrying, frozenset())
-    came_from, queue = {start: None}, deque([start])
+    came_from:dict = {start: None}
+    queue = deque([start])
     while queue:
         state = queue.popleft()
         cell = base.grid.get(*state[:2])
@@ -282,7 +283,8 @@ def _consult(self:RGBMiniGrid, taken:int|None=None)->None:
     # the bot gives up by assertions and by index and attribute errors as well as by its own error
     try:
         if self.bot is None: self.bot = BabyAIBot(self.env)
-        self.advised = int(self.bot.replan(taken))
+        advice:Any = self.bot.replan(taken)
+        self.advised = int(advice)
     except Exception: self.bot, self.advised = False, None
 
 @patch
@@ -319,6 +321,8 @@ def useful_actions(env_id:str)->list:
     return next((names.split() for starts, names in _USEFUL.items() if env_id.startswith(starts)), list(ACTIONS))
 
 # %% ../../nbs/15_minigrid.ipynb #a80bd854
+_UNSET:Any = None   # follows from the environment
+
 class MiniGrid(Task):
     "Any MiniGrid or BabyAI environment; success is an episode that ends with a positive reward."
     env_id = "MiniGrid-Empty-Random-6x6-v0"
@@ -326,8 +330,8 @@ class MiniGrid(Task):
     goal = "You walk through a grid of cells, one action at a time."
     view = "full"         # what the image shows: full (from above) or partial (ahead of the agent)
     tile_size = 32        # pixels of one cell, 32 as published
-    actions = None        # names of `ACTIONS`; None for those of use in this environment
-    fields = None         # None for those that fit the view
+    actions = _UNSET      # names of `ACTIONS`; None for those of use in this environment
+    fields = _UNSET       # None for those that fit the view
     thoughts = "where to go next"
 
     def __init__(self, **options):

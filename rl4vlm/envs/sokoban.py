@@ -137,7 +137,8 @@ def least_moves(level:Level)->int:
 def solve(level:Level)->tuple|None: # names of moves; None if there is no way
     "A shortest plan, by A*."
     live = live_cells(level.walls, level.targets)
-    waiting, known, number = [(least_moves(level), 0, level)], {level: (0, None, None)}, 0
+    known:dict = {level: (0, None, None)}
+    waiting, number = [(least_moves(level), 0, level)], 0
     while waiting:
         _, _, now = heapq.heappop(waiting)
         if now.solved: return _way(known, now)
