@@ -30,8 +30,7 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     read, _ = read_by_processor(processor, text, [image])
-    # an adapter's forward takes anything
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's own takes anything
     return model(**add_kinds(read, processor, inside.forward)).logits
 
 # %% ../nbs/21_merge.ipynb #5dca93dc

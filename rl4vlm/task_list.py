@@ -51,7 +51,7 @@ def _described(name:str, config, images:dict)->dict: # row
         finally: env.close()
         images[name], actions = frame.images, frame.actions
     said = "  ".join(f"{who} {rate}" for who, rate in rates.items())
-    tell(f"{name:<18}{said or 'not known (--episodes 200 plays)':<32}  actions "
+    tell(f"{name + ' ':<18}{said or 'not known (--episodes 200 plays)':<32}  actions "
          f"{as_actions(actions).summary()}")
     if config.task:
         tell("\n" + "\n".join(p["text"] for m in task.prompt(frame) for p in m["content"] if p["type"] == "text"))
