@@ -192,7 +192,7 @@ def rope_values(
 _SAM = dict(downsample_channels=[64, 128], window_size=2)
 _WRAPPED = {"": dict(vision_start_token_id="<|vision_start|>", vision_end_token_id="<|vision_end|>")}
 
-OWN = dict(   # values that depend on each other in a way that names do not say; "" is the whole
+OWN:dict = dict(   # values that depend on each other in a way that names do not say; "" is the whole
     mllama=dict(vision_config=dict(intermediate_layers_indices=[1], vision_output_dim=256),
                 text_config=dict(cross_attention_layers=[1])),
     llama4=dict(vision_config=dict(vision_output_dim=128, intermediate_size=512)),
@@ -252,7 +252,7 @@ def small_config(model_type:str, tokenizer):
     default, own = CONFIG_MAPPING[model_type](), OWN.get(model_type, {})
     parts = {n: p for n in default.sub_configs if (p := getattr(default, n, None)) is not None}
     parts |= {n: default.sub_configs[n]() for n in own if n in default.sub_configs and n not in parts}
-    values = {k: v for k, v in small_values(default, tokenizer).items() if not parts or k not in IDS}
+    values:dict = {k: v for k, v in small_values(default, tokenizer).items() if not parts or k not in IDS}
     values |= {n: small_part(p, tokenizer) for n, p in parts.items()}
     if text := parts.get("text_config"):
         values["text_config"] |= rope_values(model_type, text, values["text_config"])

@@ -14,7 +14,7 @@ import torch
 from .core import UsageError
 from .files import read_json, replace_folder
 from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
-                           read_by_processor)
+                           read_by_processor, write_index)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -30,9 +30,24 @@ def answer_logits(model, processor)->torch.Tensor: # (1, T, V)
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     read, _ = read_by_processor(processor, text, [image])
-    # an adapter's forward takes anything
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model   # an adapter's own takes anything
     return model(**add_kinds(read, processor, inside.forward)).logits
+
+# %% ../nbs/21_merge.ipynb #5dca93dc
+def _write(model, processor, heads:Path, out:Path)->None:
+    "Save all, or nothing; what was saved is read again."
+    check_weights(model.state_dict())
+    def write(folder):
+        model.save_pretrained(folder); processor.save_pretrained(folder)
+        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
+        now = model.state_dict()
+        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
+            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
+                             f"when the checkpoint is read again, as happens when a head that is tied to the "
+                             f"embeddings was trained")
+        if heads.exists(): shutil.copy(heads, folder/heads.name)
+        write_index(folder)
+    replace_folder(out, write)
 
 # %% ../nbs/21_merge.ipynb #6b53b80c
 def merge_adapter(
@@ -65,18 +80,3 @@ def merge_adapter(
     model = model.to(stored)
     _write(model, processor, Path(adapter)/"heads.safetensors", out)
     return out
-
-# %% ../nbs/21_merge.ipynb #5dca93dc
-def _write(model, processor, heads:Path, out:Path)->None:
-    "Save all, or nothing; what was saved is read again."
-    check_weights(model.state_dict())
-    def write(folder):
-        model.save_pretrained(folder); processor.save_pretrained(folder)
-        again = load_vlm(str(folder), dtype=str(model.dtype).removeprefix("torch."), device="cpu")[0].state_dict()
-        now = model.state_dict()
-        if changed := [n for n in now if n not in again or not torch.equal(again[n], now[n])]:
-            raise UsageError(f"the adapter cannot be merged: {len(changed)} tensors, such as {changed[0]}, are others "
-                             f"when the checkpoint is read again, as happens when a head that is tied to the "
-                             f"embeddings was trained")
-        if heads.exists(): shutil.copy(heads, folder/heads.name)
-    replace_folder(out, write)

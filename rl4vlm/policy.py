@@ -21,7 +21,8 @@ from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
 from .logprobs import Forbidden, token_scores
 from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
-                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of, read_by_processor)
+                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of,
+                           read_by_processor as read_in_a_way, write_index)
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -191,10 +192,11 @@ def _once(self:PromptEncoder, text:str)->dict:
 
 # %% ../nbs/21_policy.ipynb #f2c0d003
 @patch
-def read_by_processor(self:PromptEncoder, text:str, images:list, **options)->dict: # tensors
+def read_by_processor(self:PromptEncoder, text:str, images:list, alone:bool=False, **options)->dict: # tensors
     "What the processor makes of a prompt and its images (H, W, 3), handed to it as it wants them."
-    ways = (self.handed,) if self.handed else ("nested", "flat", "pil")
-    read, way = read_by_processor(self.processor, text, images, ways, **self._once(text) | options)
+    ways = ("flat", "nested", "pil") if alone else ("nested", "flat", "pil")   # each image by itself, or all together
+    if self.handed == "pil": ways = ("pil",)
+    read, way = read_in_a_way(self.processor, text, images, ways, **self._once(text) | options)
     self.handed = way or self.handed
     return read
 
@@ -202,7 +204,7 @@ def read_by_processor(self:PromptEncoder, text:str, images:list, **options)->dic
 def _encode_text(self:VLMPolicy, messages:list, images:list)->tuple[np.ndarray, np.ndarray, str]:
     "Token ids (P,) and positions (A, P) of a prompt, and its text where it has to be read again."
     text, shapes = self._chat_text(messages), [i.shape for i in images]
-    try: inputs = self.read_by_processor(text, images)
+    try: inputs = self.read_by_processor(text, images, self.alone and not self.plain)
     except ValueError as e: raise _refused(shapes, e)
     ids = inputs["input_ids"]                                                                      # (1, P)
     self.check_length(ids.shape[1], int((ids == self.config.image_token_id).sum()), shapes)
@@ -688,6 +690,7 @@ def save(self:VLMPolicy, folder,
     tensors["value_scale"] = self.value_scale
     if self.temperature_head: tensors["temperature_range"] = torch.tensor(self.temperature_range)
     save_file(tensors, folder/"heads.safetensors")
+    write_index(folder)
 
 @patch(cls_method=True)
 def load(cls:VLMPolicy,

@@ -2,8 +2,8 @@
 
 1. rl4vlm/ is what nbs/ exports (checked on a copy, nothing here is touched).
 2. Every page of the site is sound (scripts/docs_check.py).
-3. Every notebook runs, each in a process of its own, under a time limit; saved outputs that are not those of today's
-   code are told (scripts/outputs_check.py), and fail nothing.
+3. Every notebook runs, each in a process of its own, under a time limit, and its saved outputs are those of today's code
+   (scripts/outputs_check.py); of the notebooks in `TOLD` a difference is told and fails nothing.
 4. tests/, by pytest.
 
 `--quick` leaves out tests marked slow, `--full` adds those marked full.
@@ -15,6 +15,12 @@ import xml.etree.ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600   # seconds for one notebook
+TOLD = set('''
+20_models 21_policy 22_generate 24_families 26_contract 33_tiny 36_ppo 52_dry_run 55_doctor 56_cli algorithms
+data_pipeline families faults first_result fleet frozen_lake frozen_lake_slippery glossary index install metrics
+moving_from_rl4vlm quickstart reading_a_report real_model results scaling scaling_and_clusters sokoban speed tasks
+your_environment
+'''.split())   # notebooks whose saved outputs were not compared yet: told, not failed
 
 
 def run(command, timeout, **kwargs):
@@ -50,7 +56,8 @@ def check_export():
 def test_notebook(path, flags):
     "Run one notebook as `nbdev_test` does, and compare its outputs with those that are saved in it."
     env = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
-    return run([sys.executable, "scripts/outputs_check.py", "--report", str(path), "--flags", flags], LIMIT, env=env)
+    told = ["--report"] * (path.stem in TOLD)
+    return run([sys.executable, "scripts/outputs_check.py", *told, str(path), "--flags", flags], LIMIT, env=env)
 
 
 def main():

@@ -81,7 +81,7 @@ def test_a_family_that_breaks_a_clause_is_refused_with_the_clause(folder_of, unk
     policy = VLMPolicy.load(folder, device="cpu", dtype="float32")
     check_contract(policy, "mine")
     policy.log_softmax = lambda hidden, temperature: VLMPolicy.log_softmax(policy, 1.1 * hidden, temperature)
-    with pytest.raises(UsageError, match="'mine' .ovis2. cannot be trained here.*contract: rescored"):
+    with pytest.raises(UsageError, match="'mine' .lfm2_vl. cannot be trained here.*contract: rescored"):
         check_contract(policy, "mine")
 
 

@@ -48,7 +48,7 @@ class LakeEnv(gym.Env):
         from gymnasium.envs.toy_text.frozen_lake import MAPS, FrozenLakeEnv, generate_random_map
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
-        own = MAPS.get(f"{self.size}x{self.size}")
+        own:Any = MAPS.get(f"{self.size}x{self.size}")
         self.lake = tuple(generate_random_map(self.size, seed=number) if self.random_map else own)
         self.game = FrozenLakeEnv("rgb_array", list(self.lake), is_slippery=self.is_slippery)
         cell, _ = self.game.reset(seed=number)
