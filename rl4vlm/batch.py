@@ -10,7 +10,7 @@ __all__ = ['pad', 'Reference', 'mismatch_weights', 'score_turns', 'normalised', 
 import numpy as np, torch
 from torch import Tensor
 from .advantages import ROUNDING, compute_advantages
-from .config import GROUPED, PPOConfig
+from .config import GROUPED, LossConfig, PPOConfig
 from .policy import VLMPolicy, token_weights
 from .types import TurnBatch, flatten
 
@@ -34,15 +34,19 @@ class Reference:
 
 # %% ../nbs/35_batch.ipynb #53288dca
 def mismatch_weights(
-    trainer:Tensor,   # (B, R) log-probabilities by the trainer, before any update
+    trainer:Tensor,   # (B, R) log-probabilities by the trainer, before any update; 0 where there is no token
     sampler:Tensor,   # (B, R) as recorded
     weights:Tensor,   # (B, R) λ on thought tokens, 1 on action tokens, 0 where there is no token
-    cap:float,        # largest factor
-    ratio:str="token",
-)->Tensor: # (B, R), or (B,) for ratio="turn"
-    "Truncated importance weights of trainer against sampler (per token or turn as `ratio` says)."
-    gap = (trainer - sampler) * (weights > 0)
-    return (gap if ratio == "token" else (gap * weights).sum(-1)).exp().clamp_max(cap)
+    loss:LossConfig,  # its limits, its mode and its ratio
+)->Tensor: # (B, R) for a token mode, (B,) for a sequence mode
+    "Importance weights of trainer against sampler, within limits."
+    mode = loss.mismatch_mode
+    if mode == "auto": mode = "token_truncate" if loss.ratio == "token" else "sequence_truncate"
+    gap = trainer - sampler
+    if mode.startswith("token"): found = (gap * (weights > 0)).exp()
+    else: found = (gap * weights if loss.ratio == "turn" else gap).sum(-1).exp()   # of a turn as its ratio weighs it
+    if mode.endswith("truncate"): return found.clamp(loss.mismatch_clip_min, loss.mismatch_clip_max)
+    return found * ((found >= loss.mismatch_clip_min) & (found <= loss.mismatch_clip_max))
 
 # %% ../nbs/35_batch.ipynb #ec3d7100
 def score_turns(
@@ -128,10 +132,9 @@ def correct_mismatch(batch:TurnBatch, turns:list, policy:VLMPolicy, config:PPOCo
     "Score the turns by the trainer, and weigh them by trainer over sampler; `gather` collects of all processes."
     sampler, mask = batch.old_logprobs, batch.tokens()
     batch.old_logprobs = score_turns(policy, turns, config.optim.minibatch)
-    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss.mismatch_cap,
-                                        config.loss.ratio)
+    batch.correction = mismatch_weights(batch.old_logprobs, sampler, batch.weights, config.loss)
     gaps = gather((batch.old_logprobs - sampler)[mask])
-    weights = batch.correction[mask] if config.loss.ratio == "token" else batch.correction
+    weights = batch.correction[mask] if batch.correction.ndim == 2 else batch.correction
     largest = max((float(x.abs().max()) for x in gaps if len(x)), default=0.0)
     return dict(mismatch=largest, mismatch_weight=_mean(gather(weights)))
 
@@ -148,7 +151,7 @@ def make_batch(
     batch, log = recorded(turns, policy, config), {}
     penalty = torch.zeros_like(batch.old_logprobs)
     if reference is not None: penalty, log = ask_reference(batch, turns, policy, reference, config, gather)
-    if config.loss.mismatch_cap: log.update(correct_mismatch(batch, turns, policy, config, gather))
+    if config.loss.mismatch_clip_max: log.update(correct_mismatch(batch, turns, policy, config, gather))
     found = compute_advantages(turns, layout, penalty, config)
     batch.advantages, batch.returns, batch.values = found.advantages, found.returns, found.values
     batch.same = torch.zeros(len(turns), dtype=torch.bool) if found.same is None else found.same

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ESTIMATED', 'IMPORTED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_quickstart', 'cmd_pipeline',
            'cmd_collect', 'cmd_preprocess', 'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report',
-           'cmd_tasks', 'cmd_merge', 'cmd_alfworld', 'cmd_doctor', 'overview', 'build_parser', 'read_options',
-           'disk_trouble', 'leaves_nothing', 'failure', 'main']
+           'cmd_tasks', 'cmd_merge', 'cmd_engine', 'cmd_alfworld', 'cmd_doctor', 'overview', 'build_parser',
+           'read_options', 'disk_trouble', 'leaves_nothing', 'failure', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
 import errno, importlib, importlib.resources, json, logging, os, re, shlex, shutil, sys, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from .config import AlfworldConfig, CollectConfig, DoctorConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
+from .config import AlfworldConfig, CollectConfig, DoctorConfig, EngineCommandConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
 from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
@@ -124,9 +124,12 @@ def cmd_eval(config:EvalConfig):
     names = {name: name for name in config.compare} or ({"model": config.model} if config.model else {})
     with Screen() as screen:
         screen.stage("eval", f"{config.panel} of {', '.join(config.tasks) or config.task}")
+        from rl4vlm.engine import check_engine
         from rl4vlm.evaluate import evaluate_all, results_markdown
+        from rl4vlm.labellers import panel_actor
+        check_engine(config)
         _claim(config)
-        evaluate_all(config, {row: _checkpoint(config, name, screen) for row, name in names.items()}, screen)
+        evaluate_all(config, {row: _checkpoint(config, name, screen) for row, name in names.items()}, screen, panel_actor)
     tell("\n" + (table := results_markdown(config.out)))
     return int("could not be played" in table)
 
@@ -134,6 +137,7 @@ def _checkpoint(config, name:str, screen)->str:
     from functools import partial
     from rl4vlm.tiny import resolve_model
     from rl4vlm.tasks import make_task
+    if name.startswith("openai:"): return name
     return resolve_model(name, make_task(config.tasks[0] if config.tasks and config.tasks != ["all"] else config.task, **config.task_options), partial(screen.tell, name="tiny base model"))
 
 def cmd_report(config:ReportConfig):
@@ -156,6 +160,24 @@ def cmd_merge(config:MergeConfig):
     from rl4vlm.merge import merge_adapter
     set_status("merging")
     tell(merge_adapter(config.model, config.out, config.dtype))
+
+def cmd_engine(config:EngineCommandConfig):
+    "Make an environment with vLLM, or print what starts a server: engine install, engine command --model MODEL."
+    if config.do == "install": _install(config)
+    else: tell(_server_line(config))
+
+def _install(config:EngineCommandConfig):
+    tell("engine install  an environment with vLLM, which takes minutes")
+    from rl4vlm.vllm_server import install_engine
+    tell(f"{install_engine(config.platform, config.out, config.overwrite)} starts servers; now give --engine vllm")
+
+def _server_line(config:EngineCommandConfig)->str:
+    from rl4vlm.core import cache_dir
+    from rl4vlm.engine import server_line
+    from rl4vlm.models import check_model
+    length = check_model(config.model).get_text_config().max_position_embeddings
+    vision = config.lora.parts != "language"
+    return server_line(config.model, config.engine, config.port, length, cache_dir()/"engine", config.lora.r, vision, config.platform)
 
 def cmd_alfworld(config:AlfworldConfig):
     "Make a folder of ALFWorld games: alfworld generate OUT."
@@ -189,7 +211,7 @@ def cmd_doctor(config:DoctorConfig):
 IMPORTED = []   # modules that this command line named
 COMMANDS:dict = dict(quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig), collect=(cmd_collect, CollectConfig),
                 preprocess=(cmd_preprocess, PreprocessConfig), sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)}, eval=(cmd_eval, EvalConfig),
-                report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig), merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), doctor=(cmd_doctor, DoctorConfig))
+                report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig), merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), engine=(cmd_engine, EngineCommandConfig), doctor=(cmd_doctor, DoctorConfig))
 
 def overview()->str:
     "What `rl4vlm --help` prints."
@@ -216,6 +238,9 @@ def read_options(command:str, arguments:list):
     parser, config = build_parser(command), COMMANDS[command][1]
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
+    if config is EngineCommandConfig: arguments = _words(arguments, "do")
+    kind = lambda a: a == "--engine" or a.startswith("--engine=")   # the part, by its first option
+    arguments = ["--engine.kind" + a.removeprefix("--engine") if kind(a) else a for a in arguments]
     if "tasks" not in {f.name for f in fields(config)}:   # a mixture is a task
         arguments = ["--task" + a.removeprefix("--tasks") if a == "--tasks" or a.startswith("--tasks=") else a for a in arguments]
     arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python

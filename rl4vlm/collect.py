@@ -7,6 +7,7 @@ __all__ = ['collector', 'collect']
 
 # %% ../nbs/41_collect.ipynb #d7977734
 import time
+from contextlib import closing
 from collections.abc import Callable
 from pathlib import Path
 from .config import CollectConfig
@@ -24,8 +25,9 @@ def collector(
     log:AnswerLog,   # where the answers of models are filed
 )->Actor:
     "Who plays, and who labels if that is another one."
-    actor = make_actor(config.actor, task, config.error_rate, config.ask, log)
-    if config.label: actor = Labelled(actor, make_actor(config.label, task, config.error_rate, config.ask, log))
+    how, folder = (task, config.error_rate, config.ask, log, config.engine), RunFolder(config.out).engine
+    actor = make_actor(config.actor, *how, folder)
+    if config.label: actor = Labelled(actor, make_actor(config.label, *how, folder/"label"))
     if ":" in actor.name and has_oracle(task): actor.needs_oracle = True    # what a model says is compared with it
     return actor
 
@@ -53,12 +55,13 @@ def collect(
     actor, count = collector(config, task, log), _counter(progress, log, config.episodes)
     numbers = [i // config.per_seed for i in range(config.episodes)]
     seeds = [task.seed_at(episode_seed(config.seed, 0, i), i, config.seed) for i in numbers]
-    for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
-        if store.whole(f"{number:05d}"): continue
-        part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)
-        with Album(store.folder) as album:
-            played = play(task, actor, part, config.rollout.envs, config.seed, finished, workers=config.rollout.workers,
-                          album=album)
-            store.write(played, f"{number:05d}")
+    with closing(actor):
+        for number, start in enumerate(range(0, len(seeds), config.shard_episodes)):
+            if store.whole(f"{number:05d}"): continue
+            part, finished = seeds[start:start + config.shard_episodes], lambda done, n: count(start + done)
+            with Album(store.folder) as album:
+                played = play(task, actor, part, config.rollout.envs, config.seed, finished,
+                              workers=config.rollout.workers, album=album)
+                store.write(played, f"{number:05d}")
     write_card(store, config.task, actor.name)
     return store.folder

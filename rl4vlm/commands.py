@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from .config import CollectConfig, PPOConfig, SFTConfig
+from .config_parts import actor_parts
 from .core import UsageError, set_status
 from .progress import BASE, Screen, update_head, update_line
 from .run_folder import RunFolder
@@ -31,6 +32,7 @@ def check_names(config)->None:
     players = [name.removeprefix("local:") for name in named if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
         if not model or model.partition(":")[0] == "tiny": continue
+        if model.startswith("openai:"): actor_parts(model); continue
         set_status(f"looking at {model}")
         from rl4vlm.models import load_processor
         load_processor(model)
@@ -118,12 +120,14 @@ def panel_success(task, policy, max_new_tokens:int, panel:str="val-50")->float:
 def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list|tuple=())->dict: # summary of `train_ppo`
     "Train by PPO, with `callbacks` after each update, and leave the best policy in the run's ppo/best/ folder."
     from rl4vlm.contract import check_contract
-    from rl4vlm.distributed import launched, share_of
+    from rl4vlm.distributed import Ranks, launched, share_of
+    from rl4vlm.engine import check_engine, engine_for
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import train_ppo
     from rl4vlm.tiny import resolve_model
     screen = screen or Screen()
     share_of(config, launched())   # refused before a model is loaded
+    check_engine(config)
     task = Task.from_config(config)
     model = resolve_model(config.model, task, partial(screen.tell, name=BASE))
     policy = VLMPolicy.from_config(config, model)
@@ -135,4 +139,6 @@ def run_ppo(config:PPOConfig, screen:Screen=None, callbacks:list|tuple=())->dict
         screen.tell(ppo.step, config.updates, **{title: row.get(k) for k, title in shown.items()},
                     **{"turns/s": ppo.timing.get("turns_per_s")})
         if "val_success" in row: screen.say(update_line(row))
-    return train_ppo(task, policy, config, [show, *callbacks], config.out)
+    ranks = Ranks()
+    with engine_for(config.engine, policy, model, RunFolder(config.out).engine, ranks) as engine:
+        return train_ppo(task, policy, config, [show, *callbacks], config.out, ranks, engine)

@@ -330,7 +330,7 @@ def run_paper(name:str, tell=print)->int: # exit code: 1 if something does not h
     return int(bool(broken))
 
 def only_on_paper(name:str)->bool:
-    "Whether a model has a configuration here and no weights."
+    "Whether the model `name` has a configuration here and no weights."
     from huggingface_hub import try_to_load_from_cache
     folder = Path(name)
     if (folder/"config.json").exists():

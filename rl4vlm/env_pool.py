@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes', 'descendants', 'kill_processes', 'serve',
-           'EnvPool', 'seconds_per_call', 'choose_workers']
+           'Guard', 'EnvPool', 'seconds_per_call', 'choose_workers']
 
 # %% ../nbs/13_env_pool.ipynb #95e7f473
 import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
@@ -288,7 +288,7 @@ for p in doomed:
 """
 
 # %% ../nbs/13_env_pool.ipynb #c4c81d68
-class _Guard:
+class Guard:
     "Ends what environments of this process started, even if it is killed: then a small watching process does."
     def __init__(self): self.started, self.watch, self.owner = {}, None, os.getpid()
 
@@ -297,10 +297,13 @@ class _Guard:
         return self
 
     def __exit__(self, *error)->None:
-        new = self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())
-        if not new: return
+        self.add(map(int, self._children() - self.before - ({str(self.watch.pid)} if self.watch else set())))
+
+    def add(self, pids)->None:
+        "End the processes `pids` too, and all that they start."
         known = live_processes()
-        new = {pid: known[pid][1] for pid in map(int, new) if pid in known}
+        new = {pid: known[pid][1] for pid in pids if pid in known}
+        if not new: return
         self.started.update(new)
         if self.watch is None:
             self.watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid())],
@@ -342,7 +345,7 @@ class EnvPool:
             raise UsageError(f"timeout={timeout!r} must be a number of seconds above 0, or None")
         self.task, self.size, self.running, self.lost = task, size, set(), 0   # `running`: indices; `lost`: episodes
         workers = min(workers, size)
-        self.workers, self.guard = [], _Guard()
+        self.workers, self.guard = [], Guard()
         # also at exit, and if a pool is forgotten
         self._finalizer = weakref.finalize(self, _stop_all, self.workers, self.guard)
         try:

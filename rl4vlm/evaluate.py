@@ -149,6 +149,8 @@ class Evaluation:
     seconds:dict = field(default_factory=dict)         # (task, name) -> wall time
     episodes:dict = field(default_factory=dict)        # (task, name, sampled or greedy) -> episodes
     loaded:tuple = (None, None)                        # name and policy of the model that was used last
+    engine:object = None                               # `Engine` that samples for it, if not the policy itself
+    ask:Callable|None = None                           # (model, task, `Evaluation`, greedy) -> `Actor` for a server's
 
     def __post_init__(self)->None:
         self.run = RunFolder(self.config.out)
@@ -161,6 +163,11 @@ class Evaluation:
 
     def say(self, text:str)->None:
         if self.screen: self.screen.say(text)
+
+    def close(self)->None:
+        "End the engine of the model that was used last."
+        if self.engine: self.engine.close()
+        self.engine = None
 
     @property
     def several(self)->bool: return bool(self.config.tasks) or len(task_names(self.config.task)) > 1
@@ -259,7 +266,11 @@ def load(self:Evaluation, name:str)->"VLMPolicy":
     from rl4vlm.policy import VLMPolicy
     if self.loaded[0] != name:
         self.loaded = (None, None)
+        self.close()
         policy = VLMPolicy.from_config(self.config, self.models[name])
+        if self.config.engine.kind != "local":
+            from rl4vlm.engine import make_engine
+            self.engine = make_engine(self.config.engine, policy, self.models[name], self.run.engine)
         if self.config.sampling.static_cache:
             from rl4vlm.static_cache import StaticCaches
             policy.static_cache = StaticCaches(policy)
@@ -267,11 +278,14 @@ def load(self:Evaluation, name:str)->"VLMPolicy":
     return self.loaded[1]
 
 @patch
-def policy_actor(self:Evaluation, task, name:str, greedy:bool)->PolicyActor:
+def policy_actor(self:Evaluation, task, name:str, greedy:bool)->Actor:
     "The model as a player."
     c, how = self.config, self.config.sampling
-    actor = PolicyActor(self.load(name), how.max_new_tokens, how.temperature, greedy, batch_size=c.rollout.envs,
-                        top_k=how.top_k, top_p=how.top_p)
+    if self.models[name].startswith("openai:"): actor = self.ask(self.models[name], task, self, greedy)
+    else:
+        policy = self.load(name)
+        actor = PolicyActor(policy, how.max_new_tokens, how.temperature, greedy, batch_size=c.rollout.envs,
+                            top_k=how.top_k, top_p=how.top_p, engine=self.engine)
     actor.needs_oracle = c.agreement and has_oracle(task)
     return actor
 
@@ -279,7 +293,7 @@ def policy_actor(self:Evaluation, task, name:str, greedy:bool)->PolicyActor:
 def play_model(self:Evaluation, task, name:str)->None:
     "The row of a model, sampled and greedy."
     c, sampled = self.config, self.policy_actor(task, name, greedy=False)
-    other = trained_on(self.models[name])
+    other = "" if self.models[name].startswith("openai:") else trained_on(self.models[name])
     if other and task.name != other and task.name not in task_names(other):
         self.notes.append(f"{name} was trained on {other}, not on {task.name}.")
     self.play_row(task, name, sampled)
@@ -326,17 +340,20 @@ def play_task(self:Evaluation, task, alone:bool)->None:
 
 def evaluate_all(
     config:EvalConfig,
-    models:dict,           # row name -> checkpoint folder
+    models:dict,           # row name -> checkpoint folder, or openai:MODEL@URL
     screen=None,           # something with the methods `tell` and `say` of `rl4vlm.progress.Screen`
+    ask:Callable|None=None,   # who plays for a model behind a server, see `Evaluation`
 )->list: # rows of the table
     "Play the panel with the baselines and each model; write results as JSON, Markdown and CSV, and the episodes."
-    evaluation = Evaluation(config, models, screen)
+    evaluation = Evaluation(config, {name: str(model) for name, model in models.items()}, screen, ask=ask)
     evaluation.begin()
     names = list_tasks() if config.tasks == ["all"] else config.tasks or task_names(config.task)
     shared = names == [config.task] or config.tasks
     options = lambda name: config.task_options if shared else config.task_options.get(name, {})
-    for name in names:
-        with evaluation.noting(name, strict=len(names) == 1):
-            evaluation.play_task(make_task(name, **options(name)), alone=len(names) == 1)
+    try:
+        for name in names:
+            with evaluation.noting(name, strict=len(names) == 1):
+                evaluation.play_task(make_task(name, **options(name)), alone=len(names) == 1)
+    finally: evaluation.close()
     if not evaluation.rows: raise RL4VLMError("nothing could be measured: " + " ".join(evaluation.notes))
     return evaluation.rows

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'draw', 'filter_logits', 'cache_bytes', 'check_cache', 'Sampled', 'sample_rows', 'generate', 'check_sampling',
-           'prompt_values']
+           'prompt_values', 'given_values', 'Engine', 'Sampler']
 
 # %% ../nbs/22_generate.ipynb #5bb72eb1
 import numpy as np, torch
@@ -178,3 +178,56 @@ def _responses(policy:VLMPolicy, sampled:Sampled, temperatures:list, values:list
 def prompt_values(policy:VLMPolicy, prompts:list)->np.ndarray: # (B,) reward units
     "The value of each of `prompts` (of `EncodedPrompt`), without sampling."
     return policy.value(policy.prefill(prompts).state).cpu().numpy() if prompts else np.zeros(0, np.float32)
+
+# %% ../nbs/22_generate.ipynb #953f6e42
+@torch.no_grad()
+def given_values(
+    policy:VLMPolicy,
+    prompts:list,       # B `EncodedPrompt`s
+    responses:list,     # B arrays (R,) of token ids, sampled elsewhere
+    every:bool=False,   # the value before each token of the response, not only that of the prompt
+)->list: # B arrays (R,), or (1,), reward units
+    "The values that sampling would have recorded."
+    if not every: return list(prompt_values(policy, prompts)[:, None])
+    values = policy.score(prompts, responses, entropy=False, token_values=True).values.cpu().numpy()
+    return [row[:len(r)] for row, r in zip(values, responses)]
+
+# %% ../nbs/22_generate.ipynb #c65232aa
+class Engine:
+    "What answers prompts with a policy's weights."
+    name = "engine"
+    served = False        # the weights are elsewhere: it has to be told of new ones, and knows no values
+    version = 0           # of the weights that answer: updates before them
+    full_precision = True # nothing there is rounded more than here
+
+    def generate(self,
+        prompts:list,         # of `EncodedPrompt`
+        seeds:list|None=None, # one integer per prompt; None takes the most likely token instead of drawing
+        **sampling,           # as for `generate`
+    )->list[Response]:
+        "A response to each prompt, each with the version of the weights that gave it."
+        raise NotImplementedError
+
+    def sync(self,
+        policy:VLMPolicy,
+        version:int,     # from now on
+    ):
+        "Answer with the weights that `policy` has now."
+        self.version = version
+
+    def follow(self, version:int):
+        "Another process has had the weights loaded that are called `version`."
+        self.version = version
+
+    def close(self): "End what was begun for it."
+
+class Sampler(Engine):
+    "The policy itself, in this process."
+    name = "local"
+    def __init__(self, policy:VLMPolicy): self.policy = policy
+
+    def generate(self, prompts:list, seeds:list|None=None, **sampling)->list[Response]:
+        "A response to each of the `prompts`, drawn by `seeds`."
+        responses = generate(self.policy, prompts, seeds=seeds, **sampling)
+        for r in responses: r.version = self.version
+        return responses

@@ -47,7 +47,7 @@ def ppo_loss(
     log_ratio = (logprobs - old_logprobs) * (weights > 0)                          # (B, R)
     decision, advantages, share = _decisions(log_ratio, weights, advantages, ratio)
     losses = clipped(decision, advantages, clip)
-    if correction is not None: losses = losses * correction
+    if correction is not None: losses = losses * (correction[:, None] if losses.ndim > correction.ndim else correction)
     outside = (decision.exp() - 1).abs() > clip
     kl = weighted_mean(kl_estimate(log_ratio), weights)
     stats = dict(clip_fraction=weighted_mean(outside, share).item(), kl=kl.item())

@@ -14,7 +14,7 @@ import torch
 from .core import UsageError
 from .files import read_json, replace_folder
 from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
-                           read_by_processor)
+                           read_by_processor, write_index)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:
@@ -46,6 +46,7 @@ def _write(model, processor, heads:Path, out:Path)->None:
                              f"when the checkpoint is read again, as happens when a head that is tied to the "
                              f"embeddings was trained")
         if heads.exists(): shutil.copy(heads, folder/heads.name)
+        write_index(folder)
     replace_folder(out, write)
 
 # %% ../nbs/21_merge.ipynb #6b53b80c

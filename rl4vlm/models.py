@@ -7,7 +7,7 @@ __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'LAYOUT', 'SMALL', 'OLD_NAME
            'checkpoint_kind', 'part_of', 'output_layer', 'check_parts', 'train_parts', 'lora_targets', 'add_lora',
            'image_token', 'image_as', 'read_by_processor', 'add_kinds', 'image_ids', 'check_processor', 'limit_pixels',
            'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
-           'load_processor', 'load_vlm', 'check_learnable', 'why_not', 'check_model', 'logit_rule']
+           'load_processor', 'load_vlm', 'check_learnable', 'why_not', 'check_model', 'logit_rule', 'write_index']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import inspect, os, re, warnings
@@ -20,7 +20,7 @@ import numpy as np, torch
 from PIL import Image
 from .config import LoRAConfig
 from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra
-from .files import read_json
+from .files import read_json, write_json
 from .run_folder import RunFolder
 
 # %% ../nbs/20_models.ipynb #69f1ec5c
@@ -484,3 +484,13 @@ def logit_rule(model): # a function of logits, or None where nothing is done to 
     if min(gaps) > 0.01 * float(heard.abs().max()):
         raise UsageError(f"what {type(model).__name__} does to its logits is none of what is known here, so no token could be scored")
     return rules[gaps.index(min(gaps))] if gaps.index(min(gaps)) else None
+
+# %% ../nbs/20_models.ipynb #3ac2e4fb
+def write_index(folder):
+    "Name the tensors of a model in one file in an index, so that other files beside it (in `folder`) are left alone."
+    from safetensors import safe_open
+    file = Path(folder)/"model.safetensors"
+    if not file.exists(): return   # an adapter, or several files, which have their index
+    with safe_open(file, "np") as f: names = sorted(f.keys())
+    write_json(Path(folder)/"model.safetensors.index.json",
+               dict(metadata=dict(total_size=file.stat().st_size), weight_map=dict.fromkeys(names, file.name)))

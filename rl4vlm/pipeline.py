@@ -16,7 +16,7 @@ from .config_parts import first_name
 from .core import DamagedError, UsageError, did_you_mean, flatten_dict, without_secrets
 from .files import damaged_file, fingerprint, input_files, read_json, write_atomic, write_json
 from .progress import Screen
-from .run_folder import MAY_DIFFER, RunFolder, claim_run_folder, lock_run_folder
+from .run_folder import MAY_DIFFER, as_before, RunFolder, claim_run_folder, lock_run_folder
 from .tasks import Task
 
 # %% ../nbs/54_pipeline.ipynb #d8e6fd8b
@@ -95,7 +95,8 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
     options = stage.options(c)
     options = options if isinstance(options, dict) else asdict(options)
     matters = {first_name(k): v for k, v in flatten_dict(options).items()
-               if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")}
+               if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")
+               and not as_before(k, v)}
     inputs = [fingerprint(p) for p in stage.reads(c)]
     return hashlib.blake2b(json.dumps([matters, inputs], sort_keys=True).encode(), digest_size=8).hexdigest()
 

@@ -22,7 +22,7 @@ from .files import read_json
 from .logprobs import Forbidden, token_scores
 from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
                            load_processor, load_vlm, logit_rule, need_all, output_layer, part_of,
-                           read_by_processor as read_in_a_way)
+                           read_by_processor as read_in_a_way, write_index)
 from .images import as_image, image_key
 from .types import EncodedPrompt
 
@@ -690,6 +690,7 @@ def save(self:VLMPolicy, folder,
     tensors["value_scale"] = self.value_scale
     if self.temperature_head: tensors["temperature_range"] = torch.tensor(self.temperature_range)
     save_file(tensors, folder/"heads.safetensors")
+    write_index(folder)
 
 @patch(cls_method=True)
 def load(cls:VLMPolicy,

@@ -24,6 +24,8 @@ from .run_folder import RunFolder, StopSignal, exit_for_requeue, load_newest, sa
 from .config import CRITIC, GROUPED, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, moved, seed_everything, stream_seed
 from .files import replace_folder
+from .engine import EngineError
+from .generate import Engine, Sampler
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .panels import panel_seeds
 from .statistics import summarise
@@ -74,12 +76,14 @@ def learning_rate(schedule:str, start:float, end:float, done:float)->float:
 # %% ../nbs/36_ppo.ipynb #b7ebf95f
 class PPO:
     "A task, a policy and everything that changes while it learns."
-    def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None):
+    def __init__(self, task, policy:VLMPolicy, config:PPOConfig, folder=None, ranks:Ranks|None=None,
+                 engine:Engine|None=None):
         self.task, self.policy, self.config, self.ranks = make_task(task), policy, config, ranks or Ranks()
         self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
         self.critic, self.envs, self.minibatch = config.advantage.estimator in CRITIC, share["envs"], share["minibatch"]
+        self.engine = engine or Sampler(policy)
         self.actor = PolicyActor(policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
-                                 token_values=config.advantage.estimator == "gae-token")
+                                 token_values=config.advantage.estimator == "gae-token", engine=self.engine, values=self.critic)
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
         self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
         if config.sampling.temperature_range and policy.temperature_head is None:
@@ -213,7 +217,8 @@ def loss(self:PPO,
     totals = {k: max(v, torch.finfo(torch.float32).tiny) for k, v in totals.items()}
     loss, stats = self.policy_terms(scores, turns, totals, len(rows))
     if check:
-        logprobs, full_precision = scores.logprobs.detach(), self.policy.base.dtype == torch.float32
+        logprobs = scores.logprobs.detach()
+        full_precision = self.policy.base.dtype == torch.float32 and self.engine.full_precision
         stats["logprob_gap"] = check_same_policy(logprobs, turns.old_logprobs, scores.mask, full_precision)
     if self.critic and self.step <= self.config.optim.value_warmup: loss = zeroed(loss)
     if self.critic:
@@ -442,12 +447,13 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
     smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
     with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
-        segments = self.agreed_play()
+        segments = self.play_or_save()
         played = time.perf_counter()
         batch, log = self.compute_advantages(segments)
     turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
     row:dict = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
     if not self.config.sampling.temperature_range: row.pop("temperature")
+    if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
     if not has_steps(self.task): row.pop("env_steps")
     if isinstance(self.task, Mixture): row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
     with self.kept_if_broken(batch):
@@ -458,16 +464,46 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     if self.all_equal: row["equal_advantages"] = True
     ended = time.perf_counter()
     return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,
-                     turns_per_s=row["turns"] / (ended - start))
+                     turns_per_s=row["turns"] / (ended - start), **self.engine_timing())
+
+@patch
+def engine_timing(self:PPO)->dict:
+    "What a served engine has cost: seconds of the last sync, restarts and answers asked for again since the start."
+    if not self.engine.served: return {}
+    events = self.engine.events
+    return dict(sync_s=self.engine.seconds, engine_restarts=events["restarts"], asked_again=events["asked_again"])
 
 @patch
 def agreed_play(self:PPO)->list:
     "`play`, with an error of one rank raised on all."
     error, segments = None, []
-    try: segments = self.play()
-    except InvariantError as e: error = e
+    try:
+        self.sync(self.step - 1)
+        segments = self.play()
+    except (InvariantError, EngineError) as e: error = e
     self.ranks.agree(error)
     return segments
+
+@patch
+def sync(self:PPO, version:int):
+    "Let the engine answer with the weights of now, which are those after `version` updates."
+    if self.engine.version == version: return
+    error = None
+    try: self.engine.sync(self.policy, version) if self.ranks.main else self.engine.follow(version)
+    except (InvariantError, EngineError) as e: error = e
+    self.ranks.agree(error)
+
+@patch
+def play_or_save(self:PPO)->list:
+    "`agreed_play`; where the engine is lost, a checkpoint of before this update is left behind."
+    before = self.player.state() if self.engine.served else None
+    try: return self.agreed_play()
+    except EngineError as e:
+        if not self.run or self.ranks.world > 1: raise   # of several processes, all go back to the last checkpoint
+        self.step -= 1
+        self.save(before)
+        raise EngineError(f"{e}; a checkpoint of update {self.step} is written, and the same command with --resume "
+                          "goes on") from e
 
 @patch
 @contextmanager
@@ -505,6 +541,7 @@ def warn_once(self:PPO):
 def validate(self:PPO)->dict:
     "Play the validation panel at the training temperature; keep the policy if none was better."
     with whole(self.learner):
+        self.sync(self.step)
         episodes = self.play_panel()
         row = summarise(episodes)
         score = [row["success"], row["mean_return"]]
@@ -539,13 +576,13 @@ def keep_episodes(self:PPO):
 
 # %% ../nbs/36_ppo.ipynb #d5750aec
 @patch
-def save(self:PPO):
-    "Write a checkpoint from which the run goes on exactly as it would have."
+def save(self:PPO, player:dict|None=None):
+    "Write a checkpoint from which the run goes on exactly as it would have; `player` is the player's state if not that of now."
     def write(folder):
         with whole(self.learner):
             if self.ranks.main: self.policy.save(folder)
         self.learner.save(folder)
-    state = dict(players=self.ranks.gather(self.player.state()), returns=self.returns.state(), best=self.best)
+    state = dict(players=self.ranks.gather(player or self.player.state()), returns=self.returns.state(), best=self.best)
     save_checkpoint(self.run.checkpoints, self.step, write, state, main=self.ranks.main, wait=self.ranks.wait)
 
 @patch
@@ -579,19 +616,18 @@ def train_ppo(
     callbacks:list|tuple = (),             # functions called after each update with (metrics row, `PPO`)
     folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
     ranks:Ranks|None = None,         # the processes that learn together; found out by default
+    engine:Engine|None = None,       # who samples; by default the policy itself
 )->dict: # best (validation score and its update), rows (metrics of every update), policy folder
     "Train a policy by PPO."
     config = config or PPOConfig()
     seed_everything(config.seed)
-    ppo = PPO(task, policy, cast(PPOConfig, config), folder, ranks)
+    ppo = PPO(task, policy, cast(PPOConfig, config), folder, ranks, engine)
     resumed = bool(folder and config.resume and ppo.resume())
     with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
         if not resumed: log(dict(step=0, **ppo.validate()))
         while ppo.step < config.updates:
             row, timing = ppo.run_update()
-            if ppo.due(config.run.eval_every):
-                row.update(ppo.validate())
-                ppo.keep_episodes()
+            if ppo.due(config.run.eval_every): row.update(ppo.validate_or_save(row, timing, log))
             log(row, timing)
             asked = ppo.asked_to_stop(stop)
             if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
@@ -622,3 +658,14 @@ class _Log:
 def asked_to_stop(self:PPO, stop:StopSignal)->str:
     "The signal by which any rank was asked to stop; empty if none was, or where there is no folder to go on from."
     return next((asked for asked in self.ranks.gather(stop.asked) if asked and self.run), "")
+
+@patch
+def validate_or_save(self:PPO, row:dict, timing:dict, log)->dict:
+    "`validate`, and keep episodes; where the engine is lost, the update (its `row`, its `timing`) is logged and a checkpoint left behind."
+    try: found = self.validate()
+    except EngineError:
+        log(row, timing)
+        if self.run and self.ranks.world == 1: self.save()
+        raise
+    self.keep_episodes()
+    return found

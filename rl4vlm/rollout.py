@@ -40,6 +40,8 @@ class Actor:
 
     def annotate(self, turns:list): "Add to turns what only those need that are kept."
 
+    def close(self): "End what was started for this actor."
+
 __getattr__ = moved(__name__, types="Answer:Response")
 
 # %% ../nbs/23_rollout.ipynb #1b0f14e1
@@ -91,20 +93,31 @@ class PolicyActor(Actor):
         token_values:bool=False,   # record the value before each token
         top_k:int=0,               # draw from so many of the likeliest tokens; 0 from all
         top_p:float=1.0,           # draw from the fewest likeliest that together have this probability
+        engine=None,               # `rl4vlm.generate.Engine` that samples; by default the policy itself
+        values:bool=False,         # record the values of answers that an engine elsewhere has sampled, too
     ):
-        self.policy, self.greedy, self.batch_size = policy, greedy, batch_size
+        self.policy, self.greedy, self.batch_size, self.engine, self.adds = policy, greedy, batch_size, engine, values
         self.sampling:dict = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values,
                                   top_k=top_k, top_p=top_p)
 
     def act(self, prompts:list)->list[Response]:
         "Sample a response to each prompt; the prompts keep the tokens that were read."
-        from rl4vlm.generate import generate
-        responses = []
+        from rl4vlm.generate import Sampler
+        engine, responses = self.engine or Sampler(self.policy), []
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start:start + self.batch_size]
             seeds = None if self.greedy else [p.seed for p in part]
-            responses += generate(self.policy, self._encoded(part), seeds=seeds, **self.sampling)
+            new = engine.generate(self._encoded(part), seeds=seeds, **self.sampling)
+            if engine.served and self.adds: self._add_values([p.tokens for p in part], new)
+            responses += new
         return responses
+
+    def _add_values(self, prompts:list, responses:list):
+        "The critic's values of answers that were sampled elsewhere."
+        from rl4vlm.generate import given_values
+        every = self.sampling["token_values"]
+        for r, values in zip(responses, given_values(self.policy, prompts, [r.ids for r in responses], every)):
+            r.value, r.token_values = float(values[0]), values if every else None
 
     def values(self, prompts:list)->list[float]:
         "The critic's value of the state that each prompt is about."
@@ -115,6 +128,10 @@ class PolicyActor(Actor):
         "Where each token ends in the text; turns of before a resume have no tokens."
         for t in turns:
             if t.response_ids is not None: t.token_ends = self.policy.token_ends(t.response_ids)
+
+    def close(self):
+        "End the engine that samples for it."
+        if self.engine: self.engine.close()
 
     def _encoded(self, prompts:list)->list: # of `EncodedPrompt`
         "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."

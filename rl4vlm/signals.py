@@ -14,7 +14,7 @@ from .policy import VLMPolicy
 def two_halves(
     groups:list,   # of each turn, what it shares its luck with: an episode or a group
     most:int,      # turns in both halves together, unless one group has more
-    seed:int=0,
+    seed:int=0,    # of the order of the groups
 )->tuple[np.ndarray, np.ndarray]:
     "Indices of turns in two halves of similar size, which no group is in both of; empty where there is one group."
     members = {}
@@ -60,7 +60,7 @@ def cross_scores(
     prompts:list,             # N of `EncodedPrompt`, all different
     responses:list,           # N arrays (R,) of token ids
     thoughts:list,            # N arrays (R,) bool: which tokens are the thought
-    temperature:float=1.0,
+    temperature:float=1.0,    # of the scores
     rows:int=64,              # answers in one forward pass
 )->torch.Tensor: # (N, N): log-prob of thought i under prompt j
     "Every thought under every prompt."

@@ -65,6 +65,7 @@ class Response:
     value:float|None = None                # of the prompt, in reward units
     token_values:np.ndarray|None = None    # (R,) float32, before each token, where asked for
     acted:"Response|None" = None           # the response that is played, where this one is only kept
+    version:int|None = None                # of the weights that gave it: updates before it, where an engine counts
 
 # %% ../nbs/04_types.ipynb #9d1e58b3
 @dataclass
@@ -106,9 +107,10 @@ class Turn:
     temperature = property(lambda self: self.response.temperature, doc="Of sampling.")
     value = property(lambda self: self.response.value, doc="Of the prompt, in reward units.")
     token_values = property(lambda self: self.response.token_values, doc="(R,) float32, before each token.")
+    version = property(lambda self: self.response.version, doc="Of the weights that answered.")
 
 # %% ../nbs/04_types.ipynb #51dc85a7
-RESPONSE_FIELDS = ("cut", "logprobs", "temperature", "value", "token_values")
+RESPONSE_FIELDS = ("cut", "logprobs", "temperature", "value", "token_values", "version")
 OLD_CAUSES = dict(truncated="cut")   # of version 0.1.0
 
 def cause_today(cause:str|None)->str|None:

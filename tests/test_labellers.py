@@ -160,3 +160,29 @@ def test_a_judge_is_asked_once(tmp_path, monkeypatch):
         assert kept["train"] == asked
         with pytest.raises(Exception, match="low opinion of the judge"): preprocess(PreprocessConfig(data=str(folder), out=str(tmp_path/"a"), filter=FilterConfig(**score)))
         assert len(server.requests) == asked
+
+
+@pytest.mark.slow
+def test_a_model_behind_a_server_plays_a_panel(rl4vlm, tmp_path):
+    "With intervals, a budget and --resume, sampled and greedy, beside others in one table."
+    with Misbehaving(["fine"]) as server:
+        how = ["eval", "--model", f"openai:big@{server.url}", "--panel", "val-50", "--task_options.max_turns", 1, "--sampling.max_new_tokens", 30, "--out", "panel"]
+        spent = rl4vlm(*how, "--ask.max_requests", 20, code=1, OPENAI_API_KEY=SECRET)
+        assert "the budget of 20 requests is spent" in spent.stderr and "--resume" in spent.stderr and len(server.requests) == 20, spent.stderr
+        done = rl4vlm(*how, "--ask.max_requests", 1000, "--resume", OPENAI_API_KEY=SECRET)
+        bodies = [json.loads(r) if isinstance(r, (bytes, str)) else r for r in server.requests]
+        assert len(bodies) <= 100 + 8                                  # 50 episodes sampled, 50 greedy; some were under way when the budget ended
+        assert {b["temperature"] for b in bodies} == {0.0, 1.0} and {b["max_tokens"] for b in bodies} == {30}
+        rows = {r["name"]: r for r in json.loads((tmp_path/"panel"/"results.json").read_text())["rows"]}
+        assert set(rows) == {"random", "oracle", "model"} and rows["model"]["low"] <= rows["model"]["success"] <= rows["model"]["high"] and "greedy_success" in rows["model"]
+        before = len(server.requests)
+        rl4vlm(*how, "--ask.max_requests", 1000, "--resume", OPENAI_API_KEY=SECRET)
+        assert len(server.requests) == before and "model" in done.stdout
+        assert SECRET not in "".join(p.read_text(errors="replace") for p in (tmp_path/"panel").rglob("*") if p.is_file())
+
+
+def test_what_a_server_cannot_be_asked_is_refused(rl4vlm, tmp_path):
+    done = rl4vlm("eval", "--model", "openai:big", "--out", "x", code=2)
+    assert "give openai:MODEL@URL" in done.stderr and not (tmp_path/"x").exists()
+    done = rl4vlm("eval", "--model", "openai:big@http://127.0.0.1:9/v1", "--sampling.top_k", 5, "--baselines", "false", "--out", "y", code=2)
+    assert "are not known to every server" in done.stderr

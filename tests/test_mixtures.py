@@ -125,3 +125,14 @@ def test_the_command_line_takes_tasks(rl4vlm, tmp_path):
     out = rl4vlm("collect", "--tasks", TEXT, "--episodes", 6, "--out", "data").stdout
     assert TEXT in out
     assert "is no mixture of tasks" in rl4vlm("collect", "--tasks", "NumberLine:x", "--out", "other", code=2).stderr
+
+
+def test_results_and_report_have_rows_and_curves_for_each_task(tmp_path):
+    from rl4vlm.config import EvalConfig
+    from rl4vlm.evaluate import evaluate_all
+    from rl4vlm.report import _columns
+    rows = evaluate_all(EvalConfig(task=TEXT, task_options=dict(Sokoban=dict(per_turn=1)), out=str(tmp_path), panel="val-50"), {})
+    assert [(r["task"], r["name"], r["episodes"]) for r in rows] == [(t, n, 50) for t in ("NumberLine", "Sokoban") for n in ("random", "oracle")]
+    assert "env_steps" not in rows[2] and [r["success"] for r in rows if r["name"] == "oracle"] == [1.0, 1.0]
+    assert (tmp_path/"results.md").read_text().count("| Sokoban |") == 2 and json.loads((tmp_path/"results.json").read_text())["task"] == "NumberLine, Sokoban"
+    assert {"NumberLine: success", "Sokoban: val_success"} <= set(_columns([dict(step=1, tasks=dict(NumberLine=dict(success=0.5)), val_tasks=dict(Sokoban=1.0))]))

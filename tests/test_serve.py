@@ -48,3 +48,16 @@ def test_it_labels_episodes(served, rl4vlm, tmp_path):
     assert sum(c is None for c in rows["cause"]) > len(rows) / 2 and set(rows["actor"]) == {f"openai:{model}"}
     counts = rl4vlm("preprocess", "--data", "server/data/episodes", "--out", "server", "--validation_share", 0).stdout
     assert "rows to train on" in counts
+
+
+@pytest.mark.slow
+def test_it_plays_a_panel_beside_the_same_model_here(served, rl4vlm, tmp_path):
+    "One table with both; greedy, they are the same player."
+    import json
+    model, url = served
+    rl4vlm("eval", "--compare", model, f"openai:{model}@{url}", "--panel", "val-50", "--task_options.max_turns", 1, "--sampling.max_new_tokens", 60, "--baselines", "false", "--out", "both")
+    results = json.loads((tmp_path/"both"/"results.json").read_text())
+    here, there = results["rows"]
+    assert there["name"].startswith("openai:") and here["greedy_success"] == there["greedy_success"] and 0 < here["greedy_success"]
+    [greedy] = [c for c in results["comparisons"] if c["play"] == "greedy"]
+    assert (greedy["only_a"], greedy["only_b"], greedy["episodes"]) == (0, 0, 50)
