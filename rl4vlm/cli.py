@@ -10,16 +10,18 @@ __all__ = ['ESTIMATED', 'IMPORTED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIE
 
 # %% ../nbs/56_cli.ipynb #b5daced7
 import errno, importlib, importlib.resources, json, logging, os, re, shlex, shutil, sys, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 from .config import AlfworldConfig, CollectConfig, DoctorConfig, EngineCommandConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
 from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
-def _claim(config):
+def _claim(config)->Any:
     "Check what can be checked at once, then make the run folder: a mistyped name leaves no folder behind."
     from rl4vlm.commands import check_names
     check_names(config)
@@ -28,11 +30,11 @@ def _claim(config):
         check_learnable(config.model, config)
     return claim_run_folder(config.out, asdict(config), getattr(config, "resume", False), config.overwrite)
 
-def cmd_quickstart(config:PipelineConfig):
+def cmd_quickstart(config:PipelineConfig)->None:
     "Train and measure a tiny agent in front of you: `pipeline` with a recipe that fits a laptop."
     cmd_pipeline(config)
 
-def cmd_pipeline(config:PipelineConfig):
+def cmd_pipeline(config:PipelineConfig)->None:
     "Run all stages: base model, collect, preprocess, sft, ppo, eval, report."
     import time
     tell(f"{config.model} learns {config.task} in {config.out}")
@@ -45,7 +47,7 @@ def cmd_pipeline(config:PipelineConfig):
     tell(f"report: {RunFolder(config.out).report}")
 
 # %% ../nbs/56_cli.ipynb #b4a19484
-def cmd_collect(config:CollectConfig):
+def cmd_collect(config:CollectConfig)->None:
     "Play a task with a teacher and keep the turns."
     from rl4vlm.commands import run_collect
     from rl4vlm.progress import Screen
@@ -54,7 +56,7 @@ def cmd_collect(config:CollectConfig):
         _claim(config)
         screen.say(run_collect(config, screen))
 
-def cmd_preprocess(config:PreprocessConfig):
+def cmd_preprocess(config:PreprocessConfig)->None:
     "Turn stored turns, LLaVA JSON or chat messages into conversations for fine-tuning."
     tell(f"preprocess  {config.data}")
     from rl4vlm.preprocess import preprocess, told
@@ -62,7 +64,7 @@ def cmd_preprocess(config:PreprocessConfig):
     tell(told(preprocess(config)))
 
 # %% ../nbs/56_cli.ipynb #ee78d2b6
-def cmd_sft(config:SFTConfig):
+def cmd_sft(config:SFTConfig)->None:
     "Fine-tune a model on conversations."
     from rl4vlm.commands import check_for_model, run_sft, sft_rows
     from rl4vlm.progress import Screen
@@ -76,7 +78,7 @@ def cmd_sft(config:SFTConfig):
         _claim(config)
         screen.say(run_sft(config, rows, screen))
 
-def cmd_ppo(config:PPOConfig):
+def cmd_ppo(config:PPOConfig)->None:
     "Improve a model on a task by proximal policy optimisation."
     from rl4vlm.commands import run_ppo
     from rl4vlm.progress import Screen
@@ -87,7 +89,7 @@ def cmd_ppo(config:PPOConfig):
     tell(f"best on {config.run.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, after update {best['update']}; checkpoint {RunFolder(config.out).best}")
     tell(f"next: rl4vlm eval {_again(config)} --model {RunFolder(config.out).best}   or   rl4vlm report {config.out}")
 
-def cmd_trl_rloo(config:TRLConfig):
+def cmd_trl_rloo(config:TRLConfig)->None:
     "Improve a model on a task of one turn by TRL's RLOOTrainer."
     from rl4vlm.progress import Screen
     with Screen() as screen:
@@ -107,7 +109,7 @@ def _again(config)->str:
 # %% ../nbs/56_cli.ipynb #7dc6c90e
 ESTIMATED = ("sft", "ppo")   # the commands that take --dry-run
 
-def dry_run(config):
+def dry_run(config)->None:
     "Print an estimate of the memory and the time that a run with this `config` takes."
     tell(f"a dry run of {config.model}, from shapes alone")
     from rl4vlm.distributed import launched, share_of
@@ -118,7 +120,7 @@ def dry_run(config):
     tell(describe(config, Task.from_config(config), launched() if launched() > 1 else 8))
 
 # %% ../nbs/56_cli.ipynb #c53ceec4
-def cmd_eval(config:EvalConfig):
+def cmd_eval(config:EvalConfig)->int:
     "Play a panel with a model, or compare two, beside the baselines; print the table."
     from rl4vlm.progress import Screen
     names = {name: name for name in config.compare} or ({"model": config.model} if config.model else {})
@@ -140,7 +142,7 @@ def _checkpoint(config, name:str, screen)->str:
     if name.startswith("openai:"): return name
     return resolve_model(name, make_task(config.tasks[0] if config.tasks and config.tasks != ["all"] else config.task, **config.task_options), partial(screen.tell, name="tiny base model"))
 
-def cmd_report(config:ReportConfig):
+def cmd_report(config:ReportConfig)->None:
     "Write a page about one or several runs, or serve it while they go on."
     tell(f"report  {', '.join(config.runs)}")
     from rl4vlm.report import serve_report, write_report
@@ -148,25 +150,25 @@ def cmd_report(config:ReportConfig):
     if config.serve: Heartbeat.quiet = True; serve_report(config.runs, config.port)
     else: tell(write_report(config.runs, config.out or None))
 
-def cmd_tasks(config:TasksConfig):
+def cmd_tasks(config:TasksConfig)->None:
     "List the tasks: actions, random and oracle success."
     from rl4vlm.task_list import describe_tasks
     describe_tasks(config)
 
 # %% ../nbs/56_cli.ipynb #e2dcf61d
-def cmd_merge(config:MergeConfig):
+def cmd_merge(config:MergeConfig)->None:
     "Merge an adapter into its base and write a plain checkpoint folder."
     tell(f"merge  {config.model}")
     from rl4vlm.merge import merge_adapter
     set_status("merging")
     tell(merge_adapter(config.model, config.out, config.dtype))
 
-def cmd_engine(config:EngineCommandConfig):
+def cmd_engine(config:EngineCommandConfig)->None:
     "Make an environment with vLLM, or print what starts a server: engine install, engine command --model MODEL."
     if config.do == "install": _install(config)
     else: tell(_server_line(config))
 
-def _install(config:EngineCommandConfig):
+def _install(config:EngineCommandConfig)->None:
     tell("engine install  an environment with vLLM, which takes minutes")
     from rl4vlm.vllm_server import install_engine
     tell(f"{install_engine(config.platform, config.out, config.overwrite)} starts servers; now give --engine vllm")
@@ -179,7 +181,7 @@ def _server_line(config:EngineCommandConfig)->str:
     vision = config.lora.parts != "language"
     return server_line(config.model, config.engine, config.port, length, cache_dir()/"engine", config.lora.r, vision, config.platform)
 
-def cmd_alfworld(config:AlfworldConfig):
+def cmd_alfworld(config:AlfworldConfig)->None:
     "Make a folder of ALFWorld games: alfworld generate OUT."
     tell(f"alfworld  {config.n} games")
     from rl4vlm.envs.alfworld_games import generate_games
@@ -199,7 +201,7 @@ def _examine(model:str)->int:
     set_status("clauses of the contract")
     return run_contract(resolve_model(model), tell)
 
-def cmd_doctor(config:DoctorConfig):
+def cmd_doctor(config:DoctorConfig)->int:
     "Say what works on this machine, what is missing, and how to get it; or whether a model can be trained."
     if config.model: return _examine(config.model)
     tell("doctor  every package is imported and a tiny model answers, which takes some seconds")
@@ -219,7 +221,7 @@ def overview()->str:
     return "usage: rl4vlm COMMAND [--config FILE.yaml] [--import MODULE] [options]\n\n" + "\n".join(lines) + "\n\n`rl4vlm COMMAND --help` explains every option; `--print_config` prints them all as YAML."
 
 # %% ../nbs/56_cli.ipynb #945e74a3
-def build_parser(command:str):
+def build_parser(command:str)->Any:
     "The parser of one command."
     from jsonargparse import ArgumentParser, set_parsing_settings
     set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])   # an option such as --lora.r is one of the command's own
@@ -232,7 +234,7 @@ def build_parser(command:str):
     parser.add_class_arguments(config)
     return parser
 
-def read_options(command:str, arguments:list):
+def read_options(command:str, arguments:list)->Any:
     "The configuration of a command from its `arguments`, or `UsageError` in one line."
     import argparse, yaml
     parser, config = build_parser(command), COMMANDS[command][1]
@@ -253,7 +255,7 @@ def read_options(command:str, arguments:list):
     _check_texts(asdict(made))
     return made
 
-def _check_file(path:str):
+def _check_file(path:str)->None:
     "Refuse a file of options that is no YAML mapping, before anybody walks through it."
     import yaml
     try: options = yaml.safe_load(read_text(path))
@@ -263,7 +265,7 @@ def _check_file(path:str):
     try: _check_texts(options or {})
     except RecursionError: raise UsageError(f"--config {path}: the options contain themselves") from None
 
-def _check_texts(value, name:str=""):
+def _check_texts(value, name:str="")->None:
     "Refuse text in an option that no file name and no file can hold."
     if isinstance(value, dict):
         for k, v in value.items(): _check_texts(v, f"{name}.{k}" if name else str(k))
@@ -304,7 +306,7 @@ def _words(arguments:list, *names)->list:
     if count > len(names): raise UsageError(f"too many words: {' '.join(arguments[:count])}; wanted {' '.join(n.upper() for n in names)}")
     return [f"--{name}={word}" for name, word in zip(names, arguments[:count])] + arguments[count:]
 
-def _flags(config, prefix:str="--"):
+def _flags(config, prefix:str="--")->Iterator[tuple]:
     "Each option of a class as it is typed, and its type."
     for f in fields(config):
         if is_part(f.type): yield from _flags(f.type, f"{prefix}{f.name}.")
@@ -344,7 +346,7 @@ def _nearest(wrong:str, names:list)->str:
     full = {n: n for n in names} if "." in wrong else {s: n for s, n in short.items() if n in names}
     return re.sub(r"'(.+)'", lambda found: f"'{full[found[1]]}'", did_you_mean(wrong, full))
 
-def import_modules(arguments:list):
+def import_modules(arguments:list)->None:
     "Import the modules and files named by `--import`, so that their tasks are registered."
     sys.path.insert(0, os.getcwd())
     IMPORTED[:] = named = [b for a, b in zip(arguments, arguments[1:]) if a == "--import"] + [a.removeprefix("--import=") for a in arguments if a.startswith("--import=")]
@@ -404,7 +406,7 @@ QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", H
 NO_NEWS = {"DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}   # what libraries say on a laptop when they are imported
 
 @contextmanager
-def leaves_nothing(out:str):
+def leaves_nothing(out:str)->Iterator[None]:
     "If a command fails before it has done anything, the folder `out` that it made goes too."
     folder = Path(out) if out and "\0" not in out and not int(os.environ.get("RANK", "0")) else None
     new = [p for p in (folder, *folder.parents) if not os.path.exists(p)] if folder else []
@@ -428,7 +430,7 @@ def failure(error, command:str)->int:
     if not trouble: raise error
     say(f"error: {trouble}"); return 1
 
-def _safe_output():
+def _safe_output()->None:
     "What others wrote is shown, not obeyed, in warnings and tracebacks too; what a terminal cannot show becomes a question mark."
     import traceback
     for stream in (sys.stdout, sys.stderr):

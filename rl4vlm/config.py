@@ -53,7 +53,7 @@ class CollectConfig(Options):
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Who samples the answers of local:MODEL."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         for name in ("episodes", "per_seed", "shard_episodes"): check_range(self, name, low=1)
         check_range(self, "error_rate", 0, 1)
         kinds = {actor_parts(name)[0] for name in (self.actor, self.label or "oracle")}
@@ -87,7 +87,7 @@ class FilterConfig(Options):
     balance: bool = False
     """Keep every action equally often."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "top_k", low=0)
         check_range(self, "min_judge", 0, 10)
         if self.judge and actor_parts(self.judge)[0] in ("oracle", "random"):
@@ -112,7 +112,7 @@ class PreprocessConfig(Options):
     filter: FilterConfig = field(default_factory=FilterConfig)
     """Which turns are kept."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "validation_share", 0, 0.9)
         check_choice(self, "export", ("", "llava", "messages"))
 
@@ -128,7 +128,7 @@ class SFTRowsConfig(RowsConfig):
     group: str = ""
     """Rows in a batch are of one kind: modality (with images or without), length (and similar length); empty: any."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_choice(self, "group", ("", "modality", "length"))
 
@@ -144,7 +144,7 @@ class SFTOptimConfig(OptimConfig):
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         for name in ("batch_size", "accumulate"): check_range(self, name, low=1)
         check_range(self, "warmup", 0, 1)
@@ -161,7 +161,7 @@ class SFTRunConfig(RunConfig):
     max_new_tokens: int = 64
     """Limit of an answer's length in tokens when success is measured."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         for name in ("eval_every", "max_new_tokens"): check_range(self, name, low=1)
         check_choice(self, "best", ("", "loss", "success"))
@@ -203,7 +203,7 @@ class SFTConfig(Options):
     run: SFTRunConfig = field(default_factory=SFTRunConfig)
     """What is kept of the run."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "steps", low=1)
         check_trainable(self)
 
@@ -214,7 +214,7 @@ class PPORolloutConfig(RolloutConfig):
     steps: int = 8
     """Turns played in each environment between updates; without a critic each plays one whole episode instead."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "steps", low=1)
 
@@ -226,7 +226,7 @@ class PPOSamplingConfig(SamplingConfig):
     static_cache: bool = False
     """Compile the steps of sampling for a key-value cache of fixed size, on a GPU as CUDA graphs: slow to start."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         if self.temperature_range and self.temperature_range <= 1:
             raise UsageError(f"temperature_range={self.temperature_range} of {type(self).__name__} must be above 1 "
@@ -256,7 +256,7 @@ class AdvantageConfig(Options):
     normalize: str = "auto"
     """Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (no for groups)."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_choice(self, "estimator", ADVANTAGES)
         check_choice(self, "normalize", ("auto", "yes", "no"))
         check_range(self, "step_weight", low=0)
@@ -294,7 +294,7 @@ class LossConfig(Options):
     mismatch_mode: str = "auto"
     """token_truncate, token_mask, sequence_truncate or sequence_mask; auto: truncate, per token or turn as loss.ratio says."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "clip", above=0, high=1)
         check_range(self, "thought_weight", 0, 1)
         for name in ("value_coef", "value_clip", "entropy_coef", "mismatch_clip_max", "mismatch_clip_min"): check_range(self, name, low=0)
@@ -317,7 +317,7 @@ class PPOKLConfig(KLConfig):
     max: float = 0.05
     """An update stops when the approximate KL divergence per token from its own start passes this; 0 never stops."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "max", low=0)
         check_choice(self, "kind", ("k1", "k2", "k3"))
@@ -344,7 +344,7 @@ class PPOOptimConfig(OptimConfig):
     microbatches: int = 1
     """Parts into which a minibatch is split to save memory, shared by the processes; the result is the same."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         for name in ("epochs", "minibatch", "microbatches"): check_range(self, name, low=1)
         check_range(self, "value_lr", above=0)
@@ -364,7 +364,7 @@ class PPORunConfig(RunConfig):
     signals: bool = True
     """Measure at each validation how much of the gradient is signal and how much of the thoughts depends on the prompt."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "eval_every", low=1)
 
@@ -411,7 +411,7 @@ class PPOConfig(Options):
     run: PPORunConfig = field(default_factory=PPORunConfig)
     """What is kept of the run."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "updates", low=1)
         check_trainable(self)
         a = self.advantage
@@ -431,7 +431,7 @@ class TRLOptimConfig(OptimConfig):
     microbatches: int = 1
     """Parts into which a step is split to save memory; divides prompts times group_size."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "microbatches", low=1)
 
@@ -477,7 +477,7 @@ class TRLConfig(Options):
     run: RunConfig = field(default_factory=lambda: RunConfig(save_every=20))
     """What is kept of the run."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         for name in ("steps", "prompts"): check_range(self, name, low=1)
         check_range(self, "group_size", low=2)
         check_trainable(self)
@@ -499,7 +499,7 @@ class EvalSamplingConfig(SamplingConfig):
     top_p: float = 1.0
     """Draw each token from the likeliest that together have this probability; 1 draws from all, as training does."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         super().__post_init__()
         check_range(self, "top_k", low=0)
         check_range(self, "top_p", above=0, high=1)
@@ -542,7 +542,7 @@ class EvalConfig(Options):
     ask: RequestConfig = field(default_factory=RequestConfig)
     """How the server of a model openai:MODEL@URL is asked."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         if len(self.compare) not in (0, 2) or len(set(self.compare)) != len(self.compare):
             raise UsageError(f"compare takes two different models, got {self.compare}")
 
@@ -590,7 +590,7 @@ class ReportConfig(Options):
     port: int = 8642
     """Port of that address; 0 takes a free one."""
 
-    def __post_init__(self): check_range(self, "port", low=0, high=65535)
+    def __post_init__(self)->None: check_range(self, "port", low=0, high=65535)
 
 # %% ../nbs/02_config.ipynb #111d480b
 @dataclass
@@ -607,7 +607,7 @@ class TasksConfig(Options):
     out: str = ""
     """Where a sheet with an image of each task goes (a .png file)."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         check_range(self, "episodes", low=0)
         if self.out and not self.out.lower().endswith(".png"):
             raise UsageError(f"out={self.out!r} of TasksConfig must be the name of a .png file")
@@ -623,7 +623,7 @@ class MergeConfig(Options):
     dtype: str = "auto"
     """Precision of the result: auto (that of the base), float32, bfloat16 or float16."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         if not self.model or not self.out: raise UsageError("merge needs --model ADAPTER_FOLDER and --out NEW_FOLDER")
 
 # %% ../nbs/02_config.ipynb #14ec43a7
@@ -647,7 +647,7 @@ class EngineCommandConfig(Options):
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(kind="vllm"))
     """The server's command, options and environment."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         if self.do not in ("install", "command") or (self.do == "command") != bool(self.model):
             raise UsageError("engine needs what to do: rl4vlm engine install, or rl4vlm engine command --model MODEL")
         check_choice(self, "platform", ("auto", "cpu", "gpu"))
@@ -670,7 +670,7 @@ class AlfworldConfig(Options):
     places: int = 10
     """How many places a room has, 4 to 22."""
 
-    def __post_init__(self):
+    def __post_init__(self)->None:
         if self.do != "generate" or not self.out:
             raise UsageError("alfworld needs what to do and where: rl4vlm alfworld generate OUT [--n 60]")
         check_range(self, "n", low=1)

@@ -10,6 +10,7 @@ __all__ = ['EXACT', 'ROUNDED', 'CLAUSES', 'OPTIONAL', 'QUICK', 'Subject', 'proce
 
 # %% ../nbs/26_contract.ipynb #43b70934
 import tempfile, warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -288,7 +289,7 @@ def examine(
     clauses=CLAUSES,       # names of those to try
     policy=None,           # loaded from it already
     **options,             # for `load_vlm`
-): # yields a `Verdict` for each clause
+)->Iterator[Verdict]: # yields a `Verdict` for each clause
     "Hold a checkpoint, loaded with these `options`, to the contract."
     subject = Subject(folder, policy, **options)
     for name in clauses:
@@ -311,7 +312,7 @@ QUICK = ("processor", "rescored", "own forward", "padding", "batch", "forbidden"
 def check_contract(
     policy:VLMPolicy,
     name:str,           # of its checkpoint, for the message
-):
+)->None:
     "Raise `UsageError` if the quick clauses do not hold for a family that no test holds to them."
     family = policy.config.model_type
     if family in FAST or family in FAMILIES: return

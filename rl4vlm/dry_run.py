@@ -9,9 +9,11 @@ __all__ = ['DEVICES', 'USED', 'LAYER_START', 'HEADS', 'known_models', 'shapes_of
 
 # %% ../nbs/52_dry_run.ipynb #78fc5b9f
 import json, math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 import torch
 from .config import LoRAConfig
 from .core import UsageError
@@ -45,7 +47,7 @@ def on_paper(
     lora:LoRAConfig=None,   # add a fresh adapter (if `lora.r` > 0)
     parts:str="language",   # which parts learn when there is no adapter
     dtype:torch.dtype=torch.bfloat16,
-):
+)->Any:
     "The model without numbers: every parameter has its shape and no content (in a `dtype`)."
     from transformers import AutoModelForImageTextToText
     with torch.device("meta"):
@@ -58,15 +60,15 @@ def on_paper(
 class _Fused(torch.autograd.Function):
     "Attention as far as memory goes: keeps what a fused kernel keeps."
     @staticmethod
-    def forward(ctx, query, key, value):
+    def forward(ctx, query, key, value)->torch.Tensor:
         out = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, out)
         return out
     @staticmethod
-    def backward(ctx, grad): return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+    def backward(ctx, grad)->tuple: return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 @contextmanager
-def _fused_attention():
+def _fused_attention()->Iterator[None]:
     real = torch.nn.functional.scaled_dot_product_attention
     torch.nn.functional.scaled_dot_product_attention = lambda query, key, value, *args, **kwargs: _Fused.apply(query, key, value)
     try: yield
@@ -74,7 +76,7 @@ def _fused_attention():
 
 # %% ../nbs/52_dry_run.ipynb #c4562b0a
 @contextmanager
-def kept_bytes(model):
+def kept_bytes(model)->Iterator[list]:
     "Inside, counts the bytes that autograd keeps, parameters of `model` left out; the list has the sum afterwards."
     parameters, storages, held, result = {p.untyped_storage()._cdata for p in model.parameters()}, {}, [], []
     def note(x):
@@ -83,7 +85,7 @@ def kept_bytes(model):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): yield result
     result.append(sum(storages.values()))
 
-def language_model(model):
+def language_model(model)->Any:
     "The part of `model` that reads and writes words."
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
 

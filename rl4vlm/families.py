@@ -11,6 +11,7 @@ __all__ = ['FAMILIES', 'PROCESSORS', 'CHAT_TOKENS', 'NAMED_TOKENS', 'ORDINARY', 
 # %% ../nbs/24_families.ipynb #af9d1ec1
 import copy, importlib, inspect, re
 from pathlib import Path
+from typing import Any
 from .core import UsageError, did_you_mean
 from .models import image_ids, image_token, why_not
 
@@ -28,13 +29,13 @@ PROCESSORS = dict(   # not in the table of transformers
     glm_ocr="Glm46VProcessor", glmga="Glm46VProcessor", cosmos3_omni="Qwen3VLProcessor", fast_vlm="LlavaProcessor",
     qwen2_5_omni_thinker="Qwen2_5OmniProcessor", qwen3_omni_moe_thinker="Qwen3OmniMoeProcessor")
 
-def _class(table:dict, model_type:str, other:str):
+def _class(table:dict, model_type:str, other:str)->Any:
     "The class that a table of transformers names, or another."
     import transformers
     found = table.get(model_type) or other
     return getattr(transformers, found if isinstance(found, str) else found.get("torchvision") or found["pil"])
 
-def processor_class(model_type:str):
+def processor_class(model_type:str)->Any:
     "The class of the processor of a family (its `model_type`)."
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     return _class({**PROCESSORS, **PROCESSOR_MAPPING_NAMES}, model_type, "ProcessorMixin")
@@ -75,7 +76,7 @@ TILE_TOKENS = [f"<row_{r}_col_{c}>" for r in range(1, 3) for c in range(1, 3)]  
 def named_tokenizer(
     letters,           # a tokenizer of the `tokenizers` library that has all special tokens
     names:dict,        # from `special_tokens`
-):
+)->Any:
     "A tokenizer for a family, which finds its special tokens by `names`."
     from transformers import PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(
@@ -86,7 +87,7 @@ def every_token(names:dict)->list:
     "All special tokens of a family, from its `names`."
     return list(dict.fromkeys([*CHAT_TOKENS, *names.values(), *TILE_TOKENS]))
 
-def byte_tokenizer(names:dict=NAMED_TOKENS):
+def byte_tokenizer(names:dict=NAMED_TOKENS)->Any:
     "A tokenizer of single bytes that knows the special tokens of a family, by their `names`."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     special, letters = every_token(names), sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -246,7 +247,7 @@ OWN:dict = dict(   # values that depend on each other in a way that names do not
 # %% ../nbs/24_families.ipynb #306b7a91
 IDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")   # which a text part has
 
-def small_config(model_type:str, tokenizer):
+def small_config(model_type:str, tokenizer)->Any:
     "The configuration of a family (its `model_type`), small, for this tokenizer."
     from transformers import CONFIG_MAPPING
     default, own = CONFIG_MAPPING[model_type](), OWN.get(model_type, {})
@@ -323,7 +324,7 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
-def small_processor(model_type:str, config, tokenizer):
+def small_processor(model_type:str, config, tokenizer)->Any:
     "The processor of a family (its `model_type`) for a small `config`, with a chat template and this `tokenizer`."
     from transformers.models.auto import feature_extraction_auto, image_processing_auto, video_processing_auto
     kind, own, given = processor_class(model_type), OWN.get(model_type, {}), processor_values(config)
@@ -401,7 +402,7 @@ def build_family(
     processor.save_pretrained(folder)
     return Path(folder)
 
-def _wake(model):
+def _wake(model)->None:
     "Give every weight of zeros some noise, biases excepted; a gate of one number gets more."
     import torch
     with torch.no_grad():

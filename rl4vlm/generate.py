@@ -66,7 +66,7 @@ def check_cache(
     prompts:list,         # of `EncodedPrompt`
     max_new_tokens:int,
     free:int|None=None,   # bytes; measured on a GPU, unlimited elsewhere
-):
+)->None:
     "Raise `UsageError` if the KV cache of these rows would not fit (with `max_new_tokens`)."
     free = _free_bytes(policy) if free is None else free
     if free is None: return
@@ -154,7 +154,7 @@ def generate(
     return _responses(policy, sampled, temperatures.tolist(), values.tolist(), token_values)
 
 # %% ../nbs/22_generate.ipynb #d1a0b009
-def check_sampling(temperature:float, top_k:int, top_p:float):
+def check_sampling(temperature:float, top_k:int, top_p:float)->None:
     "Raise `UsageError` where `temperature`, `top_k` or `top_p` describe no distribution."
     if temperature <= 0:
         raise UsageError(f"temperature must be above 0, got {temperature}; for the most likely answer give no seeds")
@@ -211,15 +211,15 @@ class Engine:
     def sync(self,
         policy:VLMPolicy,
         version:int,     # from now on
-    ):
+    )->None:
         "Answer with the weights that `policy` has now."
         self.version = version
 
-    def follow(self, version:int):
+    def follow(self, version:int)->None:
         "Another process has had the weights loaded that are called `version`."
         self.version = version
 
-    def close(self): "End what was begun for it."
+    def close(self)->None: "End what was begun for it."
 
 class Sampler(Engine):
     "The policy itself, in this process."

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 import numpy as np, torch
 from PIL import Image
@@ -75,14 +76,14 @@ def part_of(
     if any(w in MERGER_NAMES for w in words): return "merger"
     return "vision" if any(w in VISION_NAMES for w in words) else "language"
 
-def output_layer(model):
+def output_layer(model)->torch.nn.Module:
     "What makes logits of states; it may belong to the language model inside a class."
     return model.get_output_embeddings() or getattr(model, "language_model", model).get_output_embeddings()
 
 def check_parts(
     model,      # without adapters
     name:str,   # of the checkpoint, for the message
-):
+)->None:
     "Raise `UsageError` unless the names agree with what the model itself calls its language model."
     inside = (model.get_decoder(), model.get_input_embeddings(), output_layer(model))
     language = {id(p) for module in inside if module is not None for p in module.parameters()}
@@ -98,7 +99,7 @@ def _never_read(config)->re.Pattern:
     first = config.vision_feature_layer % (depth + 1) if isinstance(config.vision_feature_layer, int) else depth
     return re.compile(rf"vision_tower\.(.*\.)?(post_layernorm|{'|'.join(rf'layers.{i}' for i in range(first, depth)) or '(?!)'})\.")
 
-def _learning(model, parts:str):
+def _learning(model, parts:str)->Callable[[str], bool]:
     "A function of a name: is it of the named parts, and of any use?"
     if parts not in PARTS: raise UsageError(f"parts={parts!r} must be one of {', '.join(PARTS)}")
     chosen, idle = dict(language={"language"}, all={"language", "merger", "vision"}).get(parts, {"language", "merger"}), _never_read(model.config)
@@ -107,7 +108,7 @@ def _learning(model, parts:str):
 def train_parts(
     model,       # a vision-language model, without adapters
     parts:str,   # one of `PARTS`
-):
+)->None:
     "Let the parameters of the named parts learn and freeze the others."
     learn = _learning(model, parts)
     for name, parameter in model.named_parameters(): parameter.requires_grad_(learn(name))
@@ -118,7 +119,7 @@ def lora_targets(model, parts:str)->list:
     learn, head = _learning(model, parts), output_layer(model)
     return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and learn(n)]
 
-def add_lora(model, config:LoRAConfig):
+def add_lora(model, config:LoRAConfig)->Any:
     "Wrap the model with a fresh LoRA adapter on the chosen parts."
     from peft import LoraConfig, get_peft_model
     return get_peft_model(model, LoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout,
@@ -183,7 +184,7 @@ def check_processor(
     config,       # of the model
     processor,    # loaded beside it
     name:str,     # of the checkpoint, for the message
-):
+)->None:
     "Raise `UsageError` if the processor cannot serve this model."
     def wrong(what): raise UsageError(f"the processor of '{name}' does not fit its model: {what}")
     if not hasattr(processor, "image_processor"): wrong("it has no image processor, so images cannot be read (preprocessor_config.json is missing)")
@@ -198,7 +199,7 @@ def check_processor(
     for here, there, what in _sizes(getattr(config, "vision_config", None), config, images, processor):
         if here != there: wrong(f"{what} is {here} in the processor and {there} in the model")
 
-def _check_template(processor, wrong):
+def _check_template(processor, wrong)->None:
     "Call `wrong` unless a template makes a prompt with one image and a word; one of the tokenizer alone is enough."
     if not processor.chat_template: processor.chat_template = processor.tokenizer.chat_template
     if not processor.chat_template: wrong("it has no chat template (chat_template.jinja is missing)")
@@ -209,7 +210,7 @@ def _check_template(processor, wrong):
     except Exception as e: wrong(f"it reads no text without an image ({' '.join(str(e).split())[:120]})")
     if text.count(image_token(processor)) != 1 or "Which?" not in text: wrong(f"its chat template makes {text!r} of an image and a word, without one image token {image_token(processor)!r} and the word")
 
-def _sizes(vision, config, images, processor):
+def _sizes(vision, config, images, processor)->list:
     "Pairs that must agree: (the processor's, the model's, what it is)."
     if hasattr(vision, "spatial_merge_size") and hasattr(images, "patch_size") and hasattr(images, "merge_size"):
         return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
@@ -220,7 +221,7 @@ def _sizes(vision, config, images, processor):
             (grids, [g for g in grids if g in map(list, config.image_grid_pinpoints)], "image_grid_pinpoints")]
 
 # %% ../nbs/20_models.ipynb #cdfbd983
-def limit_pixels(processor, max_pixels:int):
+def limit_pixels(processor, max_pixels:int)->None:
     "Let no image be resized to more than `max_pixels` (of a `processor`)."
     images = processor.image_processor
     if hasattr(images, "image_grid_pinpoints"):
@@ -239,14 +240,14 @@ def limit_pixels(processor, max_pixels:int):
 SMALL = 30_000_000                    # parameters
 _all, _ours = torch.get_num_threads(), set()   # threads that torch has by itself, and those that were set here
 
-def use_threads(model, device:torch.device):
+def use_threads(model, device:torch.device)->None:
     "As many threads as suit the size of `model` on this `device`, unless somebody has said how many."
     if device.type != "cpu" or os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads() not in {_all, *_ours}: return
     wanted = 1 if sum(p.numel() for p in model.parameters()) < SMALL else _all
     _ours.add(wanted); torch.set_num_threads(wanted)
 
 # %% ../nbs/20_models.ipynb #bc90b264
-def refuse_own_code(name:str):
+def refuse_own_code(name:str)->None:
     "Raise `UsageError` if a folder (of this `name`) holds a model, processor or tokenizer that is loaded by code of its own."
     for file in ("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer_config.json"):
         if (path := Path(name)/file).is_file() and "auto_map" in read_json(path):
@@ -255,7 +256,7 @@ def refuse_own_code(name:str):
 def _image_token_id(config)->int|None: # Molmo's has a name of its own
     return next((i for n in ("image_token_id", "image_patch_id") if (i := getattr(config, n, None)) is not None), None)
 
-def load_config(name:str):
+def load_config(name:str)->Any:
     "The configuration of a folder or of a model on the hub (by its `name`); code of its own is refused."
     from transformers import AutoConfig
     refuse_own_code(name)
@@ -270,12 +271,12 @@ def need_all(
     where,       # a folder or a name, for the message
     missing,     # tensors that the model has and the file has not
     unexpected,  # and the other way round
-):
+)->None:
     "Raise `UsageError`, naming some, unless a file held all tensors and no others."
     said = [f"{len(names)} tensors {what}, such as {', '.join(sorted(names)[:2])}" for what, names in (("are missing", missing), ("have no place in the model", unexpected)) if names]
     if said: raise UsageError(f"the weights of '{where}' do not fit: {'; '.join(said)}. The file is not whole, or was written for another model or another layout of it")
 
-def check_weights(tensors:dict):
+def check_weights(tensors:dict)->None:
     "Raise `InvariantError` if any of the `tensors` holds a number that is not finite."
     broken = [n for n, t in tensors.items() if torch.is_floating_point(t) and not bool(torch.isfinite(t).all())]
     if broken: raise InvariantError(f"the weights are broken: {len(broken)} of {len(tensors)} tensors hold numbers that are not finite, such as {broken[0]}; they are not written. Lower the learning rate")
@@ -289,7 +290,7 @@ def _new_name(model, name:str)->str:
         for old, new in OLD_NAMES: name = re.sub(old, new, name)
     return name
 
-def fill_adapter(model, folder):
+def fill_adapter(model, folder)->None:
     "Put the adapter in `folder` into a `model` that has its places."
     from peft import set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
@@ -300,7 +301,7 @@ def fill_adapter(model, folder):
     places = {n for n in model.state_dict() if ".default" in n}
     need_all(folder, places & {*result.missing_keys}, result.unexpected_keys)
 
-def fill_model(model, folder):
+def fill_model(model, folder)->None:
     "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind in `folder`."
     if hasattr(model, "peft_config"): return fill_adapter(model, folder)
     try: saved, report = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False, output_loading_info=True)
@@ -308,7 +309,7 @@ def fill_model(model, folder):
     need_all(folder, report["missing_keys"], report["unexpected_keys"])
     model.load_state_dict(saved.state_dict())
 
-def _load_adapter(model, folder:str):
+def _load_adapter(model, folder:str)->Any:
     "A base `model` with the adapter in `folder`, which goes on learning."
     from peft import PeftConfig, PeftModel
     config = PeftConfig.from_pretrained(folder)
@@ -360,14 +361,14 @@ def load_vlm(
     return model.eval(), processor
 
 # %% ../nbs/20_models.ipynb #dcc0a0bb
-def _load_processor(name:str):
+def _load_processor(name:str)->Any:
     from transformers import AutoProcessor, dynamic_module_utils
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0   # a part of a processor to which the option is not passed on asks nobody
     refuse_own_code(name)
     try: return AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except Exception as e: raise UsageError(f"'{name}' has no processor that can be loaded ({' '.join(str(e).split())[:120]}); a checkpoint needs its tokenizer and its image processor beside the weights")
 
-def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str):
+def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str)->Any:
     from transformers import AutoModelForImageTextToText
     options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
     with _readable(name, "the weights"):
@@ -386,7 +387,7 @@ def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:
 
 # %% ../nbs/20_models.ipynb #a935153f
 @contextmanager
-def _readable(name:str, what:str):
+def _readable(name:str, what:str)->Iterator[None]:
     "Say in one line which part (`what`) of the checkpoint `name` cannot be read, whatever the library that reads it raises."
     try: yield
     except (RL4VLMError, MemoryError, torch.OutOfMemoryError): raise
@@ -398,7 +399,7 @@ def _base_of(name:str)->str:
     if not base or not isinstance(base, str): raise UsageError(f"adapter_config.json of '{name}' names no base model (base_model_name_or_path)")
     return base
 
-def _check_base(name:str, base:str):
+def _check_base(name:str, base:str)->None:
     "The base of an adapter must be there."
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
@@ -408,7 +409,7 @@ FLOAT16 = "dtype=float16 cannot train whole weights: small gradients are zero in
 def check_learnable(
     name:str,   # as for `load_vlm`, or a tiny model
     config,     # of a command that trains: its parts `loading` and `lora`
-):
+)->None:
     "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
     adapter = config.lora.r or config.loading.quantization != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
     if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
@@ -439,7 +440,7 @@ def why_not(
 def check_model(
     name:str,
     weights:bool=True,   # they must be there, if it is a folder
-): # its configuration
+)->Any: # its configuration
     "Raise `UsageError` if `name` is no vision-language model that can be loaded; reads its config only."
     from transformers import AutoModelForImageTextToText
     if (weights or not (Path(name)/"config.json").exists()) and checkpoint_kind(name) == "adapter":
@@ -471,7 +472,7 @@ def _ruled(logits:torch.Tensor, scale:float=1.0, cap:float|None=None)->torch.Ten
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 @torch.no_grad()
-def logit_rule(model): # a function of logits, or None where nothing is done to them
+def logit_rule(model)->Callable|None: # a function of logits, or None where nothing is done to them
     "What the class of `model` does to logits behind its output layer; `UsageError` if that is nothing known."
     if len(rules := _rules(model.config)) == 1: return None
     head = output_layer(model)
@@ -486,7 +487,7 @@ def logit_rule(model): # a function of logits, or None where nothing is done to 
     return rules[gaps.index(min(gaps))] if gaps.index(min(gaps)) else None
 
 # %% ../nbs/20_models.ipynb #3ac2e4fb
-def write_index(folder):
+def write_index(folder)->None:
     "Name the tensors of a model in one file in an index, so that other files beside it (in `folder`) are left alone."
     from safetensors import safe_open
     file = Path(folder)/"model.safetensors"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 import numpy as np, torch
 from torch import nn
@@ -31,7 +32,7 @@ class _Cache(OrderedDict):
     "Remembers the most recently used values up to a total size."
     def __init__(self, limit:int): super().__init__(); self.limit, self.used = limit, 0
 
-    def get_or(self, key, make, size=lambda v: 1):
+    def get_or(self, key, make, size=lambda v: 1)->Any:
         "The value of `key`; `make()` is called if it is not there."
         if key in self: self.move_to_end(key); return self[key]
         value = self[key] = make()
@@ -64,7 +65,7 @@ class PromptEncoder:
         tokens |= {*self.tokenizer.all_special_tokens, image_token(self.processor)}
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
-    def check_text(self, text:str):
+    def check_text(self, text:str)->None:
         "Raise `UsageError` if a special token is typed in the `text`."
         if found := self.special.search(text):
             raise UsageError(f"a text holds {found[0]!r}, a special token of this model, "
@@ -112,12 +113,12 @@ class VLMPolicy(nn.Module, PromptEncoder):
         self.forbidden, self.rule = Forbidden(self.allowed), logit_rule(self.base)
         self._texts, self._pixels, self._features = _Cache(4096), _Cache(cache_bytes), _Cache(cache_bytes)
 
-    def forbid(self, *ids):
+    def forbid(self, *ids)->None:
         "Make more tokens impossible."
         self.allowed[list(ids)] = False
         self.forbidden = Forbidden(self.allowed)
 
-    def disable_dropout(self):
+    def disable_dropout(self)->None:
         "For reinforcement: dropout would make the first ratio differ from one."
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
@@ -127,9 +128,9 @@ class VLMPolicy(nn.Module, PromptEncoder):
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device
     @property
-    def base(self): return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+    def base(self)->Any: return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
     @property
-    def body(self):
+    def body(self)->Any:
         "What gives the states that the output layer reads; the whole where a class keeps no body apart."
         return getattr(self.base, "model", self.base)
     @property
@@ -220,7 +221,7 @@ def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray: # (A, P)
     return self.body.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0].numpy()
 
 @patch
-def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tuple=(), answer:int=0):
+def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tuple=(), answer:int=0)->None:
     "Raise `UsageError` if a prompt and its answer are longer than the model can read."
     most = self.config.get_text_config().max_position_embeddings
     if tokens + answer <= most: return
@@ -386,7 +387,7 @@ def hidden(self:VLMPolicy,
     batch:dict,      # from `batch`
     prompts:list,    # whose images are shown
     cache=None,      # that goes on and grows, if any
-): # the model's output; `last_hidden_state` is (B, T, H)
+)->Any: # the model's output; `last_hidden_state` is (B, T, H)
     "Run the model without its output layer."
     features = self.image_features(prompts)
     given:dict = dict(use_cache=False) if cache is None else {self.cache_name: cache, "use_cache": True}
@@ -444,7 +445,7 @@ def decode(self:Decoding,
 @patch
 def keep(self:Decoding,
     going:torch.Tensor,    # (B,) bool
-):
+)->None:
     "Go on with some of the rows."
     self.mask, self.position = self.mask[going], self.position[going]
     self.cache.reorder_cache(going.nonzero()[:, 0])
@@ -476,7 +477,7 @@ def plain_states(self:VLMPolicy, prompt:EncodedPrompt, ids:torch.Tensor)->torch.
     return seen[0][0, -1 - len(ids):]
 
 @contextmanager
-def _watched(module):
+def _watched(module)->Iterator[list]:
     "Collects what goes into `module`, and what comes out of it."
     seen:list = []
     hook = module.register_forward_hook(lambda _, given, out: seen.extend((given[0], out)))
@@ -498,7 +499,7 @@ class PlainDecoding(Decoding):
         states = [self.policy.plain_states(p, r)[-ids.shape[1]:] for p, r in zip(self.prompts, self.said)]
         return torch.stack(states)
 
-    def keep(self, going:torch.Tensor):
+    def keep(self, going:torch.Tensor)->None:
         "Go on with some of the rows."
         rows = going.nonzero()[:, 0].tolist()
         self.prompts, self.said = [self.prompts[i] for i in rows], [self.said[i] for i in rows]
@@ -528,7 +529,7 @@ def value(self:VLMPolicy,
 @patch
 def add_temperature_head(self:VLMPolicy,
     temperature_range:float,   # c above 1
-):
+)->None:
     "Let a head choose the temperature of each turn; it starts at no change."
     hidden:Any = self.value_head[0]
     self.temperature_head = nn.Linear(hidden.in_features, 1).to(self.device)
@@ -559,7 +560,7 @@ def one_sequence_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:tor
     return self.hidden(whole, prompts).last_hidden_state[:, -R:]
 
 @patch
-def checkpoint_activations(self:VLMPolicy):
+def checkpoint_activations(self:VLMPolicy)->None:
     "Trade time for memory in the backward pass; what samples is not touched."
     self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
     self.checkpointing = True
@@ -677,7 +678,7 @@ def token_weights(
 @patch
 def save(self:VLMPolicy, folder,
     state_dict:dict|None=None,   # of the whole policy, where its own weights are only a slice (ZeRO-3)
-):
+)->None:
     "Write model or adapter, processor and heads as one checkpoint folder."
     from safetensors.torch import save_file
     folder, state = Path(folder), state_dict or self.state_dict()
@@ -708,7 +709,7 @@ def load(cls:VLMPolicy,
 
 # %% ../nbs/21_policy.ipynb #f2c0d00b
 @patch
-def load_weights(self:VLMPolicy, folder):
+def load_weights(self:VLMPolicy, folder)->None:
     "Replace the weights of this policy by those of a checkpoint of the same kind, written by `save`."
     from safetensors.torch import load_file
     folder = Path(folder)
@@ -718,7 +719,7 @@ def load_weights(self:VLMPolicy, folder):
     self._features.used = 0
 
 @patch
-def load_heads(self:VLMPolicy, tensors:dict):
+def load_heads(self:VLMPolicy, tensors:dict)->None:
     "Take the value head, and the temperature head if there is one, from saved tensors."
     hidden:Any = self.value_head[0]
     saved, ours = tensors.get("value_head.0.weight"), hidden.weight
@@ -753,7 +754,7 @@ def from_config(cls:VLMPolicy,
                          "give --lora.r 16, or --loading.quantization none")
     return policy
 
-def _check_adapter(model:str, config):
+def _check_adapter(model:str, config)->None:
     "Raise `UsageError` if an adapter that goes on learning is not the one that is asked for."
     saved, lora = read_json(Path(model)/"adapter_config.json"), config.lora
     asked = dict(r=lora.r, alpha=lora.alpha, dropout=lora.dropout) if lora.r else {}

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 import math, time, warnings
+from collections.abc import Iterator
 from typing import Any, cast
 import numpy as np, torch
 from fastcore.basics import patch
@@ -47,7 +48,7 @@ class RunningStd:
     def __init__(self, count:int=0, mean:float=0.0, squares:float=0.0):
         self.count, self.mean, self.squares = count, mean, squares
 
-    def add(self, values):
+    def add(self, values)->None:
         "See some more numbers."
         values = np.asarray(values, np.float64)
         if not len(values): return
@@ -107,14 +108,14 @@ class PPO:
         "Whether something that happens `every` so many updates, and after the last one, happens now."
         return self.step % every == 0 or self.step == self.config.updates
 
-    def _use_static_cache(self):
+    def _use_static_cache(self)->None:
         from rl4vlm.static_cache import StaticCaches
         if self.learner.sliced:
             raise UsageError("sampling.static_cache=true needs whole weights on each process, and ZeRO-3 slices them; "
                              "use ZeRO-2 or DDP, or leave it false")
         self.policy.static_cache = StaticCaches(self.policy)
 
-def _optimizer(policy:VLMPolicy, config:PPOConfig):
+def _optimizer(policy:VLMPolicy, config:PPOConfig)->torch.optim.Optimizer:
     "AdamW with a learning rate for the model and one for the heads."
     heads = [p for n, p in policy.named_parameters() if n.startswith(("value_head", "temperature_head"))]
     body = [p for p in policy.model.parameters() if p.requires_grad]
@@ -152,7 +153,7 @@ def compute_advantages(self:PPO, segments:list)->tuple[TurnBatch, dict]: # and w
     return batch, log
 
 @patch
-def check_batch(self:PPO, segments:list, batch:TurnBatch):
+def check_batch(self:PPO, segments:list, batch:TurnBatch)->None:
     "Raise `InvariantError`, on all ranks together, if a number of the rollout is not finite."
     error, rewards = None, torch.tensor([float(t.reward) for s in segments for t in s])
     numbers = dict(rewards=rewards, log_probs=batch.old_logprobs, advantages=batch.advantages)
@@ -309,7 +310,7 @@ def update(self:PPO, batch:TurnBatch)->dict: # what to log
     return dict(log, minibatches=len(steps), stopped_by_kl=bool(steps) and steps[-1]["stopped"], lr=self.lr)
 
 @patch
-def epochs(self:PPO, batch:TurnBatch):
+def epochs(self:PPO, batch:TurnBatch)->Iterator[list]:
     "Yields, for each epoch, the minibatches: arrays of indices of turns."
     count = max(self.ranks.gather(-(-len(batch) // self.minibatch)))   # minibatches in an epoch
     for epoch in range(self.config.optim.epochs):
@@ -432,7 +433,7 @@ def thoughts_of(self:PPO, batch:TurnBatch, turns:list)->dict:
 
 # %% ../nbs/36_ppo.ipynb #c8965d27
 @contextmanager
-def memory_advice(where:str, advice:str):
+def memory_advice(where:str, advice:str)->Iterator[None]:
     "Turn an out-of-memory error, `where` it came, into one that gives `advice`."
     try: yield
     except (MemoryError, RuntimeError) as e:
@@ -485,7 +486,7 @@ def agreed_play(self:PPO)->list:
     return segments
 
 @patch
-def sync(self:PPO, version:int):
+def sync(self:PPO, version:int)->None:
     "Let the engine answer with the weights of now, which are those after `version` updates."
     if self.engine.version == version: return
     error = None
@@ -507,7 +508,7 @@ def play_or_save(self:PPO)->list:
 
 @patch
 @contextmanager
-def kept_if_broken(self:PPO, batch:TurnBatch):
+def kept_if_broken(self:PPO, batch:TurnBatch)->Iterator[None]:
     "Write the batch down if an invariant breaks, and say where."
     try: yield
     except InvariantError as e:
@@ -528,7 +529,7 @@ def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
     return batch.rows(rows if len(rows) or self.ranks.world == 1 else torch.zeros(1, dtype=torch.long))
 
 @patch
-def warn_once(self:PPO):
+def warn_once(self:PPO)->None:
     "Say, the first time, that an update teaches nothing."
     if self.ranks.main and not self.warned:
         only = ", and only the value head learns" if self.critic else ""
@@ -567,7 +568,7 @@ def play_panel(self:PPO)->list: # of `Episode`, in the panel's order
     return sorted((e for part in self.ranks.gather(episodes) for e in part), key=lambda e: int(e.id.split("-")[-1]))
 
 @patch
-def keep_episodes(self:PPO):
+def keep_episodes(self:PPO)->None:
     "Keep the episodes that ended in this update, with values and advantages, to be looked at in the report."
     if not self.run or not self.last_episodes or not self.ranks.main: return
     self.actor.annotate([t for e in self.last_episodes for t in e.turns])
@@ -576,7 +577,7 @@ def keep_episodes(self:PPO):
 
 # %% ../nbs/36_ppo.ipynb #d5750aec
 @patch
-def save(self:PPO, player:dict|None=None):
+def save(self:PPO, player:dict|None=None)->None:
     "Write a checkpoint from which the run goes on exactly as it would have; `player` is the player's state if not that of now."
     def write(folder):
         with whole(self.learner):
@@ -642,15 +643,15 @@ class _Log:
         self.trackers = start_trackers(ppo.config.run.trackers, folder, config=asdict(ppo.config),
                                        resumed=ppo.step if resumed else None)
 
-    def __call__(self, row:dict, timing:dict|None=None):
+    def __call__(self, row:dict, timing:dict|None=None)->None:
         self.rows.append(row)
         self.trackers.log(row, timing)
         self.ppo.timing = timing or {}
         if "val_success" in row and timing: self.trackers.log_turns(self.ppo.last_turns, self.ppo.step)
         for callback in self.callbacks: callback(row, self.ppo)
 
-    def __enter__(self): return self
-    def __exit__(self, *error):
+    def __enter__(self)->"_Log": return self
+    def __exit__(self, *error)->None:
         self.ppo.player.close()
         self.trackers.finish()
 

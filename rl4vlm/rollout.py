@@ -38,9 +38,9 @@ class Actor:
         "The value of the state that each prompt is about, for actors with a critic."
         return [None] * len(prompts)
 
-    def annotate(self, turns:list): "Add to turns what only those need that are kept."
+    def annotate(self, turns:list)->None: "Add to turns what only those need that are kept."
 
-    def close(self): "End what was started for this actor."
+    def close(self)->None: "End what was started for this actor."
 
 __getattr__ = moved(__name__, types="Answer:Response")
 
@@ -112,7 +112,7 @@ class PolicyActor(Actor):
             responses += new
         return responses
 
-    def _add_values(self, prompts:list, responses:list):
+    def _add_values(self, prompts:list, responses:list)->None:
         "The critic's values of answers that were sampled elsewhere."
         from rl4vlm.generate import given_values
         every = self.sampling["token_values"]
@@ -124,12 +124,12 @@ class PolicyActor(Actor):
         from rl4vlm.generate import prompt_values
         return prompt_values(self.policy, self._encoded(prompts)).tolist()
 
-    def annotate(self, turns:list):
+    def annotate(self, turns:list)->None:
         "Where each token ends in the text; turns of before a resume have no tokens."
         for t in turns:
             if t.response_ids is not None: t.token_ends = self.policy.token_ends(t.response_ids)
 
-    def close(self):
+    def close(self)->None:
         "End the engine that samples for it."
         if self.engine: self.engine.close()
 
@@ -183,7 +183,7 @@ class Player:
         self.begun, self.running, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
         self.images = WeakValueDictionary()   # every image that somebody still holds, by its hash
 
-    def fill(self):
+    def fill(self)->None:
         "Start an episode in every idle environment for which there is one."
         while plans := self._plans():   # again if an environment was lost in its reset
             frames = self.pool.reset({i: plan.seed for i, plan in plans.items()})
@@ -199,7 +199,7 @@ class Player:
         for i in plans: self.begun[i] += 1
         return plans
 
-    def _observe(self, episode:_Running, frame:Frame):
+    def _observe(self, episode:_Running, frame:Frame)->None:
         "The next frame; an image that was seen before, anywhere, is the same object."
         episode.frame, episode.keys = frame, [image_key(i) for i in frame.images]
         frame.images = [self.images.setdefault(k, i) for k, i in zip(episode.keys, frame.images)]
@@ -210,7 +210,7 @@ class Player:
         messages = self.task.prompt(episode.frame, episode.past)
         return Prompt(messages, self.task.prompt_images(episode.frame, episode.past), seed, episode.frame)
 
-    def close(self): self.pool.close()
+    def close(self)->None: self.pool.close()
 
 # %% ../nbs/23_rollout.ipynb #64c19573
 @patch
@@ -283,7 +283,7 @@ def _plain_columns(task:Task, columns)->dict: # name -> number, word or None
 
 # %% ../nbs/23_rollout.ipynb #2b791a17
 @patch
-def _settle(self:Player, i:int, episode:_Running, turn:Turn, result):
+def _settle(self:Player, i:int, episode:_Running, turn:Turn, result)->None:
     "Write down what came of a turn, and close the episode if it has ended."
     before, task = episode.frame, self.task.of(episode.frame)
     if result is not None: self._take(episode, turn, result)
@@ -300,7 +300,7 @@ def _settle(self:Player, i:int, episode:_Running, turn:Turn, result):
     if turn.done: self._finish(i, episode)
 
 @patch
-def _take(self:Player, episode:_Running, turn:Turn, result:tuple):
+def _take(self:Player, episode:_Running, turn:Turn, result:tuple)->None:
     "What the environment gave: frame, reward, terminated, truncated."
     frame, turn.reward, turn.terminated, turn.truncated = result
     turn.steps = frame.steps
@@ -311,7 +311,7 @@ def _take(self:Player, episode:_Running, turn:Turn, result:tuple):
     self._observe(episode, frame)
 
 @patch
-def _fade(self:Player, episode:_Running):
+def _fade(self:Player, episode:_Running)->None:
     "Let go of the images of a turn that no prompt will show again."
     if self.looks_back is None or len(episode.past) <= self.looks_back: return
     old = episode.past[-1 - self.looks_back]
@@ -319,7 +319,7 @@ def _fade(self:Player, episode:_Running):
     episode.past[-1 - self.looks_back] = replace(old, frame=replace(old.frame, images=[], observation=looked_at))
 
 @patch
-def _finish(self:Player, i:int, episode:_Running):
+def _finish(self:Player, i:int, episode:_Running)->None:
     "Close an episode."
     task = self.task.of(episode.frame)
     done = Episode(task.name, episode.plan.seed, episode.turns, info=episode.frame.info, actor=self.actor.name)
@@ -348,7 +348,7 @@ class _Again:
     "Counts how often each episode was lost with its worker process; too often is an error."
     def __init__(self, task:Task): self.task, self.tries = task, Counter()
 
-    def __call__(self, plan:Plan):
+    def __call__(self, plan:Plan)->None:
         self.tries[plan.key] += 1
         if self.tries[plan.key] > MAX_LOST:
             raise RL4VLMError(f"the episode of seed {plan.seed} of task {self.task.name} was lost "
@@ -437,7 +437,7 @@ def state(self:Player)->dict:
     return dict(begun=list(self.begun), running={str(i): plain(episode) for i, episode in self.running.items()})
 
 @patch
-def restore(self:Player, state:dict):
+def restore(self:Player, state:dict)->None:
     "Go back to a saved state by playing the begun episodes again."
     self.begun, self.running = list(state["begun"]), {}
     for i, saved in (state["running"] if "running" in state else state["seats"]).items():   # `seats` in version 0.1.0

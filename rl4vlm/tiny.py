@@ -33,7 +33,7 @@ def train_tokenizer(
     end:str="<|im_end|>",          # which of them ends an answer
     pad:str="<|endoftext|>",       # and which fills up
     begin:str=None,                # and which comes before every text, if any
-):
+)->Any:
     "A byte-level BPE tokenizer, with Qwen's special tokens unless told otherwise."
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -68,7 +68,7 @@ def _qwen_text(tokenizer, width:int, layers:int, sections:list, **more)->dict:
         image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"))
 
-def _qwen_processor(kind, tokenizer, side:int=112, **patches):
+def _qwen_processor(kind, tokenizer, side:int=112, **patches)->Any:
     "Images of at most `side` × `side` pixels, and Qwen's template."
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
@@ -79,7 +79,7 @@ def _qwen_processor(kind, tokenizer, side:int=112, **patches):
                 chat_template=CHAT_TEMPLATE)
 
 # %% ../nbs/33_tiny.ipynb #68bb4abd
-def _qwen2_vl(texts, width:int, layers:int):
+def _qwen2_vl(texts, width:int, layers:int)->tuple:
     "A small Qwen2-VL and its processor."
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
     tokenizer = train_tokenizer(texts)
@@ -88,7 +88,7 @@ def _qwen2_vl(texts, width:int, layers:int):
                            initializer_range=0.9 * width**-0.5))
     return Qwen2VLForConditionalGeneration(config), _qwen_processor(Qwen2VLProcessor, tokenizer)
 
-def _qwen2_5_vl(texts, width:int, layers:int):
+def _qwen2_5_vl(texts, width:int, layers:int)->tuple:
     "A small Qwen2.5-VL and its processor."
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     tokenizer = train_tokenizer(texts)
@@ -98,7 +98,7 @@ def _qwen2_5_vl(texts, width:int, layers:int):
                            fullatt_block_indexes=list(range(layers)), initializer_range=0.9 * width**-0.5))
     return Qwen2_5_VLForConditionalGeneration(config), _qwen_processor(Qwen2_5_VLProcessor, tokenizer)
 
-def _qwen3_vl(texts, width:int, layers:int):
+def _qwen3_vl(texts, width:int, layers:int)->tuple:
     "A small Qwen3-VL and its processor; all vision layers but the last feed a layer of the language model too."
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
     tokenizer, half, side = train_tokenizer(texts), width // 8, width * 5 // 128
@@ -119,7 +119,7 @@ LLAVA_TEMPLATE = (
     "part['text'] }}{% endif %}{% endfor %} [/INST]{% endif %}"
     "{% endfor %}")
 
-def _llava_next(texts, width:int, layers:int):
+def _llava_next(texts, width:int, layers:int)->tuple:
     "A small LLaVA-NeXT (Mistral) and its processor."
     from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
     from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
@@ -168,13 +168,13 @@ def build_tiny(
     model.save_pretrained(folder); processor.save_pretrained(folder)
     return Path(folder)
 
-def check_family(family:str):
+def check_family(family:str)->None:
     "Raise `UsageError` if no tiny model of this `family` can be made."
     if family in {*FAMILIES, *OTHERS}: return
     near = did_you_mean(family, {*FAMILIES, *OTHERS})
     raise UsageError(f"no tiny model of family '{family}';{near} there are {', '.join((*FAMILIES, *OTHERS))}")
 
-def _family_tokenizer(texts, names:dict):
+def _family_tokenizer(texts, names:dict)->Any:
     "One that is trained on `texts` and has the special tokens `names` of a family."
     trained = train_tokenizer(texts, special=every_token(names))
     return named_tokenizer(trained.backend_tokenizer, names)
@@ -280,7 +280,7 @@ def _whole(folder:Path)->bool:
     return not bad
 
 # %% ../nbs/33_tiny.ipynb #c5311df5
-def _make(folder:Path, family:str, texts:list, rows:list, progress):
+def _make(folder:Path, family:str, texts:list, rows:list, progress)->None:
     "Build, teach, and move into place when complete; of several processes one builds and the others wait."
     import fcntl
     from rl4vlm.files import replace_folder, write_json
