@@ -2,8 +2,9 @@
 
 1. rl4vlm/ is what nbs/ exports (checked on a copy, nothing here is touched).
 2. Every page of the site is sound (scripts/docs_check.py).
-3. Every notebook runs, each in a process of its own, under a time limit, and its saved outputs are those of today's code
-   (scripts/outputs_check.py); of the notebooks in `TOLD` a difference is told and fails nothing.
+3. Every notebook runs, each in a process of its own, under a time limit; saved outputs that are not those of today's
+   code are told (scripts/outputs_check.py). With `--full` they fail, but for the notebooks in `TOLD`: another processor
+   rounds sums in another order, so a difference in digits is no fault of the code.
 4. tests/, by pytest.
 
 `--quick` leaves out tests marked slow, `--full` adds those marked full.
@@ -54,10 +55,10 @@ def check_export():
         return f"not what nbdev_clean and nbdev_export make: {', '.join(wrong)}" if wrong else ""
 
 
-def test_notebook(path, flags):
-    "Run one notebook as `nbdev_test` does, and compare its outputs with those that are saved in it."
+def test_notebook(path, flags, strict):
+    "Run one notebook as `nbdev_test` does; outputs other than those that are saved in it fail it if `strict`."
     env = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
-    told = ["--report"] * (path.stem in TOLD)
+    told = ["--report"] * (path.stem in TOLD or not strict)
     return run([sys.executable, "scripts/outputs_check.py", *told, str(path), "--flags", flags], LIMIT, env=env)
 
 
@@ -87,7 +88,7 @@ def test(args):
 
     notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
     with ThreadPoolExecutor(2) as pool:
-        for path, (ok, output, seconds) in zip(notebooks, pool.map(lambda p: test_notebook(p, "slow" if args.full else ""), notebooks)):
+        for path, (ok, output, seconds) in zip(notebooks, pool.map(lambda p: test_notebook(p, "slow" if args.full else "", args.full), notebooks)):
             name = path.relative_to(ROOT)
             print(f"{'ok    ' if ok else 'FAILED'} {name} {seconds:.0f} s" + ("" if ok and "saved outputs:" not in output else "\n" + output[-6000:]), flush=True)
             if ok: passed += 1
