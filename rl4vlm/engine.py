@@ -140,7 +140,7 @@ def check_server(
     end_id:int=0,   # a token to be asked about
 )->str: # the name of the model that it serves
     "Raise `EngineError` in one line unless the server can do what is asked of it here."
-    def look(path, body=None)->None:
+    def look(path, body=None)->dict:
         try: return ask(url, path, body)
         except Failed as e: raise EngineError(f"there is no server of vLLM that is well at {url} ({e})") from None
         except Refused as e:
@@ -272,7 +272,7 @@ def _load(self:VLLM, url:str)->None:
 @patch
 def _reload(self:VLLM, url:str)->None:
     "Whole weights: wait for what is under way, load, forget, go on."
-    def call(path, body=None)->None: return ask(url, path, body or {}, self.config.timeout)
+    def call(path, body=None)->dict: return ask(url, path, body or {}, self.config.timeout)
     call("/pause?mode=wait")
     if self.source:   # else it was started with them
         try: call("/collective_rpc", dict(method="reload_weights", kwargs=dict(weights_path=str(self.source))))

@@ -76,7 +76,7 @@ def part_of(
     if any(w in MERGER_NAMES for w in words): return "merger"
     return "vision" if any(w in VISION_NAMES for w in words) else "language"
 
-def output_layer(model)->torch.nn.Module:
+def output_layer(model)->Any:
     "What makes logits of states; it may belong to the language model inside a class."
     return model.get_output_embeddings() or getattr(model, "language_model", model).get_output_embeddings()
 

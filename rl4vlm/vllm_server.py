@@ -9,9 +9,11 @@ __all__ = ['LOCK', 'NEEDED_GB', 'LAUNCHER', 'lock_lines', 'pick_platform', 'engi
 
 # %% ../nbs/22_vllm_server.ipynb #3ac36911
 import hashlib, json, os, shlex, shutil, signal, socket, subprocess, sys, time, urllib.request, weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from .config_parts import EngineConfig
 from .core import RL4VLMError, UsageError, cache_dir, set_status
 from .env_pool import Guard, descendants, kill_processes
@@ -86,7 +88,7 @@ def install_engine(
 
 # %% ../nbs/22_vllm_server.ipynb #f7e28573
 @contextmanager
-def _alone(file:Path)->None:
+def _alone(file:Path)->Iterator[None]:
     "Inside, no other process is inside."
     import fcntl
     with open(file, "a+") as handle:
@@ -129,7 +131,7 @@ def server_options(
     vision:bool=False,  # adapters have layers in the vision tower
 )->dict:
     "What a server is started with."
-    options = dict(model=str(model), served_model_name="rl4vlm", dtype=dtype, logprobs_mode="processed_logprobs",
+    options:dict = dict(model=str(model), served_model_name="rl4vlm", dtype=dtype, logprobs_mode="processed_logprobs",
                    enable_scale_out=True, generation_config="vllm", limit_mm_per_prompt=dict(image=8, video=0),
                    worker_extension_cls="vllm_worker.PackedWeights")
     if platform == "cpu":
@@ -194,7 +196,7 @@ def healthy(url:str, seconds:float=5.0)->bool:
     try: return reach(url + "/health", timeout=seconds).status == 200
     except OSError: return False
 
-def reach(request, timeout:float)->None:
+def reach(request, timeout:float)->Any:
     "Open an address (of a `request`), within `timeout` seconds; a proxy cannot reach a server on this machine."
     address = request if isinstance(request, str) else request.full_url
     here = urllib.request.urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")

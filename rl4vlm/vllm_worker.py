@@ -11,7 +11,8 @@ class PackedWeights:
     def repack(self)->int: # layers
         "Pack the weights of linear layers again; on a GPU there are no packed ones."
         layers = [m for m in self.model_runner.model.modules() if hasattr(m, "cpu_linear") and _there(m)]
-        if layers: from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+        if layers:
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm  # pyright: ignore
         for layer in layers: dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
         return len(layers)
 
