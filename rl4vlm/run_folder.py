@@ -92,7 +92,7 @@ def read_config(
 
 # what held when there were no such options
 SINCE = dict(engine=vars(EngineConfig()), ask=vars(RequestConfig()),
-             loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"))
+             loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"), run=dict(signals=True))
 
 def as_before(path:str, value)->bool:
     "Whether an option (its `path`) came after version 0.1.0 and has the `value` that held before there was it."

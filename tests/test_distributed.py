@@ -58,7 +58,7 @@ def test_two_processes_are_one(launch, blind_model, stage, mode):
     one, two = launch(stage, "one"), launch(stage, mode)
     for a, b in zip(rows(one), rows(two), strict=True):
         assert a.keys() == b.keys()
-        for k in a:
+        for k in a.keys() - {"signal_share", "mutual_information", "distinct_thoughts", "thought_tokens"}:   # each process looks at its own turns
             if isinstance(a[k], float): assert b[k] == pytest.approx(a[k], rel=2e-3, abs=2e-3 if k == "clip_fraction" else 2e-5), (k, a[k], b[k])   # a token more or less beyond the clip
             else: assert a[k] == b[k], k
     start, first, second = load_file(blind_model/"model.safetensors"), weights(one), weights(two)
