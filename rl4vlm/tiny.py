@@ -171,7 +171,7 @@ def build_tiny(
 def check_family(family:str)->None:
     "Raise `UsageError` if no tiny model of this `family` can be made."
     if family in {*FAMILIES, *OTHERS}: return
-    near = did_you_mean(family, {*FAMILIES, *OTHERS})
+    near = did_you_mean(family, (*FAMILIES, *OTHERS))
     raise UsageError(f"no tiny model of family '{family}';{near} there are {', '.join((*FAMILIES, *OTHERS))}")
 
 def _family_tokenizer(texts, names:dict)->Any:
