@@ -23,7 +23,7 @@ from .logprobs import BUFFER
 from .models import add_lora, check_model, check_parts, checkpoint_kind, load_config, load_processor, part_of, train_parts
 
 # %% ../nbs/52_dry_run.ipynb #4aeaf942
-def known_models()->dict: # name -> dict(billions=parameters as published, config=what of `config.json` decides shapes)
+def known_models()->dict: # name -> dict(billions=parameters that its page gives, config=what of `config.json` decides shapes)
     "Models whose sizes are kept with this package."
     return json.loads(files("rl4vlm").joinpath("known_models.json").read_text())
 

@@ -36,7 +36,7 @@ from .policy import Scores, VLMPolicy
 from .rollout import Plan, Player, PolicyActor, has_steps
 from .rollout import play as play_episodes
 from .store import EpisodeStore
-from .tasks import Mixture, make_task
+from .tasks import make_task
 from .tracking import start_trackers
 from .types import Prompt, TurnBatch
 
@@ -456,7 +456,7 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     if not self.config.sampling.temperature_range: row.pop("temperature")
     if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
     if not has_steps(self.task): row.pop("env_steps")
-    if isinstance(self.task, Mixture): row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
+    if len(self.task.parts) > 1: row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
         if self.due(self.config.run.eval_every): row.update(self.signals(batch, turns))
@@ -554,7 +554,7 @@ def validate(self:PPO)->dict:
 @patch
 def by_task(self:PPO, episodes:list)->dict: # name -> number
     "The success of each task of a mixture."
-    if not isinstance(self.task, Mixture): return {}
+    if len(self.task.parts) == 1: return {}
     of = {name: [e.success for e in episodes if e.task == name] for name in self.task.parts}
     return dict(val_tasks={name: float(np.mean(wins)) for name, wins in of.items() if wins})
 

@@ -78,7 +78,7 @@ def has_oracle(task:Task)->bool:
 
 def has_steps(task:Task)->bool:
     "Whether a turn of a `task` may be several steps of its environment."
-    return any(isinstance(t.actions, Several) for t in (getattr(task, "parts", None) or {"": task}).values())
+    return any(isinstance(part.actions, Several) for part in task.parts.values())
 
 # %% ../nbs/23_rollout.ipynb #0e8a1c91
 class PolicyActor(Actor):

@@ -65,6 +65,9 @@ class Task:
     @property
     def name(self)->str: return type(self).__name__
 
+    @property
+    def parts(self)->dict: return {self.name: self}   # the tasks it is made of, by name
+
     def of(self, frame:Frame)->"Task":
         "The task that a frame belongs to: this one, unless it is made of several."
         return self
@@ -402,6 +405,7 @@ def weights_of(
 class Mixture(Task):
     "Several tasks whose episodes come in exact proportions; `options` by the name of the task that they are for."
     mixed:str = ""   # names and weights, such as "NumberLine:2,Sokoban:1"
+    parts:dict = {}
 
     def __init__(self, mixed:str, **options):
         weights = weights_of(mixed)
