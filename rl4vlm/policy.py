@@ -10,7 +10,7 @@ import inspect, json, re
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ class PromptEncoder:
             raise UsageError(f"a text holds {found[0]!r}, a special token of this model, "
                              "which would not be read as text")
 
-# %% ../nbs/21_policy.ipynb #8de7f06f
+# %% ../nbs/21_policy.ipynb #2795e116
 # families whose images are read one by one: to the vision tower, an image is the same whatever stands beside it
 ALONE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava_next", "glm4v", "glm46v"}
 # families whose prompts are read as batches, with remembered image features and a KV cache
@@ -84,6 +84,7 @@ FAST = ALONE | {
     "muse_glimmer", "muse_spark", "dots3_note", "exaone4_5", "hyperclovax_vision_v2", "cosmos3_edge", "cosmos3_omni",
     "video_llama_3", "paddleocr_vl", "lighton_ocr", "qianfan_ocr"}
 
+# %% ../nbs/21_policy.ipynb #8de7f06f
 class VLMPolicy(nn.Module, PromptEncoder):
     "A vision-language model with a value head, and the way from messages to tensors."
     if TYPE_CHECKING:
@@ -137,20 +138,6 @@ class VLMPolicy(nn.Module, PromptEncoder):
     def axes(self)->int:
         "Of rotary positions: time, height and width, or one."
         return 3 if hasattr(self.body, "get_rope_index") and not self.plain else 1
-    @cached_property
-    def recurrent(self)->bool:
-        "Whether some layers keep a state instead of keys and values, and so go on by one token at a time."
-        layers = getattr(self.config.get_text_config(), "layer_types", None) or []
-        return not {*layers} <= {"full_attention", "sliding_attention", "chunked_attention"}
-    @cached_property
-    def cache_name(self)->str:
-        "What the class calls its KV cache; `past_key_values` in older versions of transformers."
-        return "cache" if "cache" in inspect.signature(self.body.forward).parameters else "past_key_values"
-    @cached_property
-    def kinds(self)->str:
-        "By which name the class asks which tokens are of an image; empty where it does not, or positions say it."
-        asked = inspect.signature(self.body.forward).parameters
-        return next((n for n in ("token_type_ids", "mm_token_type_ids") if n in asked and self.axes == 1), "")
 
 # %% ../nbs/21_policy.ipynb #bf2a34e4
 def _end_ids(model, tokenizer)->list:
@@ -171,6 +158,29 @@ def _allowed_tokens(model, tokenizer)->torch.Tensor: # (V,) bool
     allowed[[i for i in special if i < rows]] = False
     allowed[tokenizer.eos_token_id] = True
     return allowed
+
+# %% ../nbs/21_policy.ipynb #d33d483a
+@lru_cache
+def _asked(kind:type)->frozenset: # of names
+    "What the forward of a class of models takes."
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+@patch(as_prop=True)
+def recurrent(self:VLMPolicy)->bool:
+    "Whether some layers keep a state instead of keys and values, and so go on by one token at a time."
+    layers = getattr(self.config.get_text_config(), "layer_types", None) or []
+    return not {*layers} <= {"full_attention", "sliding_attention", "chunked_attention"}
+
+@patch(as_prop=True)
+def cache_name(self:VLMPolicy)->str:
+    "What the class calls its KV cache; `past_key_values` in older versions of transformers."
+    return "cache" if "cache" in _asked(type(self.body)) else "past_key_values"
+
+@patch(as_prop=True)
+def kinds(self:VLMPolicy)->str:
+    "By which name the class asks which tokens are of an image; empty where it does not, or positions say it."
+    if self.axes > 1: return ""
+    return next((n for n in ("token_type_ids", "mm_token_type_ids") if n in _asked(type(self.body))), "")
 
 # %% ../nbs/21_policy.ipynb #efc7dc1a
 @patch

@@ -440,40 +440,7 @@ def memory_advice(where:str, advice:str)->Iterator[None]:
         if not isinstance(e, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(e): raise
         raise RL4VLMError(f"out of memory in {where}: {advice} ({str(e).splitlines()[0][:160]})") from e
 
-# %% ../nbs/36_ppo.ipynb #1a5360b5
-@patch
-def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
-    "Play, compute advantages, update."
-    self.step, start = self.step + 1, time.perf_counter()
-    fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
-    smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
-    with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
-        segments = self.play_or_save()
-        played = time.perf_counter()
-        batch, log = self.compute_advantages(segments)
-    turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
-    row:dict = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
-    if not self.config.sampling.temperature_range: row.pop("temperature")
-    if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
-    if not has_steps(self.task): row.pop("env_steps")
-    if len(self.task.parts) > 1: row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
-    with self.kept_if_broken(batch):
-        self.check_batch(segments, batch)
-        if self.due(self.config.run.eval_every): row.update(self.signals(batch, turns))
-        with memory_advice(f"update {self.step}", smaller):
-            row.update(log, **self.update(self.teaching(batch)))
-    if self.all_equal: row["equal_advantages"] = True
-    ended = time.perf_counter()
-    return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,
-                     turns_per_s=row["turns"] / (ended - start), **self.engine_timing())
-
-@patch
-def engine_timing(self:PPO)->dict:
-    "What a served engine has cost: seconds of the last sync, restarts and answers asked for again since the start."
-    if not self.engine.served: return {}
-    events = self.engine.events
-    return dict(sync_s=self.engine.seconds, engine_restarts=events["restarts"], asked_again=events["asked_again"])
-
+# %% ../nbs/36_ppo.ipynb #f1882edc
 @patch
 def agreed_play(self:PPO)->list:
     "`play`, with an error of one rank raised on all."
@@ -506,6 +473,7 @@ def play_or_save(self:PPO)->list:
         raise EngineError(f"{e}; a checkpoint of update {self.step} is written, and the same command with --resume "
                           "goes on") from e
 
+# %% ../nbs/36_ppo.ipynb #c4922e19
 @patch
 @contextmanager
 def kept_if_broken(self:PPO, batch:TurnBatch)->Iterator[None]:
@@ -536,6 +504,40 @@ def warn_once(self:PPO)->None:
         warnings.warn(f"no turn of update {self.step} did better than another (the advantages are all equal), "
                       f"so the policy stays as it is{only}; later updates say so by equal_advantages in their metrics")
     self.warned = True
+
+# %% ../nbs/36_ppo.ipynb #1a5360b5
+@patch
+def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
+    "Play, compute advantages, update."
+    self.step, start = self.step + 1, time.perf_counter()
+    fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
+    smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
+    with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
+        segments = self.play_or_save()
+        played = time.perf_counter()
+        batch, log = self.compute_advantages(segments)
+    turns = [t for row in zip_longest(*segments) for t in row if t is not None]   # as they lie in the batch
+    row:dict = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
+    if not self.config.sampling.temperature_range: row.pop("temperature")
+    if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
+    if not has_steps(self.task): row.pop("env_steps")
+    if len(self.task.parts) > 1: row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
+    with self.kept_if_broken(batch):
+        self.check_batch(segments, batch)
+        with memory_advice(f"update {self.step}", smaller):
+            if self.due(self.config.run.eval_every): row.update(self.signals(batch, turns))
+            row.update(log, **self.update(self.teaching(batch)))
+    if self.all_equal: row["equal_advantages"] = True
+    ended = time.perf_counter()
+    return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,
+                     turns_per_s=row["turns"] / (ended - start), **self.engine_timing())
+
+@patch
+def engine_timing(self:PPO)->dict:
+    "What a served engine has cost: seconds of the last sync, restarts and answers asked for again since the start."
+    if not self.engine.served: return {}
+    events = self.engine.events
+    return dict(sync_s=self.engine.seconds, engine_restarts=events["restarts"], asked_again=events["asked_again"])
 
 # %% ../nbs/36_ppo.ipynb #42326f89
 @patch
@@ -609,32 +611,7 @@ def _load(self:PPO, folder, state)->bool:
     self.player.restore(state["players"][self.ranks.index])
     return True
 
-# %% ../nbs/36_ppo.ipynb #42faab6a
-def train_ppo(
-    task,                            # a `Task` or its name
-    policy:VLMPolicy,                # changed in place
-    config:PPOConfig|None = None,    # the options; None takes the defaults
-    callbacks:list|tuple = (),             # functions called after each update with (metrics row, `PPO`)
-    folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
-    ranks:Ranks|None = None,         # the processes that learn together; found out by default
-    engine:Engine|None = None,       # who samples; by default the policy itself
-)->dict: # best (validation score and its update), rows (metrics of every update), policy folder
-    "Train a policy by PPO."
-    config = config or PPOConfig()
-    seed_everything(config.seed)
-    ppo = PPO(task, policy, cast(PPOConfig, config), folder, ranks, engine)
-    resumed = bool(folder and config.resume and ppo.resume())
-    with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
-        if not resumed: log(dict(step=0, **ppo.validate()))
-        while ppo.step < config.updates:
-            row, timing = ppo.run_update()
-            if ppo.due(config.run.eval_every): row.update(ppo.validate_or_save(row, timing, log))
-            log(row, timing)
-            asked = ppo.asked_to_stop(stop)
-            if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
-            if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
-    return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)
-
+# %% ../nbs/36_ppo.ipynb #b4e03cbf
 class _Log:
     "Where each row goes: the trackers, the callbacks, and the list that `train_ppo` returns."
     def __init__(self, ppo:PPO, callbacks:list|tuple, folder, resumed:bool):
@@ -670,3 +647,29 @@ def validate_or_save(self:PPO, row:dict, timing:dict, log)->dict:
         raise
     self.keep_episodes()
     return found
+
+# %% ../nbs/36_ppo.ipynb #42faab6a
+def train_ppo(
+    task,                            # a `Task` or its name
+    policy:VLMPolicy,                # changed in place
+    config:PPOConfig|None = None,    # the options; None takes the defaults
+    callbacks:list|tuple = (),             # functions called after each update with (metrics row, `PPO`)
+    folder = None,                   # run folder for metrics and checkpoints; None keeps nothing
+    ranks:Ranks|None = None,         # the processes that learn together; found out by default
+    engine:Engine|None = None,       # who samples; by default the policy itself
+)->dict: # best (validation score and its update), rows (metrics of every update), policy folder
+    "Train a policy by PPO."
+    config = config or PPOConfig()
+    seed_everything(config.seed)
+    ppo = PPO(task, policy, cast(PPOConfig, config), folder, ranks, engine)
+    resumed = bool(folder and config.resume and ppo.resume())
+    with _Log(ppo, callbacks, folder, resumed) as log, StopSignal() as stop:
+        if not resumed: log(dict(step=0, **ppo.validate()))
+        while ppo.step < config.updates:
+            row, timing = ppo.run_update()
+            if ppo.due(config.run.eval_every): row.update(ppo.validate_or_save(row, timing, log))
+            log(row, timing)
+            asked = ppo.asked_to_stop(stop)
+            if folder and (asked or ppo.due(config.run.save_every)): ppo.save()
+            if asked and ppo.step < config.updates: exit_for_requeue(asked, folder)
+    return dict(best=ppo.best, rows=log.rows, folder=str(ppo.run.best) if ppo.run else None)

@@ -53,7 +53,7 @@ def train_tokenizer(
                                    additional_special_tokens=special, **(dict(bos_token=begin) if begin else {}))
 
 # %% ../nbs/33_tiny.ipynb #55769153
-def _qwen_text(tokenizer, width:int, layers:int, sections:list, **more)->dict:
+def _qwen_text(tokenizer, width:int, layers:int, sections:list, rope:dict={}, **more)->dict:
     "The part of a config that the Qwen families share: the language model and the ids of special tokens."
     std, token = 0.9 * width**-0.5, tokenizer.convert_tokens_to_ids
     return dict(
@@ -61,7 +61,7 @@ def _qwen_text(tokenizer, width:int, layers:int, sections:list, **more)->dict:
                          num_hidden_layers=layers, num_attention_heads=4,
                          num_key_value_heads=2, max_position_embeddings=4096, initializer_range=std,
                          tie_word_embeddings=True,
-                         rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=sections),
+                         rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=sections, **rope),
                          bos_token_id=None, eos_token_id=token("<|im_end|>"),
                          pad_token_id=token("<|endoftext|>"), **more),
         tie_word_embeddings=True, initializer_range=std,
@@ -102,7 +102,9 @@ def _qwen3_vl(texts, width:int, layers:int)->tuple:
     "A small Qwen3-VL and its processor; all vision layers but the last feed a layer of the language model too."
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
     tokenizer, half, side = train_tokenizer(texts), width // 8, width * 5 // 128
-    config = Qwen3VLConfig(**_qwen_text(tokenizer, width, layers, [half - 2 * side, side, side], head_dim=width // 4),
+    interleaved = dict(mrope_interleaved=True)   # as the real ones
+    sections = [half - 2 * side, side, side]
+    config = Qwen3VLConfig(**_qwen_text(tokenizer, width, layers, sections, interleaved, head_dim=width // 4),
         vision_config=dict(depth=layers, hidden_size=width, intermediate_size=2 * width, num_heads=4,
                            out_hidden_size=width, patch_size=16,
                            num_position_embeddings=64, deepstack_visual_indexes=list(range(layers - 1)),
@@ -251,7 +253,7 @@ def teach_to_see(
     return caption_accuracy(policy, rows)
 
 # %% ../nbs/33_tiny.ipynb #92077ee1
-RECIPE = dict(version=2, width=128, layers=2, seed=0, steps=600)
+RECIPE = dict(version=3, width=128, layers=2, seed=0, steps=600)
 
 def tiny_vlm(
     family:str="qwen2_5_vl",   # one of `FAMILIES`, or another of `rl4vlm.families`

@@ -109,6 +109,20 @@ def test_a_limit_of_pixels_that_a_family_does_not_have_is_said(folder_of):
         load_vlm(str(folder_of("gemma3")), device="cpu", max_pixels=5000)
 
 
+def test_llava_next_as_it_lies_on_the_hub_and_as_servers_read_it(folder_of, tmp_path):
+    "Checkpoints from before transformers 5 name the tower's tensors `vision_tower.vision_model.…`; vLLM reads no other layout."
+    import shutil
+    from safetensors.torch import load_file, save_file
+    today, before = folder_of("llava_next"), tmp_path/"before"
+    shutil.copytree(today, before)
+    tensors = {n.replace("vision_tower.", "vision_tower.vision_model.", 1): x for n, x in load_file(today/"model.safetensors").items()}
+    assert any(n.startswith("vision_tower.vision_model.") for n in tensors)
+    save_file(tensors, before/"model.safetensors", metadata={"format": "pt"})
+    (before/"model.safetensors.index.json").unlink(missing_ok=True)
+    one, two = (load_vlm(str(f), device="cpu")[0].state_dict() for f in (today, before))
+    assert all(torch.equal(one[n], two[n]) for n in one) and not [str(v) for v in examine(before) if v.holds is False]
+
+
 def test_quick_clauses_are_clauses(): assert {*QUICK} <= {*CLAUSES}
 
 
