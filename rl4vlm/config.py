@@ -292,12 +292,14 @@ class LossConfig(Options):
     mismatch_clip_min: float = 0.0
     """Lower limit of these weights."""
     mismatch_mode: str = "auto"
-    """token_truncate, token_mask, sequence_truncate or sequence_mask; auto: truncate, per token or turn as loss.ratio says."""
+    ("token_truncate, token_mask, sequence_truncate or sequence_mask; "
+     "auto: truncate, per token or turn as loss.ratio says.")
 
     def __post_init__(self)->None:
         check_range(self, "clip", above=0, high=1)
         check_range(self, "thought_weight", 0, 1)
-        for name in ("value_coef", "value_clip", "entropy_coef", "mismatch_clip_max", "mismatch_clip_min"): check_range(self, name, low=0)
+        for name in ("value_coef", "value_clip", "entropy_coef", "mismatch_clip_max", "mismatch_clip_min"):
+            check_range(self, name, low=0)
         check_choice(self, "ratio", ("token", "turn"))
         check_choice(self, "lambda_norm", ("sum", "mean"))
         check_choice(self, "mismatch_mode", ("auto", *MISMATCH))
@@ -362,7 +364,8 @@ class PPORunConfig(RunConfig):
     panel: str = "val-50"
     """Panel on which the best checkpoint is chosen."""
     signals: bool = True
-    """Measure at each validation how much of the gradient is signal and how much of the thoughts depends on the prompt."""
+    ("Measure at each validation how much of the gradient is signal "
+     "and how much of the thoughts depends on the prompt.")
 
     def __post_init__(self)->None:
         super().__post_init__()
@@ -435,6 +438,7 @@ class TRLOptimConfig(OptimConfig):
         super().__post_init__()
         check_range(self, "microbatches", low=1)
 
+# %% ../nbs/02_config.ipynb #04f89a59
 @dataclass
 class TRLConfig(Options):
     "Reinforcement by TRL's RLOOTrainer, for tasks of one turn."
@@ -631,7 +635,8 @@ class MergeConfig(Options):
 class EngineCommandConfig(Options):
     "A vLLM of its own: rl4vlm engine install, or rl4vlm engine command --model MODEL."
     do: str = ""
-    """What to do: install (make an environment with vLLM) or command (print what starts a server, for --engine.urls)."""
+    ("What to do: install (make an environment with vLLM) "
+     "or command (print what starts a server, for --engine.urls).")
     out: str = ""
     """Folder of the environment; by default one in the cache folder, where runs look for it."""
     platform: str = "auto"

@@ -319,8 +319,9 @@ def check_contract(
     family = policy.config.model_type
     if family in FAST or family in FAMILIES: return
     if policy.model.dtype != torch.float32:
-        warnings.warn(f"no test holds models of type {family} to the contract, and in {policy.model.dtype} it can be checked "
-                      f"up to {ROUNDED} nats only; 'rl4vlm doctor --model {name}' does better, in float32 on the CPU")
+        warnings.warn(f"no test holds models of type {family} to the contract, and in {policy.model.dtype} it can be "
+                      f"checked up to {ROUNDED} nats only; 'rl4vlm doctor --model {name}' does better, in float32 "
+                      "on the CPU")
     for verdict in examine(name, QUICK, policy):
         if verdict.breaks:
             raise UsageError(f"'{name}' ({family}) cannot be trained here, it breaks a clause of the "

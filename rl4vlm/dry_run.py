@@ -20,10 +20,11 @@ from .core import UsageError
 from .static_cache import padded_rows, padded_length
 from .generate import cache_bytes
 from .logprobs import BUFFER
-from .models import add_lora, check_model, check_parts, checkpoint_kind, load_config, load_processor, part_of, train_parts
+from .models import (add_lora, check_model, check_parts, checkpoint_kind, load_config, load_processor, part_of,
+                           train_parts)
 
 # %% ../nbs/52_dry_run.ipynb #4aeaf942
-def known_models()->dict: # name -> dict(billions=parameters that its page gives, config=what of `config.json` decides shapes)
+def known_models()->dict: # name -> dict(billions=parameters by its page, config=what of `config.json` decides shapes)
     "Models whose sizes are kept with this package."
     return json.loads(files("rl4vlm").joinpath("known_models.json").read_text())
 
@@ -70,7 +71,8 @@ class _Fused(torch.autograd.Function):
 @contextmanager
 def _fused_attention()->Iterator[None]:
     real = torch.nn.functional.scaled_dot_product_attention
-    torch.nn.functional.scaled_dot_product_attention = lambda query, key, value, *args, **kwargs: _Fused.apply(query, key, value)
+    fused = lambda query, key, value, *args, **kwargs: _Fused.apply(query, key, value)
+    torch.nn.functional.scaled_dot_product_attention = fused
     try: yield
     finally: torch.nn.functional.scaled_dot_product_attention = real
 
@@ -80,7 +82,9 @@ def kept_bytes(model)->Iterator[list]:
     "Inside, counts the bytes that autograd keeps, parameters of `model` left out; the list has the sum afterwards."
     parameters, storages, held, result = {p.untyped_storage()._cdata for p in model.parameters()}, {}, [], []
     def note(x):
-        if (key := x.untyped_storage()._cdata) not in parameters: storages[key] = x.untyped_storage().nbytes(); held.append(x)   # held: an address must not be used twice
+        if (key := x.untyped_storage()._cdata) not in parameters:
+            storages[key] = x.untyped_storage().nbytes()
+            held.append(x)   # an address must not be used twice
         return x
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): yield result
     result.append(sum(storages.values()))
@@ -102,14 +106,18 @@ def activation_bytes(
     with _fused_attention(), torch.device("meta"), kept_bytes(model) as kept:
         embeddings = torch.empty(rows, prompt + answer, text.hidden_size, dtype=model.dtype, requires_grad=True)
         axes = (3,) if "mrope_section" in (getattr(text, "rope_parameters", None) or {}) else ()
-        positions, mask = torch.empty(*axes, rows, prompt + answer, dtype=torch.long), torch.empty(rows, 1, prompt + answer, prompt + answer)   # a ready mask: none is made, which would look at numbers
-        hidden = language(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, use_cache=False).last_hidden_state
+        positions = torch.empty(*axes, rows, prompt + answer, dtype=torch.long)
+        # a ready mask: none is made, which would look at numbers
+        mask = torch.empty(rows, 1, prompt + answer, prompt + answer)
+        hidden = language(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask,
+                          use_cache=False).last_hidden_state
         model.get_output_embeddings()(hidden[:, -answer:]).float().log_softmax(-1).sum()
     logits = rows * answer * text.vocab_size * 4
     layers = text.num_hidden_layers
     boundary = rows * (prompt + answer) * text.hidden_size * embeddings.element_size()
     whole = kept[0] - logits
-    return int((layers * boundary + whole / layers if checkpointing else whole) + 3 * min(logits, 4 * BUFFER))   # logits, their gradient and one copy
+    kept_whole = layers * boundary + whole / layers if checkpointing else whole
+    return int(kept_whole + 3 * min(logits, 4 * BUFFER))   # logits, their gradient and one copy
 
 # %% ../nbs/52_dry_run.ipynb #ccc35c28
 def memory(
@@ -147,7 +155,7 @@ DEVICES = {  # name: (arithmetic in bfloat16, FLOP/s; memory, bytes/s; links bet
     "H100 80 GB": (790e12, 3.0e12, 300e9, 80e9),
     "A100 80 GB": (260e12, 1.8e12, 200e9, 80e9),
 }
-USED, LAYER_START = 0.3, 5e-4   # share of the arithmetic that a trainer uses; seconds to start the operations of a layer
+USED, LAYER_START = 0.3, 5e-4   # share of the arithmetic that a trainer uses; seconds to start a layer's operations
 
 def seconds(
     model,            # from `on_paper`
@@ -166,15 +174,18 @@ def seconds(
     "Time of one iteration (with `processes`, ZeRO `stage` and activation `checkpointing`)."
     flops, bandwidth, links, _ = device
     language = [p for n, p in model.named_parameters() if part_of(n) == "language"]
-    number, weights = sum(p.numel() for p in language), sum(p.numel() * p.element_size() for p in model.parameters())
+    number = sum(p.numel() for p in language)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     mine = turns / processes
     layers = model.config.get_text_config().num_hidden_layers
     token = max(weights / bandwidth, layers * LAYER_START)
     rollout = 2 * number * mine * prompt / (USED * flops) + rounds * answer * token
     operations = (6 if trained > number / 2 else 4) + 2 * checkpointing
-    update = max(epochs * operations * number * mine * (prompt + answer) / (USED * flops), parts * layers * 3 * LAYER_START)
-    sent = 0 if processes == 1 else (2 * 4 * trained * steps + (2 * weights * parts + weights if stage == 3 else 0)) * (processes - 1) / processes
+    update = max(epochs * operations * number * mine * (prompt + answer) / (USED * flops),
+                 parts * layers * 3 * LAYER_START)
+    gathered = 2 * weights * parts + weights if stage == 3 else 0
+    sent = 0 if processes == 1 else (2 * 4 * trained * steps + gathered) * (processes - 1) / processes
     return dict(rollout=rollout, update=update, communication=sent / links)
 
 # %% ../nbs/52_dry_run.ipynb #3755fa0b
@@ -186,13 +197,16 @@ def image_tokens(
     "About how many tokens an image becomes, by what families are known to do."
     height, width = size
     vision = getattr(config, "vision_config", config)
-    side, patch = (x if isinstance(x := getattr(vision, k, None), int) else (x or [16])[0] for k in ("image_size", "patch_size"))
-    if getattr(config, "image_grid_pinpoints", None): return 1176 if max(size) <= 336 else 2928   # tiles of 576, line ends
+    side, patch = (x if isinstance(x := getattr(vision, k, None), int) else (x or [16])[0]
+                   for k in ("image_size", "patch_size"))
+    if getattr(config, "image_grid_pinpoints", None):   # tiles of 576, line ends
+        return 1176 if max(size) <= 336 else 2928
     if fixed := getattr(config, "mm_tokens_per_image", None): return fixed
-    if scale := getattr(config, "scale_factor", None):    # tiles of an image whose longer side becomes four, and the whole
+    if scale := getattr(config, "scale_factor", None):   # tiles of an image whose longer side becomes four; the whole
         rows, columns = (max(1, math.ceil(4 * s / max(size))) for s in size)
         return (rows * columns + 1) * (side // patch // scale)**2
-    if ratio := getattr(config, "downsample_ratio", None): return int((side // patch * ratio)**2)   # a small image is one tile
+    if ratio := getattr(config, "downsample_ratio", None):   # a small image is one tile
+        return int((side // patch * ratio)**2)
     merge = getattr(vision, "spatial_merge_size", None) or getattr(config, "spatial_merge_size", None) or 1
     return max(4, round(min(height * width, max_pixels or 10**7) / (patch * merge)**2))
 
@@ -205,7 +219,11 @@ def prompt_tokens(task, config, max_pixels:int=0)->int:
     text = sum(len(part["text"]) for content in contents for part in content if part["type"] == "text")
     return 10 + text // 4 + sum(image_tokens(config, i.shape[:2], max_pixels) for i in frame.images)
 
-def shape_of_run(config, prompt:int, processes:int)->dict: # rows, answer, turns, rounds, epochs, optimizer steps, parts of one process
+def shape_of_run(
+    config,
+    prompt:int,
+    processes:int,
+)->dict: # rows, answer, turns, rounds, epochs, optimizer steps, parts of one process
     "What one of `processes` puts through the model in an iteration of a PPO or SFT `config` (with `prompt` tokens)."
     o, each = config.optim, lambda whole: max(whole // processes, 1)
     if not hasattr(config, "rollout"):
@@ -226,16 +244,24 @@ def estimate(
     "Memory and time of each layout."
     dtype = getattr(torch, "bfloat16" if config.loading.dtype == "auto" else config.loading.dtype)
     model = on_paper(config.model, config.lora, config.trainable, dtype)
-    if config.loading.quantization != "none": raise UsageError(f"--dry-run does not know quantization={config.loading.quantization}; leave it out, and count a quarter (4bit) or half (8bit) of the weights")
+    if config.loading.quantization != "none":
+        raise UsageError(f"--dry-run does not know quantization={config.loading.quantization}; leave it out, "
+                         f"and count a quarter (4bit) or half (8bit) of the weights")
     prompt, rows = prompt_tokens(task, model.config, config.loading.max_pixels), []
+    checkpointing = config.optim.activation_checkpointing
     for processes, stage in layouts:
         run = shape_of_run(config, prompt, processes)
-        cache = rollout_cache(model, run["envs"], prompt, run["answer"], config.sampling.static_cache) if run["envs"] else 0
-        needed = memory(model, processes, stage, activation_bytes(model, run["rows"], prompt, run["answer"], config.optim.activation_checkpointing), cache)
+        fixed = run["envs"] and config.sampling.static_cache
+        cache = rollout_cache(model, run["envs"], prompt, run["answer"], fixed) if run["envs"] else 0
+        activations = activation_bytes(model, run["rows"], prompt, run["answer"], checkpointing)
+        needed = memory(model, processes, stage, activations, cache)
         if not run["rounds"]: needed["rollout"] = 0
-        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"], run["steps"], device, processes, stage, config.optim.activation_checkpointing) for name, device in DEVICES.items()}
+        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"],
+                               run["steps"], device, processes, stage, checkpointing)
+                 for name, device in DEVICES.items()}
         if not run["rounds"]: times = {name: dict(t, rollout=0.0) for name, t in times.items()}
-        rows.append(dict(processes=processes, stage=stage, prompt=prompt, **run, memory=needed, seconds=times, model=model))
+        rows.append(dict(processes=processes, stage=stage, prompt=prompt, **run,
+                         memory=needed, seconds=times, model=model))
     return rows
 
 # %% ../nbs/52_dry_run.ipynb #39b1007e
@@ -249,23 +275,34 @@ def describe(
     processes:int=8,    # how many, in the lines about several
 )->str:
     "The estimate of a run in words, for `--dry-run`."
-    rows, iterations = estimate(config, task, ((1, 0), *((processes, stage) for stage in (0, 2, 3)))), getattr(config, "updates", None) or config.steps
+    rows = estimate(config, task, ((1, 0), *((processes, stage) for stage in (0, 2, 3))))
+    iterations = getattr(config, "updates", None) or config.steps
     model, first, gb = rows[0]["model"], rows[0], lambda b: f"{b / 1e9:.1f}"
     count = lambda which: sum(p.numel() for n, p in model.named_parameters() if which(n, p)) / 1e9
     base = lambda n, p: "lora_" not in n
+    language = count(lambda n, p: base(n, p) and part_of(n) == "language")
     lines = [f"{config.model} on {task.name}, estimated; nothing was loaded, nothing is written",
-             f"weights {count(base):.2f} B (language {count(lambda n, p: base(n, p) and part_of(n) == 'language'):.2f} B), {count(lambda n, p: p.requires_grad):.3f} B learn; sizes from {shapes_of(config.model)[1]}",
-             f"{first['turns']} turns an iteration, about {first['prompt']} tokens a prompt and at most {first['answer']} an answer; {iterations} iterations", "",
-             "memory of one process, GB", "processes    mode  turns at once  weights  gradients  optimizer  activations  cache  | rollout  update"]
+             f"weights {count(base):.2f} B (language {language:.2f} B), "
+             f"{count(lambda n, p: p.requires_grad):.3f} B learn; sizes from {shapes_of(config.model)[1]}",
+             f"{first['turns']} turns an iteration, about {first['prompt']} tokens a prompt "
+             f"and at most {first['answer']} an answer; {iterations} iterations", "",
+             "memory of one process, GB",
+             "processes    mode  turns at once  weights  gradients  optimizer  activations  cache  | rollout  update"]
     for r in rows:
         m = r["memory"]
-        lines.append(f"{r['processes']:>9}  {layout_name(r['processes'], r['stage']):>6}  {r['rows']:>13}  " + "  ".join(f"{gb(m[k]):>{len(k)}}" for k in ("weights", "gradients", "optimizer", "activations", "cache")) + f"  | {gb(m['rollout']):>7}  {gb(m['update']):>6}")
-    lines += ["", "time of an iteration, s (rollout + update + communication), and of the run, h; 30 % of the hardware's arithmetic"]
+        parts = (f"{gb(m[k]):>{len(k)}}" for k in ("weights", "gradients", "optimizer", "activations", "cache"))
+        lines.append(f"{r['processes']:>9}  {layout_name(r['processes'], r['stage']):>6}  {r['rows']:>13}  "
+                     + "  ".join(parts) + f"  | {gb(m['rollout']):>7}  {gb(m['update']):>6}")
+    lines += ["", "time of an iteration, s (rollout + update + communication), and of the run, h; "
+                  "30 % of the hardware's arithmetic"]
     for name, device in DEVICES.items():
         cells = []
         for r in rows:
             t, fits = r["seconds"][name], max(r["memory"]["rollout"], r["memory"]["update"]) * 1.1 < device[3]
-            cells.append(f"{r['processes']}× {layout_name(r['processes'], r['stage'])}: " + (f"{t['rollout']:.0f} + {t['update']:.0f} + {t['communication']:.1f}, {sum(t.values()) * iterations / 3600:.1f} h" if fits else "too large"))
+            took = "too large" if not fits else (
+                f"{t['rollout']:.0f} + {t['update']:.0f} + {t['communication']:.1f}, "
+                f"{sum(t.values()) * iterations / 3600:.1f} h")
+            cells.append(f"{r['processes']}× {layout_name(r['processes'], r['stage'])}: {took}")
         lines.append(f"{name:<11} " + "   ".join(cells))
     return "\n".join(lines)
 
@@ -307,7 +344,8 @@ def _template(name:str, config)->tuple:
     "Whether the processor beside a configuration fits it, if it is there."
     files = [f for f in ("preprocessor_config.json", "processor_config.json") if (Path(name)/f).exists()]
     if not files: return "template", None, "no processor here: neither it nor its chat template was looked at"
-    return _told("template", lambda: load_processor(name, weights=False), "the processor fits, its template shows an image")
+    return _told("template", lambda: load_processor(name, weights=False),
+                 "the processor fits, its template shows an image")
 
 def _room(name:str)->tuple:
     "Memory of PPO with an adapter of rank 16, one turn at once."

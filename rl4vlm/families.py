@@ -16,8 +16,9 @@ from .core import UsageError, did_you_mean
 from .models import image_ids, image_token, why_not
 
 # %% ../nbs/24_families.ipynb #1f3516f3
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "gemma3", "smolvlm", "idefics3",
-            "internvl", "llava_next", "llava_onevision", "glm4v", "glm46v", "mistral3", "mllama")   # the ones that people use
+FAMILIES = (   # the ones that people use
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "gemma3", "smolvlm", "idefics3",
+    "internvl", "llava_next", "llava_onevision", "glm4v", "glm46v", "mistral3", "mllama")
 
 def family_classes()->dict: # model type -> name of its class
     "All classes of image-text-to-text models that transformers has."

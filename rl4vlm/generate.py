@@ -76,7 +76,8 @@ def check_cache(
     needed = cache_bytes(policy.config, tokens, policy.model.dtype.itemsize)
     if needed <= free: return
     raise UsageError(f"the key-value cache of {rows} rows of {whole} tokens needs {needed / 2**30:.1f} GiB of memory "
-                     f"and {free / 2**30:.1f} are free: lower --rollout.envs, --sampling.max_new_tokens or --loading.max_pixels")
+                     f"and {free / 2**30:.1f} are free: lower --rollout.envs, --sampling.max_new_tokens "
+                     f"or --loading.max_pixels")
 
 def _free_bytes(policy:VLMPolicy)->int|None:
     "Memory of the GPU that nobody uses, what PyTorch has set aside included; None without a GPU."

@@ -33,24 +33,29 @@ def pick_device(device:str="auto")->torch.device:
 def pick_dtype(dtype:str, device:torch.device)->torch.dtype:
     "The dtype of this name; `auto` is bfloat16 if `device` is a GPU and float32 on a CPU."
     if dtype == "auto": return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in ("float32", "bfloat16", "float16"): raise UsageError(f"dtype {dtype!r} must be auto, float32, bfloat16 or float16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype {dtype!r} must be auto, float32, bfloat16 or float16")
     return getattr(torch, dtype)
 
 # %% ../nbs/20_models.ipynb #04f27eea
 def checkpoint_kind(name:str)->str:
-    "What `name` is: `model` (a folder with weights), `adapter` (a folder with a LoRA adapter) or `hub` (neither; a name)."
+    ("What `name` is: `model` (a folder with weights), `adapter` (a folder with a LoRA adapter) "
+     "or `hub` (neither; a name).")
     folder = Path(name)
     if (folder/"adapter_config.json").exists():
-        if not any(folder.glob("adapter_model.*")): raise UsageError(f"{folder} is incomplete: it has an adapter_config.json and no adapter_model.safetensors")
+        if not any(folder.glob("adapter_model.*")):
+            raise UsageError(f"{folder} is incomplete: it has an adapter_config.json and no adapter_model.safetensors")
         return "adapter"
     if folder.is_dir():
         if not (folder/"config.json").exists():
             inside = RunFolder(folder).newest_model()
             hint = f"; the checkpoint of this run is {inside}" if inside else ""
             raise UsageError(f"{folder} is not a checkpoint: it has no config.json and no adapter_config.json{hint}")
-        if not any(folder.glob("*.safetensors")): raise UsageError(f"{folder} is incomplete: it has no *.safetensors weights")
+        if not any(folder.glob("*.safetensors")):
+            raise UsageError(f"{folder} is incomplete: it has no *.safetensors weights")
         return "model"
-    among_runs = "/" in name and any(RunFolder(other).config.exists() for other in folder.parent.glob("*"))   # so it is no name on the hub
+    # a folder beside runs is no name on the hub
+    among_runs = "/" in name and any(RunFolder(other).config.exists() for other in folder.parent.glob("*"))
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or among_runs:
         near = did_you_mean(name, [str(p) for p in folder.parent.iterdir()]) if among_runs else ""
         raise UsageError(f"model folder {folder} does not exist or is not a folder{near and ';' + near}")
@@ -58,14 +63,15 @@ def checkpoint_kind(name:str)->str:
 
 # %% ../nbs/20_models.ipynb #904a20d0
 VISION_NAMES = (   # towers that read images, and sound where a model hears
-    "visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "image_encoder", "video_tower", "vqmodel",
-    "vision_tokenizer", "vision_embed_tokens", "audio_tower", "audio_tokenizer")
+    "visual", "vision_tower", "vision_model", "vision_encoder", "image_tower", "image_encoder", "video_tower",
+    "vqmodel", "vision_tokenizer", "vision_embed_tokens", "audio_tower", "audio_tokenizer")
 MERGER_NAMES = (   # what lies between a tower and the language model
-    "merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector", "mm_projector",
-    "aligner", "vision_projection", "vision_adapter", "visual_embeddings_table", "high_res_vision_alpha",
-    "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "qformer", "query_tokens", "language_projection",
-    "image_to_text_projection", "view_separator", "layerwise_projectors", "spatial_projectors",
-    "embed_vision", "embed_audio", "generation_embeddings", "generation_aligner", "generation_head")
+    "merger", "deepstack_merger_list", "multi_modal_projector", "image_newline", "connector", "projector",
+    "mm_projector", "aligner", "vision_projection", "vision_adapter", "visual_embeddings_table",
+    "high_res_vision_alpha", "high_res_vision_neck", "high_res_vision_proj", "resampler_model", "qformer",
+    "query_tokens", "language_projection", "image_to_text_projection", "view_separator",
+    "layerwise_projectors", "spatial_projectors", "embed_vision", "embed_audio",
+    "generation_embeddings", "generation_aligner", "generation_head")
 PARTS = ("language", "language+merger", "all")
 
 def part_of(
@@ -97,12 +103,14 @@ def _never_read(config)->re.Pattern:
     if not hasattr(config, "vision_feature_layer"): return re.compile("(?!)")
     depth = config.vision_config.num_hidden_layers
     first = config.vision_feature_layer % (depth + 1) if isinstance(config.vision_feature_layer, int) else depth
-    return re.compile(rf"vision_tower\.(.*\.)?(post_layernorm|{'|'.join(rf'layers.{i}' for i in range(first, depth)) or '(?!)'})\.")
+    layers = "|".join(rf"layers.{i}" for i in range(first, depth)) or "(?!)"
+    return re.compile(rf"vision_tower\.(.*\.)?(post_layernorm|{layers})\.")
 
 def _learning(model, parts:str)->Callable[[str], bool]:
     "A function of a name: is it of the named parts, and of any use?"
     if parts not in PARTS: raise UsageError(f"parts={parts!r} must be one of {', '.join(PARTS)}")
-    chosen, idle = dict(language={"language"}, all={"language", "merger", "vision"}).get(parts, {"language", "merger"}), _never_read(model.config)
+    named = dict(language={"language"}, all={"language", "merger", "vision"})
+    chosen, idle = named.get(parts, {"language", "merger"}), _never_read(model.config)
     return lambda name: part_of(name) in chosen and not idle.search(name + ".")
 
 def train_parts(
@@ -130,10 +138,13 @@ def _rounded(quant:str, dtype:torch.dtype, device:torch.device)->dict:
     "What `from_pretrained` must be told."
     if quant not in ("none", "4bit", "8bit"): raise UsageError(f"quant={quant!r} must be none, 4bit or 8bit")
     if quant == "none": return {}
-    if not find_spec("bitsandbytes"): raise UsageError(f"quant={quant} needs bitsandbytes, which is not installed: {install_extra('quant')}, or leave it at none")
+    if not find_spec("bitsandbytes"):
+        raise UsageError(f"quant={quant} needs bitsandbytes, which is not installed: {install_extra('quant')}, "
+                         f"or leave it at none")
     from transformers import BitsAndBytesConfig
     return dict(device_map={"": device}, quantization_config=BitsAndBytesConfig(
-        load_in_4bit=quant == "4bit", load_in_8bit=quant == "8bit", bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+        load_in_4bit=quant == "4bit", load_in_8bit=quant == "8bit",
+        bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[rf".*\.{n}" for n in (*VISION_NAMES, *MERGER_NAMES)] + ["lm_head"]))
 
 # %% ../nbs/20_models.ipynb #336c1fdc
@@ -187,14 +198,18 @@ def check_processor(
 )->None:
     "Raise `UsageError` if the processor cannot serve this model."
     def wrong(what): raise UsageError(f"the processor of '{name}' does not fit its model: {what}")
-    if not hasattr(processor, "image_processor"): wrong("it has no image processor, so images cannot be read (preprocessor_config.json is missing)")
-    if not hasattr(processor, "tokenizer"): wrong("it has no tokenizer, so no text can be read (tokenizer.json is missing)")
+    if not hasattr(processor, "image_processor"):
+        wrong("it has no image processor, so images cannot be read (preprocessor_config.json is missing)")
+    if not hasattr(processor, "tokenizer"):
+        wrong("it has no tokenizer, so no text can be read (tokenizer.json is missing)")
     images, tokens, token = processor.image_processor, processor.tokenizer, getattr(config, "image_token_id", None)
-    written = {getattr(processor, "image_token_id", None), getattr(tokens, "image_token_id", None)} - {None}   # Gemma's differ
+    # Gemma's differ
+    written = {getattr(processor, "image_token_id", None), getattr(tokens, "image_token_id", None)} - {None}
     if not image_token(processor): wrong("it knows no image token, so a prompt has no place for an image")
     if token not in written and token not in image_ids(processor):
         wrong(f"its image token is {', '.join(sorted(map(str, written)))}, the model's is {token}")
-    if len(tokens) > config.get_text_config().vocab_size: wrong(f"its tokenizer has {len(tokens)} tokens, the model {config.get_text_config().vocab_size}")
+    if len(tokens) > config.get_text_config().vocab_size:
+        wrong(f"its tokenizer has {len(tokens)} tokens, the model {config.get_text_config().vocab_size}")
     _check_template(processor, wrong)
     for here, there, what in _sizes(getattr(config, "vision_config", None), config, images, processor):
         if here != there: wrong(f"{what} is {here} in the processor and {there} in the model")
@@ -208,16 +223,21 @@ def _check_template(processor, wrong)->None:
     except Exception as e: wrong(f"its chat template cannot be used ({' '.join(str(e).split())[:120]})")
     try: read_by_processor(processor, "Which?", [])
     except Exception as e: wrong(f"it reads no text without an image ({' '.join(str(e).split())[:120]})")
-    if text.count(image_token(processor)) != 1 or "Which?" not in text: wrong(f"its chat template makes {text!r} of an image and a word, without one image token {image_token(processor)!r} and the word")
+    if text.count(image_token(processor)) != 1 or "Which?" not in text:
+        wrong(f"its chat template makes {text!r} of an image and a word, "
+              f"without one image token {image_token(processor)!r} and the word")
 
 def _sizes(vision, config, images, processor)->list:
     "Pairs that must agree: (the processor's, the model's, what it is)."
     if hasattr(vision, "spatial_merge_size") and hasattr(images, "patch_size") and hasattr(images, "merge_size"):
-        return [(images.patch_size, vision.patch_size, "patch_size"), (images.merge_size, vision.spatial_merge_size, "merge_size")]
+        return [(images.patch_size, vision.patch_size, "patch_size"),
+                (images.merge_size, vision.spatial_merge_size, "merge_size")]
     if not hasattr(config, "image_grid_pinpoints") or not hasattr(processor, "patch_size"): return []
     grids = [list(p) for p in images.image_grid_pinpoints]
-    return [(processor.patch_size, vision.patch_size, "patch_size"), (images.crop_size["height"], vision.image_size, "the size of a tile"),
-            (processor.vision_feature_select_strategy, config.vision_feature_select_strategy, "vision_feature_select_strategy"),
+    strategy = "vision_feature_select_strategy"
+    return [(processor.patch_size, vision.patch_size, "patch_size"),
+            (images.crop_size["height"], vision.image_size, "the size of a tile"),
+            (processor.vision_feature_select_strategy, config.vision_feature_select_strategy, strategy),
             (grids, [g for g in grids if g in map(list, config.image_grid_pinpoints)], "image_grid_pinpoints")]
 
 # %% ../nbs/20_models.ipynb #cdfbd983
@@ -226,14 +246,18 @@ def limit_pixels(processor, max_pixels:int)->None:
     images = processor.image_processor
     if hasattr(images, "image_grid_pinpoints"):
         kept = [p for p in images.image_grid_pinpoints if p[0] * p[1] <= max_pixels]
-        if not kept: raise UsageError(f"max_pixels={max_pixels} is less than the smallest shape of this model, {min(p[0] * p[1] for p in images.image_grid_pinpoints)} pixels")
+        if not kept:
+            raise UsageError(f"max_pixels={max_pixels} is less than the smallest shape of this model, "
+                             f"{min(p[0] * p[1] for p in images.image_grid_pinpoints)} pixels")
         images.image_grid_pinpoints = kept
     elif not hasattr(images, "merge_size") or "longest_edge" not in dict(images.size):
         raise UsageError(f"max_pixels={max_pixels} cannot be honoured: {type(images).__name__} has no such limit, "
                          "leave it at 0")
     else:
         side = images.patch_size * images.merge_size
-        if max_pixels < side * side: raise UsageError(f"max_pixels={max_pixels} is less than the pixels of one image token, {side} × {side} = {side * side}")
+        if max_pixels < side * side:
+            raise UsageError(f"max_pixels={max_pixels} is less than the pixels of one image token, "
+                             f"{side} × {side} = {side * side}")
         images.size = {"shortest_edge": min(max_pixels, images.size["shortest_edge"]), "longest_edge": max_pixels}
 
 # %% ../nbs/20_models.ipynb #e5d2907c
@@ -242,16 +266,21 @@ _all, _ours = torch.get_num_threads(), set()   # threads that torch has by itsel
 
 def use_threads(model, device:torch.device)->None:
     "As many threads as suit the size of `model` on this `device`, unless somebody has said how many."
-    if device.type != "cpu" or os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads() not in {_all, *_ours}: return
+    if device.type != "cpu" or os.environ.get("OMP_NUM_THREADS"): return
+    if torch.get_num_threads() not in {_all, *_ours}: return
     wanted = 1 if sum(p.numel() for p in model.parameters()) < SMALL else _all
-    _ours.add(wanted); torch.set_num_threads(wanted)
+    _ours.add(wanted)
+    torch.set_num_threads(wanted)
 
 # %% ../nbs/20_models.ipynb #bc90b264
 def refuse_own_code(name:str)->None:
-    "Raise `UsageError` if a folder (of this `name`) holds a model, processor or tokenizer that is loaded by code of its own."
-    for file in ("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer_config.json"):
+    ("Raise `UsageError` if a folder (of this `name`) holds a model, processor or tokenizer "
+     "that is loaded by code of its own.")
+    for file in ("config.json", "processor_config.json", "preprocessor_config.json",
+                 "video_preprocessor_config.json", "tokenizer_config.json"):
         if (path := Path(name)/file).is_file() and "auto_map" in read_json(path):
-            raise UsageError(f"{path} asks for Python code of the checkpoint's own (auto_map), and none is run; if transformers has the class, remove auto_map from the file")
+            raise UsageError(f"{path} asks for Python code of the checkpoint's own (auto_map), and none is run; "
+                             f"if transformers has the class, remove auto_map from the file")
 
 def _image_token_id(config)->int|None: # Molmo's has a name of its own
     return next((i for n in ("image_token_id", "image_patch_id") if (i := getattr(config, n, None)) is not None), None)
@@ -261,9 +290,12 @@ def load_config(name:str)->Any:
     from transformers import AutoConfig
     refuse_own_code(name)
     try: config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (KeyError, TypeError, ValueError) as e: raise UsageError(f"the config.json of '{name}' cannot be used ({str(e).strip().splitlines()[0][:160]}); code of a checkpoint's own is never run") from e
+    except (KeyError, TypeError, ValueError) as e:
+        raise UsageError(f"the config.json of '{name}' cannot be used ({str(e).strip().splitlines()[0][:160]}); "
+                         f"code of a checkpoint's own is never run") from e
     if (image := _image_token_id(config)) is not None: config.image_token_id = image
-    if hasattr(config, "auto_map"): raise UsageError(f"model '{name}' asks for Python code of its own (auto_map), and none is run")
+    if hasattr(config, "auto_map"):
+        raise UsageError(f"model '{name}' asks for Python code of its own (auto_map), and none is run")
     return config
 
 # %% ../nbs/20_models.ipynb #75ab2766
@@ -273,16 +305,23 @@ def need_all(
     unexpected,  # and the other way round
 )->None:
     "Raise `UsageError`, naming some, unless a file held all tensors and no others."
-    said = [f"{len(names)} tensors {what}, such as {', '.join(sorted(names)[:2])}" for what, names in (("are missing", missing), ("have no place in the model", unexpected)) if names]
-    if said: raise UsageError(f"the weights of '{where}' do not fit: {'; '.join(said)}. The file is not whole, or was written for another model or another layout of it")
+    said = [f"{len(names)} tensors {what}, such as {', '.join(sorted(names)[:2])}"
+            for what, names in (("are missing", missing), ("have no place in the model", unexpected)) if names]
+    if said:
+        raise UsageError(f"the weights of '{where}' do not fit: {'; '.join(said)}. The file is not whole, "
+                         f"or was written for another model or another layout of it")
 
 def check_weights(tensors:dict)->None:
     "Raise `InvariantError` if any of the `tensors` holds a number that is not finite."
     broken = [n for n, t in tensors.items() if torch.is_floating_point(t) and not bool(torch.isfinite(t).all())]
-    if broken: raise InvariantError(f"the weights are broken: {len(broken)} of {len(tensors)} tensors hold numbers that are not finite, such as {broken[0]}; they are not written. Lower the learning rate")
+    if broken:
+        raise InvariantError(f"the weights are broken: {len(broken)} of {len(tensors)} tensors hold numbers that are "
+                             f"not finite, such as {broken[0]}; they are not written. Lower the learning rate")
 
-OLD_NAMES = ((r"^base_model\.model\.model\.(layers|embed_tokens|norm)\.", r"base_model.model.model.language_model.\1."),   # of adapters of Qwen's models
-             (r"^base_model\.model\.visual\.", r"base_model.model.model.visual."))
+# %% ../nbs/20_models.ipynb #75ab2768
+OLD_NAMES = (   # of adapters of Qwen's models
+    (r"^base_model\.model\.model\.(layers|embed_tokens|norm)\.", r"base_model.model.model.language_model.\1."),
+    (r"^base_model\.model\.visual\.", r"base_model.model.model.visual."))
 
 def _new_name(model, name:str)->str:
     "What a tensor of an adapter is called today."
@@ -295,17 +334,23 @@ def fill_adapter(model, folder)->None:
     from peft import set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
     try:
-        tensors = {_new_name(model.get_base_model(), n): t for n, t in load_peft_weights(str(folder), device="cpu").items()}
+        saved = load_peft_weights(str(folder), device="cpu")
+        tensors = {_new_name(model.get_base_model(), n): t for n, t in saved.items()}
         result = set_peft_model_state_dict(model, tensors)
-    except (KeyError, OSError, RuntimeError, ValueError) as e: raise UsageError(f"the adapter {folder} does not fit its base model ({str(e).strip().splitlines()[-1].strip()[:160]})") from e
+    except (KeyError, OSError, RuntimeError, ValueError) as e:
+        raise UsageError(f"the adapter {folder} does not fit its base model "
+                         f"({str(e).strip().splitlines()[-1].strip()[:160]})") from e
     places = {n for n in model.state_dict() if ".default" in n}
     need_all(folder, places & {*result.missing_keys}, result.unexpected_keys)
 
 def fill_model(model, folder)->None:
     "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind in `folder`."
     if hasattr(model, "peft_config"): return fill_adapter(model, folder)
-    try: saved, report = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False, output_loading_info=True)
-    except (OSError, RuntimeError) as e: raise UsageError(f"the weights of '{folder}' do not fit this model ({str(e).splitlines()[0][:120]})") from e
+    try:
+        saved, report = type(model).from_pretrained(
+            folder, dtype=model.dtype, trust_remote_code=False, output_loading_info=True)
+    except (OSError, RuntimeError) as e:
+        raise UsageError(f"the weights of '{folder}' do not fit this model ({str(e).splitlines()[0][:120]})") from e
     need_all(folder, report["missing_keys"], report["unexpected_keys"])
     model.load_state_dict(saved.state_dict())
 
@@ -314,11 +359,14 @@ def _load_adapter(model, folder:str)->Any:
     from peft import PeftConfig, PeftModel
     config = PeftConfig.from_pretrained(folder)
     if isinstance(targets := getattr(config, "target_modules", None), (list, set)):   # whole names of older layouts
-        config.target_modules = {_new_name(model, f"base_model.model.{t}.").removeprefix("base_model.model.")[:-1] for t in targets}
+        before = "base_model.model."
+        config.target_modules = {_new_name(model, f"{before}{t}.").removeprefix(before)[:-1] for t in targets}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")   # what comes next tells it better
         try: adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
-        except (KeyError, OSError, RuntimeError, ValueError) as e: raise UsageError(f"the adapter {folder} does not fit its base model ({str(e).strip().splitlines()[-1].strip()[:160]})") from e
+        except (KeyError, OSError, RuntimeError, ValueError) as e:
+            raise UsageError(f"the adapter {folder} does not fit its base model "
+                             f"({str(e).strip().splitlines()[-1].strip()[:160]})") from e
     fill_adapter(adapted, folder)
     return adapted
 
@@ -334,7 +382,8 @@ def load_processor(
     processor = _load_processor(name if own else _base_of(name))
     check_processor(config, processor, name)
     if max_pixels: limit_pixels(processor, max_pixels)
-    if hasattr(config, "image_grid_pinpoints"): config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
+    if hasattr(config, "image_grid_pinpoints"):
+        config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
     return config, processor
 
 def load_vlm(
@@ -363,40 +412,57 @@ def load_vlm(
 # %% ../nbs/20_models.ipynb #dcc0a0bb
 def _load_processor(name:str)->Any:
     from transformers import AutoProcessor, dynamic_module_utils
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0   # a part of a processor to which the option is not passed on asks nobody
+    # a part of a processor to which the option is not passed on asks nobody
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     refuse_own_code(name)
     try: return AutoProcessor.from_pretrained(name, trust_remote_code=False)
-    except Exception as e: raise UsageError(f"'{name}' has no processor that can be loaded ({' '.join(str(e).split())[:120]}); a checkpoint needs its tokenizer and its image processor beside the weights")
+    except Exception as e:
+        raise UsageError(f"'{name}' has no processor that can be loaded ({' '.join(str(e).split())[:120]}); "
+                         f"a checkpoint needs its tokenizer and its image processor beside the weights")
 
 def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str)->Any:
     from transformers import AutoModelForImageTextToText
     options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
     with _readable(name, "the weights"):
         kind:Any = AutoModelForImageTextToText
-        try: model, report = kind.from_pretrained(name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
-        except RuntimeError as e: raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
+        try:
+            model, report = kind.from_pretrained(
+                name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
+        except RuntimeError as e:
+            raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, "
+                             f"or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
         except (ImportError, ValueError) as e:
-            if attention == "auto" and isinstance(e, ImportError): raise UsageError(f"model '{name}' needs a package that is not installed ({' '.join(str(e).split())[:120]})") from e
+            if attention == "auto" and isinstance(e, ImportError):
+                raise UsageError(f"model '{name}' needs a package that is not installed "
+                                 f"({' '.join(str(e).split())[:120]})") from e
             if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
-            raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); auto always can")
+            raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); "
+                             f"auto always can")
     need_all(name, report["missing_keys"], report["unexpected_keys"])
     check_parts(model, name)
-    for module in model.modules():   # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
+    # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
+    for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
     return model if quant != "none" else model.to(device)
 
 # %% ../nbs/20_models.ipynb #a935153f
 @contextmanager
 def _readable(name:str, what:str)->Iterator[None]:
-    "Say in one line which part (`what`) of the checkpoint `name` cannot be read, whatever the library that reads it raises."
+    ("Say in one line which part (`what`) of the checkpoint `name` cannot be read, "
+     "whatever the library that reads it raises.")
     try: yield
     except (RL4VLMError, MemoryError, torch.OutOfMemoryError): raise
-    except Exception as e: raise UsageError(f"{what} of '{name}' cannot be loaded ({type(e).__name__}: {' '.join(str(e).split())[:160]}); is it whole, and of a kind that this transformers knows?") from e
+    except Exception as e:
+        raise UsageError(f"{what} of '{name}' cannot be loaded ({type(e).__name__}: "
+                         f"{' '.join(str(e).split())[:160]}); "
+                         f"is it whole, and of a kind that this transformers knows?") from e
 
 def _base_of(name:str)->str:
     "The base that the adapter in folder `name` names."
-    with _readable(name, "adapter_config.json"): base = read_json(Path(name)/"adapter_config.json").get("base_model_name_or_path")
-    if not base or not isinstance(base, str): raise UsageError(f"adapter_config.json of '{name}' names no base model (base_model_name_or_path)")
+    with _readable(name, "adapter_config.json"):
+        base = read_json(Path(name)/"adapter_config.json").get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise UsageError(f"adapter_config.json of '{name}' names no base model (base_model_name_or_path)")
     return base
 
 def _check_base(name:str, base:str)->None:
@@ -404,14 +470,16 @@ def _check_base(name:str, base:str)->None:
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
 
-FLOAT16 = "dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)"
+FLOAT16 = ("dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; "
+           "take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
 
 def check_learnable(
     name:str,   # as for `load_vlm`, or a tiny model
     config,     # of a command that trains: its parts `loading` and `lora`
 )->None:
     "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
-    adapter = config.lora.r or config.loading.quantization != "none" or not name.startswith("tiny") and checkpoint_kind(name) == "adapter"
+    adapter = (config.lora.r or config.loading.quantization != "none"
+               or not name.startswith("tiny") and checkpoint_kind(name) == "adapter")
     if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
 # %% ../nbs/20_models.ipynb #265b9d36
@@ -428,7 +496,8 @@ def why_not(
         return "it is an encoder-decoder, which writes by another part than it reads with"
     if "image" not in reads: return f"it reads {' and '.join(reads)}, no images"
     if not kind.can_generate(): return "it writes no text"
-    if missing := [n for n in ("input_ids", "pixel_values") if n not in takes]: return f"its class takes no {missing[0]}"
+    if missing := [n for n in ("input_ids", "pixel_values") if n not in takes]:
+        return f"its class takes no {missing[0]}"
     if takes["pixel_values"].default is inspect.Parameter.empty: return "it reads no text without an image"
     if hasattr(config, "vocabulary_map") or hasattr(config, "image_token_offset"):
         return "it reads images as words of a codebook, through which no gradient passes"
@@ -452,8 +521,11 @@ def check_model(
     except UsageError as e:
         if Path(name).is_dir() or not isinstance(e.__cause__, OSError): raise
         e = e.__cause__
-        raise UsageError(f"model '{name}' could not be loaded: it is no folder here and the hub did not give it ({str(e).splitlines()[0][:120]}); download it first and pass --model FOLDER")
-    if type(config) not in AutoModelForImageTextToText._model_mapping: raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); a vision-language model is needed")
+        raise UsageError(f"model '{name}' could not be loaded: it is no folder here and the hub did not give it "
+                         f"({str(e).splitlines()[0][:120]}); download it first and pass --model FOLDER")
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UsageError(f"model '{name}' is a text-only or unknown kind ({config.model_type}); "
+                         f"a vision-language model is needed")
     if why := why_not(config): raise UsageError(f"model '{name}' ({config.model_type}) cannot be trained here: {why}")
     return config
 
@@ -479,11 +551,14 @@ def logit_rule(model)->Callable|None: # a function of logits, or None where noth
     rows = getattr(head.weight, "ds_shape", head.weight.shape)[0]   # ZeRO-3 leaves an empty slice where the weight was
     said = torch.linspace(-40, 40, rows, device=head.weight.device).to(model.dtype)[None, None]
     hook = head.register_forward_hook(lambda *_: said.clone())
-    try: heard = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=said.device), use_cache=False).logits.float()
+    try:
+        token = torch.zeros((1, 1), dtype=torch.long, device=said.device)
+        heard = model(input_ids=token, use_cache=False).logits.float()
     finally: hook.remove()
     gaps = [float((rule(said.float()) - heard).abs().max()) for rule in rules]
     if min(gaps) > 0.01 * float(heard.abs().max()):
-        raise UsageError(f"what {type(model).__name__} does to its logits is none of what is known here, so no token could be scored")
+        raise UsageError(f"what {type(model).__name__} does to its logits is none of what is known here, "
+                         f"so no token could be scored")
     return rules[gaps.index(min(gaps))] if gaps.index(min(gaps)) else None
 
 # %% ../nbs/20_models.ipynb #3ac2e4fb

@@ -223,8 +223,8 @@ def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn
     played = parsed.action if response.acted is None else parse(said).action
     if played is None and task.invalid == "random": played = as_actions(frame.actions).sample(prompt.seed)
     return Turn(self._kept(prompt, plan), response, parsed.action, parsed.cause, parsed.span, played, steps=0,
-                state=frame.text, suggestion=frame.suggestion, task=task.name, episode=plan.id, index=len(episode.turns), seed=plan.seed,
-                group=plan.group, anchor=self._anchor(episode))
+                state=frame.text, suggestion=frame.suggestion, task=task.name, episode=plan.id,
+                index=len(episode.turns), seed=plan.seed, group=plan.group, anchor=self._anchor(episode))
 
 @patch
 def _kept(self:Player, prompt:Prompt, plan:Plan)->Prompt:

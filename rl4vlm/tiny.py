@@ -209,7 +209,8 @@ def frame_texts(task, frames:list)->list:
     "The prompts and answers that a task makes of frames."
     from rl4vlm.actions import as_actions
     texts = [part["text"] for f in frames for m in task.prompt(f) for part in m["content"] if part["type"] == "text"]
-    return texts + [task.answer(a, f.info) for f in frames for a in as_actions(f.actions).examples()] + [f.text for f in frames]
+    answers = [task.answer(a, f.info) for f in frames for a in as_actions(f.actions).examples()]
+    return texts + answers + [f.text for f in frames]
 
 # %% ../nbs/33_tiny.ipynb #6fd002c6
 def caption_rows(frames:list)->list:

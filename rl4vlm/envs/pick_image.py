@@ -75,6 +75,23 @@ def load_image(file:Path, size:int)->np.ndarray: # (size, size, 3) uint8
     from PIL import Image, ImageOps
     return np.asarray(ImageOps.pad(Image.open(file).convert("RGB"), (size, size), color="white"))
 
+# %% ../../nbs/16_pick_image.ipynb #e1d4ce48
+def _check_choices(
+    names:list,               # of all images
+    k:int,                    # candidates
+    correct_index:int|None,   # place of the right one
+    data_root:str|None,       # folder of the images, for the message
+)->None:
+    "Raise `UsageError` if so many candidates, or this place among them, are not to be had."
+    where = f"{len(names)} images" + (f" in {data_root}" if data_root else "")
+    if not 2 <= k <= len(names):
+        raise UsageError(f"k={k} candidates of {where}: k must be from 2 to {len(names)}"
+                         if len(names) > 1
+                         else f"there is only one image in {data_root}; to choose takes two at least")
+    if correct_index is not None and not 0 <= correct_index < k:
+        raise UsageError(f"correct_index={correct_index} must be from 0 to {k - 1} (k={k}), or None to name the "
+                         f"right image in the prompt")
+
 # %% ../../nbs/16_pick_image.ipynb #e1d4ce49
 class PickImageEnv(gym.Env):
     """Choose the right one of several images.
@@ -103,14 +120,7 @@ class PickImageEnv(gym.Env):
                  render_mode:str="rgb_array"):
         self.files = find_images(str(data_root)) if data_root else None
         self.names = list(self.files) if self.files else [f"{c} {s}" for c in COLOURS for s in SHAPES]
-        where = f"{len(self.names)} images" + (f" in {data_root}" if data_root else "")
-        if not 2 <= k <= len(self.names):
-            raise UsageError(f"k={k} candidates of {where}: k must be from 2 to {len(self.names)}"
-                             if len(self.names) > 1
-                             else f"there is only one image in {data_root}; to choose takes two at least")
-        if correct_index is not None and not 0 <= correct_index < k:
-            raise UsageError(f"correct_index={correct_index} must be from 0 to {k - 1} (k={k}), or None to name the "
-                             f"right image in the prompt")
+        _check_choices(self.names, k, correct_index, data_root)
         self.k, self.correct_index, self.size, self.over = k, correct_index, size, True
         self.action_space, self.observation_space = gym.spaces.Discrete(k), gym.spaces.Box(0, 255,
             (k, size, size, 3), np.uint8)
