@@ -6,7 +6,7 @@
 __all__ = ['ESTIMATED', 'IMPORTED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_quickstart', 'cmd_pipeline',
            'cmd_collect', 'cmd_preprocess', 'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report',
            'cmd_tasks', 'cmd_merge', 'cmd_engine', 'cmd_alfworld', 'cmd_doctor', 'overview', 'build_parser',
-           'read_options', 'disk_trouble', 'leaves_nothing', 'failure', 'main']
+           'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
 import errno, importlib, importlib.resources, json, logging, os, re, shlex, shutil, sys, warnings
@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-from .config import AlfworldConfig, CollectConfig, DoctorConfig, EngineCommandConfig, EvalConfig, MergeConfig, Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig, TRLConfig
+from .config import (AlfworldConfig, CollectConfig, DoctorConfig, EngineCommandConfig, EvalConfig, MergeConfig,
+                           Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig,
+                           TRLConfig)
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
-from .core import RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell, without_secrets
+from .core import (RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell,
+                         without_secrets)
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
@@ -69,12 +72,14 @@ def cmd_sft(config:SFTConfig)->None:
     from rl4vlm.commands import check_for_model, run_sft, sft_rows
     from rl4vlm.progress import Screen
     with Screen() as screen:
-        screen.stage("sft", f"{config.model} on {'captions of ' + config.task if config.captions else config.data or 'no data'}")
+        data = "captions of " + config.task if config.captions else config.data or "no data"
+        screen.stage("sft", f"{config.model} on {data}")
         set_status("reading data")
         rows = sft_rows(config)
         if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")
-        if not config.model.startswith("tiny"): check_for_model(rows, config, config.model)   # a bad row leaves no folder behind
+        if not config.model.startswith("tiny"):   # a bad row leaves no folder behind
+            check_for_model(rows, config, config.model)
         _claim(config)
         screen.say(run_sft(config, rows, screen))
 
@@ -86,7 +91,8 @@ def cmd_ppo(config:PPOConfig)->None:
         screen.stage("ppo", f"{config.model} on {config.task}")
         _claim(config)
         best = run_ppo(config, screen)["best"]
-    tell(f"best on {config.run.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, after update {best['update']}; checkpoint {RunFolder(config.out).best}")
+    tell(f"best on {config.run.panel}: success {best['score'][0]:.1%}, mean return {best['score'][1]:+.2f}, "
+         f"after update {best['update']}; checkpoint {RunFolder(config.out).best}")
     tell(f"next: rl4vlm eval {_again(config)} --model {RunFolder(config.out).best}   or   rl4vlm report {config.out}")
 
 def cmd_trl_rloo(config:TRLConfig)->None:
@@ -104,7 +110,11 @@ def cmd_trl_rloo(config:TRLConfig)->None:
 
 def _again(config)->str:
     "The options that a next command needs too."
-    return " ".join([*(f"--import {m}" for m in IMPORTED), f"--task {config.task}", *(f"--task_options.{k} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for k, v in without_secrets(config.task_options).items()), f"--sampling.max_new_tokens {config.sampling.max_new_tokens}"])
+    modules = [f"--import {m}" for m in IMPORTED]
+    options = [f"--task_options.{k} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}"
+               for k, v in without_secrets(config.task_options).items()]
+    longest = f"--sampling.max_new_tokens {config.sampling.max_new_tokens}"
+    return " ".join([*modules, f"--task {config.task}", *options, longest])
 
 # %% ../nbs/56_cli.ipynb #7dc6c90e
 ESTIMATED = ("sft", "ppo")   # the commands that take --dry-run
@@ -116,7 +126,9 @@ def dry_run(config)->None:
     from rl4vlm.dry_run import describe
     from rl4vlm.tasks import Task
     share_of(config, launched())   # what the run would refuse
-    if config.model.startswith("tiny"): raise UsageError("--dry-run estimates large models; a tiny one takes about a gigabyte and fits anywhere. Give --model")
+    if config.model.startswith("tiny"):
+        raise UsageError("--dry-run estimates large models; a tiny one takes about a gigabyte and fits anywhere. "
+                         "Give --model")
     tell(describe(config, Task.from_config(config), launched() if launched() > 1 else 8))
 
 # %% ../nbs/56_cli.ipynb #c53ceec4
@@ -131,7 +143,8 @@ def cmd_eval(config:EvalConfig)->int:
         from rl4vlm.labellers import panel_actor
         check_engine(config)
         _claim(config)
-        evaluate_all(config, {row: _checkpoint(config, name, screen) for row, name in names.items()}, screen, panel_actor)
+        models = {row: _checkpoint(config, name, screen) for row, name in names.items()}
+        evaluate_all(config, models, screen, panel_actor)
     tell("\n" + (table := results_markdown(config.out)))
     return int("could not be played" in table)
 
@@ -140,7 +153,8 @@ def _checkpoint(config, name:str, screen)->str:
     from rl4vlm.tiny import resolve_model
     from rl4vlm.tasks import make_task
     if name.startswith("openai:"): return name
-    return resolve_model(name, make_task(config.tasks[0] if config.tasks and config.tasks != ["all"] else config.task, **config.task_options), partial(screen.tell, name="tiny base model"))
+    task = config.tasks[0] if config.tasks and config.tasks != ["all"] else config.task
+    return resolve_model(name, make_task(task, **config.task_options), partial(screen.tell, name="tiny base model"))
 
 def cmd_report(config:ReportConfig)->None:
     "Write a page about one or several runs, or serve it while they go on."
@@ -179,7 +193,8 @@ def _server_line(config:EngineCommandConfig)->str:
     from rl4vlm.models import check_model
     length = check_model(config.model).get_text_config().max_position_embeddings
     vision = config.lora.parts != "language"
-    return server_line(config.model, config.engine, config.port, length, cache_dir()/"engine", config.lora.r, vision, config.platform)
+    return server_line(config.model, config.engine, config.port, length, cache_dir()/"engine", config.lora.r, vision,
+                       config.platform)
 
 def cmd_alfworld(config:AlfworldConfig)->None:
     "Make a folder of ALFWorld games: alfworld generate OUT."
@@ -211,57 +226,51 @@ def cmd_doctor(config:DoctorConfig)->int:
 
 # %% ../nbs/56_cli.ipynb #c23b145f
 IMPORTED = []   # modules that this command line named
-COMMANDS:dict = dict(quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig), collect=(cmd_collect, CollectConfig),
-                preprocess=(cmd_preprocess, PreprocessConfig), sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)}, eval=(cmd_eval, EvalConfig),
-                report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig), merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), engine=(cmd_engine, EngineCommandConfig), doctor=(cmd_doctor, DoctorConfig))
+COMMANDS:dict = dict(
+    quickstart=(cmd_quickstart, PipelineConfig), pipeline=(cmd_pipeline, PipelineConfig),
+    collect=(cmd_collect, CollectConfig), preprocess=(cmd_preprocess, PreprocessConfig),
+    sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)},
+    eval=(cmd_eval, EvalConfig), report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig),
+    merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), engine=(cmd_engine, EngineCommandConfig),
+    doctor=(cmd_doctor, DoctorConfig))
 
 def overview()->str:
     "What `rl4vlm --help` prints."
     lines = [f"  {name:<12}{function.__doc__.splitlines()[0]}" for name, (function, _) in COMMANDS.items()]
-    return "usage: rl4vlm COMMAND [--config FILE.yaml] [--import MODULE] [options]\n\n" + "\n".join(lines) + "\n\n`rl4vlm COMMAND --help` explains every option; `--print_config` prints them all as YAML."
+    return ("usage: rl4vlm COMMAND [--config FILE.yaml] [--import MODULE] [options]\n\n" + "\n".join(lines)
+            + "\n\n`rl4vlm COMMAND --help` explains every option; `--print_config` prints them all as YAML.")
 
 # %% ../nbs/56_cli.ipynb #945e74a3
 def build_parser(command:str)->Any:
     "The parser of one command."
     from jsonargparse import ArgumentParser, set_parsing_settings
-    set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])   # an option such as --lora.r is one of the command's own
+    # an option such as --lora.r is one of the command's own
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[Options])
     function, config = COMMANDS[command]
-    default = Path(str(importlib.resources.files("rl4vlm")))/f"{command}.yaml"   # the packaged recipe, where there is one
-    parser = ArgumentParser(prog=f"rl4vlm {command}", description=function.__doc__, exit_on_error=False, default_config_files=[str(default)] if default.exists() else [])
+    # the packaged recipe, where there is one
+    default = Path(str(importlib.resources.files("rl4vlm")))/f"{command}.yaml"
+    parser = ArgumentParser(prog=f"rl4vlm {command}", description=function.__doc__, exit_on_error=False,
+                            default_config_files=[str(default)] if default.exists() else [])
     parser.add_argument("--config", action="config", help="YAML file with options; later options override it.")
-    parser.add_argument("--import", dest="import_", metavar="MODULE", action="append", help="Python module to import first, for tasks of your own; may be repeated.")
-    if command in ESTIMATED: parser.add_argument("--dry-run", action="store_true", help="Print what memory and time the run will take, and do nothing.")
+    parser.add_argument("--import", dest="import_", metavar="MODULE", action="append",
+                        help="Python module to import first, for tasks of your own; may be repeated.")
+    if command in ESTIMATED:
+        parser.add_argument("--dry-run", action="store_true",
+                            help="Print what memory and time the run will take, and do nothing.")
     parser.add_class_arguments(config)
     return parser
 
-def read_options(command:str, arguments:list)->Any:
-    "The configuration of a command from its `arguments`, or `UsageError` in one line."
-    import argparse, yaml
-    parser, config = build_parser(command), COMMANDS[command][1]
-    import_modules(arguments)
-    if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
-    if config is EngineCommandConfig: arguments = _words(arguments, "do")
-    kind = lambda a: a == "--engine" or a.startswith("--engine=")   # the part, by its first option
-    arguments = ["--engine.kind" + a.removeprefix("--engine") if kind(a) else a for a in arguments]
-    if "tasks" not in {f.name for f in fields(config)}:   # a mixture is a task
-        arguments = ["--task" + a.removeprefix("--tasks") if a == "--tasks" or a.startswith("--tasks=") else a for a in arguments]
-    arguments = ["--from_stage" + a.removeprefix("--from") if a == "--from" or a.startswith("--from=") else a for a in arguments]   # `from` is no name in Python
-    for file in [b for a, b in zip(arguments, arguments[1:]) if a == "--config"] + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]: _check_file(file)
-    try: options = parser.instantiate(parser.parse_args(_switches(config, _lists(config, _with_names_of_today(config, arguments)))))
-    except (RL4VLMError, BrokenPipeError): raise   # --print_config into a pipe that nobody reads
-    except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
-    except (argparse.ArgumentError, TypeError, ValueError, KeyError, AttributeError, OSError, yaml.YAMLError) as e: raise UsageError(_one_line(parser, str(e)))
-    made = config(**{f.name: options[f.name] for f in fields(config)})
-    _check_texts(asdict(made))
-    return made
-
+# %% ../nbs/56_cli.ipynb #945e74a6
 def _check_file(path:str)->None:
     "Refuse a file of options that is no YAML mapping, before anybody walks through it."
     import yaml
     try: options = yaml.safe_load(read_text(path))
     except RL4VLMError: raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e: raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())[:200]})") from e
-    if not isinstance(options, (dict, type(None))): raise UsageError(f"--config {path} must hold options, a line 'name: value' each; it holds a {type(options).__name__}")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())[:200]})") from e
+    if not isinstance(options, (dict, type(None))):
+        raise UsageError(f"--config {path} must hold options, a line 'name: value' each; "
+                         f"it holds a {type(options).__name__}")
     try: _check_texts(options or {})
     except RecursionError: raise UsageError(f"--config {path}: the options contain themselves") from None
 
@@ -271,7 +280,8 @@ def _check_texts(value, name:str="")->None:
         for k, v in value.items(): _check_texts(v, f"{name}.{k}" if name else str(k))
     elif isinstance(value, (list, tuple)):
         for v in value: _check_texts(v, name)
-    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)): raise UsageError(f"{name}={value!r} holds a character that cannot be written to a file")
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
+        raise UsageError(f"{name}={value!r} holds a character that cannot be written to a file")
 
 # %% ../nbs/56_cli.ipynb #c3b67e1b
 def _with_names_of_today(config, arguments:list)->list:
@@ -293,17 +303,21 @@ def _file_of_today(name:str, known, notes:dict)->str:
     "The YAML file `name`, or what it holds with the names of today where it has older ones; `notes` gets these."
     import yaml
     try: options = yaml.safe_load(read_text(name))
-    except (OSError, ValueError, UsageError, RecursionError, yaml.YAMLError): return name   # the parser says what is wrong with it
+    except (OSError, ValueError, UsageError, RecursionError, yaml.YAMLError):
+        return name   # the parser says what is wrong with it
     if not isinstance(options, dict) or not all(isinstance(k, str) for k in options): return name
     new = {}
     options = today_tree(options, known, new)
     notes.update(new)
     return yaml.safe_dump(options, sort_keys=False) if new else name
 
+# %% ../nbs/56_cli.ipynb #c3b67e1e
 def _words(arguments:list, *names)->list:
     "Let the words before the first option stand for the options of these names."
     count = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
-    if count > len(names): raise UsageError(f"too many words: {' '.join(arguments[:count])}; wanted {' '.join(n.upper() for n in names)}")
+    if count > len(names):
+        raise UsageError(f"too many words: {' '.join(arguments[:count])}; "
+                         f"wanted {' '.join(n.upper() for n in names)}")
     return [f"--{name}={word}" for name, word in zip(names, arguments[:count])] + arguments[count:]
 
 def _flags(config, prefix:str="--")->Iterator[tuple]:
@@ -315,21 +329,37 @@ def _flags(config, prefix:str="--")->Iterator[tuple]:
 def _switches(config, arguments:list)->list:
     "Let `--resume` stand for `--resume=true`, and `--filter.agree` for `--filter.agree=true`."
     switches = {flag for flag, kind in _flags(config) if kind is bool}
-    return [a + "=true" if a in switches and following not in ("true", "false") else a for a, following in zip(arguments, [*arguments[1:], ""])]
+    alone = lambda a, following: a in switches and following not in ("true", "false")
+    return [a + "=true" if alone(a, following) else a for a, following in zip(arguments, [*arguments[1:], ""])]
 
 def _lists(config, arguments:list)->list:
-    "Let `--compare A B` stand for `--compare=[A, B]`, and names before all options for the first option that is a list."
+    ("Let `--compare A B` stand for `--compare=[A, B]`, "
+     "and names before all options for the first option that is a list.")
     import json
-    lists, made, rest = [flag for flag, kind in _flags(config) if str(kind).startswith("list")], [], list(arguments)
+    lists = [flag for flag, kind in _flags(config) if str(kind).startswith("list")]
+    made, rest = [], list(arguments)
     if lists and rest and not rest[0].startswith("-"): rest.insert(0, lists[0])
     while rest:
         made.append(rest.pop(0))
         if made[-1] not in lists: continue
         values = []
         while rest and not rest[0].startswith("-"): values.append(rest.pop(0))
-        if values: made[-1] += "=" + (values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values))
+        if not values: continue
+        written = len(values) == 1 and values[0].startswith("[")
+        made[-1] += "=" + (values[0] if written else json.dumps(values))
     return made
 
+def _given(arguments:list, option:str)->list:
+    "What an option that may be repeated is given: by `--config FILE` first, then by `--config=FILE`."
+    apart = [b for a, b in zip(arguments, arguments[1:]) if a == option]
+    return apart + [a.removeprefix(option + "=") for a in arguments if a.startswith(option + "=")]
+
+def _called(arguments:list, short:str, option:str)->list:
+    "Let the name `short` stand for an `option`."
+    stands = lambda a: a == short or a.startswith(short + "=")
+    return [option + a.removeprefix(short) if stands(a) else a for a in arguments]
+
+# %% ../nbs/56_cli.ipynb #c3b67e21
 def _one_line(parser, message:str)->str:
     "jsonargparse's message without its line breaks, with the nearest option."
     names = [s for a in parser._actions for s in a.option_strings]
@@ -342,37 +372,50 @@ def _one_line(parser, message:str)->str:
 def _nearest(wrong:str, names:list)->str:
     "A hint naming the option that is nearest to what was typed, with its part or without."
     names = [n for n in names if not any(m.startswith(n + ".") for m in names)]   # options, not parts
-    short = {**{f"--{old}": f"--{today(old, [n[2:] for n in names])}" for old in MOVED}, **{f"--{n.split('.')[-1]}": n for n in names}}
+    before = {f"--{old}": f"--{today(old, [n[2:] for n in names])}" for old in MOVED}
+    short = {**before, **{f"--{n.split('.')[-1]}": n for n in names}}
     full = {n: n for n in names} if "." in wrong else {s: n for s, n in short.items() if n in names}
     return re.sub(r"'(.+)'", lambda found: f"'{full[found[1]]}'", did_you_mean(wrong, full))
 
+# %% ../nbs/56_cli.ipynb #c3b67e24
 def import_modules(arguments:list)->None:
     "Import the modules and files named by `--import`, so that their tasks are registered."
     sys.path.insert(0, os.getcwd())
-    IMPORTED[:] = named = [b for a, b in zip(arguments, arguments[1:]) if a == "--import"] + [a.removeprefix("--import=") for a in arguments if a.startswith("--import=")]
+    IMPORTED[:] = named = _given(arguments, "--import")
     for name in named:
         module, file = _module_of(name)
         try: found = importlib.import_module(module)
         except RL4VLMError as e: raise UsageError(f"--import {name}: {e}") from e
         except ModuleNotFoundError as e:
-            remedy = "the module must lie in this folder or be installed" if e.name in (module, module.split(".")[0]) else f"{module} imports it, so it must be installed"
+            remedy = ("the module must lie in this folder or be installed" if e.name in (module, module.split(".")[0])
+                      else f"{module} imports it, so it must be installed")
             raise UsageError(f"--import {name}: {e}; {remedy}") from e
-        except (Exception, SystemExit) as e: raise UsageError(f"--import {name}: {type(e).__name__}: {e}{_where(e)}") from e
+        except (Exception, SystemExit) as e:
+            raise UsageError(f"--import {name}: {type(e).__name__}: {e}{_where(e)}") from e
         other = getattr(found, "__file__", None) or "Python itself"
-        if file and Path(other).resolve() not in (file, file/"__init__.py"): raise UsageError(f"--import {name}: a module {module} is there already ({other}); give the file another name")
+        if file and Path(other).resolve() not in (file, file/"__init__.py"):
+            raise UsageError(f"--import {name}: a module {module} is there already ({other}); "
+                             f"give the file another name")
 
 def _module_of(name:str)->tuple: # (module, file or None)
     "What `--import` names: a module, or the path of a file or package, whose folder goes where modules are looked for."
     path = Path(name.removesuffix("/"))
-    if not name.strip() or "\0" in name: raise UsageError(f"--import {name!r}: give the name of a module or the path of a .py file")
+    if not name.strip() or "\0" in name:
+        raise UsageError(f"--import {name!r}: give the name of a module or the path of a .py file")
     if not (name.endswith(".py") or "/" in name or os.sep in name):
-        if not all(part for part in name.split(".")): raise UsageError(f"--import {name}: that is no name of a module; give one like my_tasks, or the path of a .py file")
+        if not all(part for part in name.split(".")):
+            raise UsageError(f"--import {name}: that is no name of a module; give one like my_tasks, "
+                             f"or the path of a .py file")
         return name, None
-    if not os.path.isfile(path) and not os.path.isfile(path/"__init__.py"): raise UsageError(f"--import {name}: there is no such Python file")
-    if path.suffix not in ("", ".py") or "." in path.stem: raise UsageError(f"--import {name}: a file to import is called NAME.py, without another dot")
+    if not os.path.isfile(path) and not os.path.isfile(path/"__init__.py"):
+        raise UsageError(f"--import {name}: there is no such Python file")
+    if path.suffix not in ("", ".py") or "." in path.stem:
+        raise UsageError(f"--import {name}: a file to import is called NAME.py, without another dot")
     path = path.resolve()
     parts, folder = [path.stem], path.parent
-    while (folder/"__init__.py").exists() and folder != folder.parent: parts.insert(0, folder.name); folder = folder.parent
+    while (folder/"__init__.py").exists() and folder != folder.parent:
+        parts.insert(0, folder.name)
+        folder = folder.parent
     sys.path.insert(0, str(folder))   # worker processes look there too
     return ".".join(parts), path
 
@@ -383,28 +426,82 @@ def _where(error:BaseException)->str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f" ({Path(last.filename).name}, line {last.lineno})"
 
-# %% ../nbs/56_cli.ipynb #ead17097
-FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)   # what can be wrong with a path
+# %% ../nbs/56_cli.ipynb #c3b67e26
+def read_options(command:str, arguments:list)->Any:
+    "The configuration of a command from its `arguments`, or `UsageError` in one line."
+    import argparse, yaml
+    parser, config = build_parser(command), COMMANDS[command][1]
+    import_modules(arguments)
+    if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
+    if config is EngineCommandConfig: arguments = _words(arguments, "do")
+    arguments = _called(arguments, "--engine", "--engine.kind")   # the part, by its first option
+    if "tasks" not in {f.name for f in fields(config)}:
+        arguments = _called(arguments, "--tasks", "--task")       # a mixture is a task
+    arguments = _called(arguments, "--from", "--from_stage")      # `from` is no name in Python
+    for file in _given(arguments, "--config"): _check_file(file)
+    try:
+        arguments = _switches(config, _lists(config, _with_names_of_today(config, arguments)))
+        options = parser.instantiate(parser.parse_args(arguments))
+    except (RL4VLMError, BrokenPipeError): raise   # --print_config into a pipe that nobody reads
+    except RecursionError: raise UsageError("the options are nested too deeply, or contain themselves") from None
+    except (argparse.ArgumentError, TypeError, ValueError, KeyError, AttributeError, OSError, yaml.YAMLError) as e:
+        raise UsageError(_one_line(parser, str(e)))
+    made = config(**{f.name: options[f.name] for f in fields(config)})
+    _check_texts(asdict(made))
+    return made
 
-FULL = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos", "iostream error")   # the last three are torch's, which hides the system's words
+# %% ../nbs/56_cli.ipynb #ead17097
+FILES = (   # what can be wrong with a path
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)
+
+FULL = (   # the last three are torch's, which hides the system's words
+    "No space left", "quota exceeded", "File too large",
+    "PytorchStreamWriter failed", "unexpected pos", "iostream error")
 
 def disk_trouble(error:BaseException)->str:
     "What to say if `error` is a disk's; empty if it is not."
     text, cause = str(error), error.__cause__ or error.__context__
-    if any(words in text for words in FULL): return f"the disk is full ({' '.join(text.split())[:200]}); what was written before is whole: make room, and give --resume"
-    if isinstance(error, PermissionError) or "Read-only file system" in text: return f"cannot write ({text}); give another --out"
+    if any(words in text for words in FULL):
+        return (f"the disk is full ({' '.join(text.split())[:200]}); what was written before is whole: "
+                f"make room, and give --resume")
+    if isinstance(error, PermissionError) or "Read-only file system" in text:
+        return f"cannot write ({text}); give another --out"
     if isinstance(error, OSError) and error.errno in FILES: return f"{error.strerror}: {error.filename!r}"
     return disk_trouble(cause) if cause and not isinstance(error, RL4VLMError) else ""
 
 # %% ../nbs/56_cli.ipynb #d87b3561
 MEMORY = dict(   # what to change when a GPU is full
-    sft="lower --optim.batch_size (and raise --optim.accumulate), give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
-    ppo="raise --optim.microbatches, lower --rollout.envs or --sampling.max_new_tokens, give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
-    eval="lower --rollout.envs or --sampling.max_new_tokens, or give --loading.quantization 4bit", merge="merge on a machine with more memory")
+    sft="lower --optim.batch_size (and raise --optim.accumulate), "
+        "give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
+    ppo="raise --optim.microbatches, lower --rollout.envs or --sampling.max_new_tokens, "
+        "give --optim.activation_checkpointing or --lora.r, lower --loading.max_pixels",
+    eval="lower --rollout.envs or --sampling.max_new_tokens, or give --loading.quantization 4bit",
+    merge="merge on a machine with more memory")
 
-QUIET = dict(TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy", SDL_NO_SIGNAL_HANDLERS="1")
-NO_NEWS = {"DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}   # what libraries say on a laptop when they are imported
+def failure(error, command:str)->int:
+    "Say in words which `error` ended `command`, and return the exit code; what has no words is raised."
+    say = lambda text: tell(text, file=sys.stderr)
+    if isinstance(error, UsageError):
+        say(f"error: {' '.join(str(error).split())}")
+        return error.exit_code
+    if isinstance(error, RL4VLMError):
+        say(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        say("\nstopped; the same command with --resume goes on from the last checkpoint, "
+            "or begins again if there is none yet")
+        return 130
+    if isinstance(error, BrokenPipeError):   # whoever read the output has gone
+        sys.stdout = open(os.devnull, "w")
+        return 141
+    if type(error).__name__ == "OutOfMemoryError":   # torch's, by name: importing torch costs seconds
+        trouble = f"out of GPU memory: {MEMORY.get(command, MEMORY['ppo'])} ({str(error).splitlines()[0][:100]})"
+    else: trouble = disk_trouble(error)
+    if not trouble: raise error
+    say(f"error: {trouble}")
+    return 1
 
+# %% ../nbs/56_cli.ipynb #d87b3564
 @contextmanager
 def leaves_nothing(out:str)->Iterator[None]:
     "If a command fails before it has done anything, the folder `out` that it made goes too."
@@ -413,25 +510,24 @@ def leaves_nothing(out:str)->Iterator[None]:
     empty = not new and folder and os.path.isdir(folder) and not os.listdir(folder)
     try: yield
     except BaseException:
-        if folder and (new or empty) and os.path.isdir(folder) and not others_run(folder) and all(p.is_dir() or p.name in UNBEGUN or p.name.startswith(".") for p in folder.rglob("*")):
-            for path in folder.iterdir(): shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if (folder and (new or empty) and os.path.isdir(folder) and not others_run(folder)
+                and all(p.is_dir() or p.name in UNBEGUN or p.name.startswith(".") for p in folder.rglob("*"))):
+            for path in folder.iterdir():
+                if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
+                else: path.unlink(missing_ok=True)
             try: [path.rmdir() for path in new]
             except OSError: pass   # a parent that others use by now
         raise
 
-def failure(error, command:str)->int:
-    "Say in words which `error` ended `command`, and return the exit code; what has no words is raised."
-    say = lambda text: tell(text, file=sys.stderr)
-    if isinstance(error, UsageError): say(f"error: {' '.join(str(error).split())}"); return error.exit_code
-    if isinstance(error, RL4VLMError): say(f"error: {error}"); return error.exit_code
-    if isinstance(error, KeyboardInterrupt): say("\nstopped; the same command with --resume goes on from the last checkpoint, or begins again if there is none yet"); return 130
-    if isinstance(error, BrokenPipeError): sys.stdout = open(os.devnull, "w"); return 141   # whoever read the output has gone
-    trouble = f"out of GPU memory: {MEMORY.get(command, MEMORY['ppo'])} ({str(error).splitlines()[0][:100]})" if type(error).__name__ == "OutOfMemoryError" else disk_trouble(error)   # torch's error, by name: importing torch costs seconds
-    if not trouble: raise error
-    say(f"error: {trouble}"); return 1
+# %% ../nbs/56_cli.ipynb #d87b3567
+QUIET = dict(
+    TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_VERBOSITY="error", SDL_VIDEODRIVER="dummy", SDL_NO_SIGNAL_HANDLERS="1")
+NO_NEWS = {   # what libraries say on a laptop when they are imported
+    "DeepSpeed": "Setting accelerator", "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm"}
 
 def _safe_output()->None:
-    "What others wrote is shown, not obeyed, in warnings and tracebacks too; what a terminal cannot show becomes a question mark."
+    "Show what others wrote, also in warnings and tracebacks, and do not obey it; what cannot be shown becomes a `?`."
     import traceback
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
@@ -440,8 +536,12 @@ def _safe_output()->None:
 
 def _obey(command:str, rest:list, silent:bool)->int:
     "Do what a command line asks for; the exit code."
-    if command in ("-h", "--help", "help"): print(overview()); return 0
-    if command not in COMMANDS: raise UsageError(f"there is no command '{command}';{did_you_mean(command, COMMANDS) or ' commands are ' + ', '.join(COMMANDS)}")
+    if command in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if command not in COMMANDS:
+        near = did_you_mean(command, COMMANDS) or " commands are " + ", ".join(COMMANDS)
+        raise UsageError(f"there is no command '{command}';{near}")
     with Heartbeat() as life:
         if silent: life.__exit__()
         dry = command in ESTIMATED and "--dry-run" in rest
@@ -453,11 +553,14 @@ def main(arguments:list=None)->int:
     if arguments is None: _safe_output()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in QUIET.items(): os.environ.setdefault(name, value)
-    for name, news in NO_NEWS.items(): logging.getLogger(name).addFilter(lambda record, news=news: news not in record.getMessage())
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")   # other libraries use its old names
+    for name, news in NO_NEWS.items():
+        logging.getLogger(name).addFilter(lambda record, news=news: news not in record.getMessage())
+    # other libraries use its old names
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     command, *rest = arguments or ["--help"]
     if int(os.environ.get("RANK", "0")): sys.stdout = open(os.devnull, "w")   # of several processes the first speaks
-    silent = not {"-h", "--help", "--print_config"}.isdisjoint(a.split("=")[0] for a in rest)   # what is printed is the answer
+    # what is printed is the answer
+    silent = not {"-h", "--help", "--print_config"}.isdisjoint(a.split("=")[0] for a in rest)
     try:
         try: return _obey(command, rest, silent)
         finally: sys.stdout.flush()   # whether somebody still reads is known now, not while the interpreter ends

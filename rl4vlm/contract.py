@@ -242,20 +242,28 @@ def checkpointed(s:Subject)->tuple:
     return _close(s, gap, "of the largest gradient, between plain and recomputed")
 
 # %% ../nbs/26_contract.ipynb #d60a212a
-def saved(s:Subject)->tuple:
-    "Saving and loading change nothing."
-    with tempfile.TemporaryDirectory() as folder:
-        s.policy.save(folder)
-        again = _scored(VLMPolicy.load(folder, **s.options), s.prompts, s.ids)
-    return _close(s, _widest(_scored(s.policy, s.prompts, s.ids), again), "nats after saving and loading")
-
-def merged(s:Subject)->tuple:
-    "A merged model says what base and adapter say."
+def _adapted(s:Subject)->VLMPolicy:
+    "The policy with an adapter that says something."
     policy = s.load(lora=LoRAConfig(r=2, parts="all"))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for n, p in policy.model.named_parameters():
             if "lora_B" in n: p.normal_(std=0.02)
+    return policy
+
+def saved(s:Subject)->tuple:
+    "Saving and loading change nothing, of whole weights and of an adapter."
+    gap = 0.0
+    for policy in (s.policy, _adapted(s)):
+        with tempfile.TemporaryDirectory() as folder:
+            policy.save(folder)
+            again = _scored(VLMPolicy.load(folder, **s.options), s.prompts, s.ids)
+        gap = max(gap, _widest(_scored(policy, s.prompts, s.ids), again))
+    return _close(s, gap, "nats after saving and loading")
+
+def merged(s:Subject)->tuple:
+    "A merged model says what base and adapter say."
+    policy = _adapted(s)
     with tempfile.TemporaryDirectory() as top:
         policy.save(Path(top)/"adapter")
         merge_adapter(Path(top)/"adapter", Path(top)/"merged", dtype="float32")
@@ -304,7 +312,8 @@ def run_contract(name:str, tell=print)->int: # exit code: 1 if training needs a 
     for verdict in examine(name):
         tell(str(verdict))
         if verdict.breaks: broken.append(verdict.clause)
-    for verdict in examine(name, COARSE, dtype="bfloat16"): tell(f"{verdict}, in bfloat16")   # told, and decides nothing
+    # told, and decides nothing
+    for verdict in examine(name, COARSE, dtype="bfloat16"): tell(f"{verdict}, in bfloat16")
     tell(f"{name} cannot be trained here: {', '.join(broken)}" if broken else f"{name} can be trained here")
     return int(bool(broken))
 

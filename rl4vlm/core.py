@@ -166,7 +166,7 @@ class Heartbeat:
 
     def __enter__(self)->Self:
         Heartbeat.last = self.began = time.monotonic()
-        Heartbeat.what = "loading libraries"
+        Heartbeat.what, Heartbeat.quiet = "loading libraries", False
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 

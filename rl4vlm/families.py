@@ -219,6 +219,8 @@ OWN:dict = dict(   # values that depend on each other in a way that names do not
     aria={"": dict(projector_patch_to_query_dict={49: 8, 196: 16}),
           "vision_config": dict(patch_size=70, image_size=490), "image_processor": dict(max_image_size=490),
           "processor": dict(size_conversion={490: 8, 980: 16})},
+    minicpmv4_6={"": dict(insert_layer_id=0), "vision_config": dict(insert_layer_id=0)},   # where patches are merged
+    minicpmv4_7={"": dict(insert_layer_id=0), "vision_config": dict(insert_layer_id=0)},
     aya_vision=dict(processor=dict(patch_size=14, downsample_factor=2, img_size=56)),
     cohere2_vision=dict(image_processor=dict(patch_size=2)),
     cohere_compass=dict(text_config=dict(rope_parameters=dict(full_attention=dict(

@@ -125,7 +125,9 @@ def train_parts(
 def lora_targets(model, parts:str)->list:
     "Names of the linear layers of the chosen `parts` of `model`; the output head is left alone."
     learn, head = _learning(model, parts), output_layer(model)
-    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and learn(n)]
+    uncalled = torch.nn.modules.linear.NonDynamicallyQuantizableLinear   # torch's MultiheadAttention reads its weights
+    return [n for n, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear) and not isinstance(m, uncalled) and m is not head and learn(n)]
 
 def add_lora(model, config:LoRAConfig)->Any:
     "Wrap the model with a fresh LoRA adapter on the chosen parts."
@@ -325,7 +327,8 @@ OLD_NAMES = (   # of adapters of Qwen's models
 
 def _new_name(model, name:str)->str:
     "What a tensor of an adapter is called today."
-    if hasattr(model.model, "language_model") and hasattr(model.model, "visual"):
+    inner = getattr(model, "model", None)
+    if hasattr(inner, "language_model") and hasattr(inner, "visual"):
         for old, new in OLD_NAMES: name = re.sub(old, new, name)
     return name
 
@@ -333,15 +336,18 @@ def fill_adapter(model, folder)->None:
     "Put the adapter in `folder` into a `model` that has its places."
     from peft import set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
+    places = {n.replace(".default", "", 1): n for n in model.state_dict() if ".default" in n}   # saved name -> name
     try:
         saved = load_peft_weights(str(folder), device="cpu")
+        if {*saved} == {*places}:   # in today's layout, which peft would take for an old one in some families
+            model.load_state_dict({places[n]: t for n, t in saved.items()}, strict=False)
+            return
         tensors = {_new_name(model.get_base_model(), n): t for n, t in saved.items()}
         result = set_peft_model_state_dict(model, tensors)
     except (KeyError, OSError, RuntimeError, ValueError) as e:
         raise UsageError(f"the adapter {folder} does not fit its base model "
                          f"({str(e).strip().splitlines()[-1].strip()[:160]})") from e
-    places = {n for n in model.state_dict() if ".default" in n}
-    need_all(folder, places & {*result.missing_keys}, result.unexpected_keys)
+    need_all(folder, {*places.values()} & {*result.missing_keys}, result.unexpected_keys)
 
 def fill_model(model, folder)->None:
     "Replace the weights of `model`, whole or an adapter, by those of a checkpoint of the same kind in `folder`."

@@ -237,8 +237,9 @@ def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tu
     if tokens + answer <= most: return
     images = f", {of_images} of them for {len(shapes)} image(s) of {_sizes(shapes)} pixels" if len(shapes) else ""
     response = f" and an answer of {answer}" if answer else ""
-    raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, which reads {most}: "
-                     "lower --loading.max_pixels, --task_options.history or --sampling.max_new_tokens, or shorten the prompt")
+    raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, "
+                     f"which reads {most}: lower --loading.max_pixels, --task_options.history "
+                     "or --sampling.max_new_tokens, or shorten the prompt")
 
 def _sizes(shapes:list|tuple)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
 
@@ -327,7 +328,7 @@ def knows(self:VLMPolicy, prompts:list)->bool:
 @patch
 def image_features(self:VLMPolicy, prompts:list)->list: # of (tokens, L, H)
     "Features of the images of `prompts`, in order; L = 1, and more where deeper layers get features too."
-    if not any(p.keys for p in prompts): return []   # at each step of sampling; what follows walks through all parameters
+    if not any(p.keys for p in prompts): return []   # at each step of sampling; `vision_learns` asks all parameters
     learns, images = self.vision_learns(), self.images_of(prompts)
     known = {} if learns else self._features
     found = {k: known[k] for k in images if k in known}
@@ -364,7 +365,8 @@ def _see_batch(self:VLMPolicy, keys:tuple, inputs:tuple, tokens:tuple, learns:bo
 
 def _unread(error:Exception)->UsageError:
     return UsageError("the model cannot be given what its processor makes of an image "
-                      f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); is it the processor of another model?")
+                      f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+                      "is it the processor of another model?")
 
 def _flat(features)->torch.Tensor: # (tokens, H)
     "Features of all images one after the other, whether they came as a tensor or as one for each image."
@@ -760,7 +762,8 @@ def from_config(cls:VLMPolicy,
     seed_everything(config.seed)   # of a fresh adapter and fresh heads
     policy = VLMPolicy.load(model, **options)
     if "lora" in options and not any(p.requires_grad for p in policy.model.parameters()):
-        raise UsageError(f"nothing would learn: a model with quantization {config.loading.quantization} learns by an adapter only; "
+        raise UsageError("nothing would learn: a model with "
+                         f"quantization {config.loading.quantization} learns by an adapter only; "
                          "give --lora.r 16, or --loading.quantization none")
     return policy
 
@@ -772,7 +775,8 @@ def _check_adapter(model:str, config)->None:
     differs = [f"lora.{k}={v} (it has {has[k]})" for k, v in asked.items() if v != has[k]]
     if lora.r and (parts := _adapter_parts(saved)) and lora.parts != parts:
         differs.append(f"lora.parts={lora.parts} (it has {parts})")
-    if config.trainable != "language": differs.append(f"trainable={config.trainable} (which says what learns without an adapter)")
+    if config.trainable != "language":
+        differs.append(f"trainable={config.trainable} (which says what learns without an adapter)")
     if differs:
         raise UsageError(f"{model} is an adapter and goes on learning as it is; it cannot honour {', '.join(differs)}. "
                          "Leave that out, or merge it first (rl4vlm merge) and begin a new adapter")

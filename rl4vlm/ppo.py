@@ -68,7 +68,7 @@ class RunningStd:
 
 # %% ../nbs/36_ppo.ipynb #530a24c1
 def learning_rate(schedule:str, start:float, end:float, done:float)->float:
-    "The learning rate when a share `done` of the way from `start` to `end` is behind us, by the `schedule`; it never rises."
+    "The learning rate after a share `done` of the way from `start` to `end`, by the `schedule`; it never rises."
     if schedule == "constant": return start
     end = min(start, end)
     if schedule == "cosine": done = (1 - math.cos(math.pi * min(done, 1.0))) / 2
@@ -83,8 +83,9 @@ class PPO:
         self.run, share = RunFolder(folder) if folder else None, share_of(config, self.ranks.world)
         self.critic, self.envs, self.minibatch = config.advantage.estimator in CRITIC, share["envs"], share["minibatch"]
         self.engine = engine or Sampler(policy)
-        self.actor = PolicyActor(policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
-                                 token_values=config.advantage.estimator == "gae-token", engine=self.engine, values=self.critic)
+        self.actor = PolicyActor(
+            policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
+            token_values=config.advantage.estimator == "gae-token", engine=self.engine, values=self.critic)
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
         self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
         if config.sampling.temperature_range and policy.temperature_head is None:
@@ -102,7 +103,8 @@ class PPO:
     def lr(self)->float:
         "Learning rate of this update."
         c = self.config
-        return learning_rate(c.optim.schedule, c.optim.lr, c.optim.end_lr, (self.step - 1) / max((c.optim.lr_updates or c.updates) - 1, 1))
+        done = (self.step - 1) / max((c.optim.lr_updates or c.updates) - 1, 1)
+        return learning_rate(c.optim.schedule, c.optim.lr, c.optim.end_lr, done)
 
     def due(self, every:int)->bool:
         "Whether something that happens `every` so many updates, and after the last one, happens now."
@@ -180,9 +182,11 @@ def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
 @patch
 def policy_terms(self:PPO, scores:Scores, turns, totals:dict, part:int)->tuple[Tensor, dict]: # loss, stats
     "Clipped objective, entropy bonus and KL to the reference policy."
-    c, share = self.config, dict(token=float(turns.weights.sum()) / totals["token"], turn=part / totals["turn"])
-    loss, found = ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio,
-                           totals[c.loss.ratio], turns.correction)
+    c = self.config
+    share = dict(token=float(turns.weights.sum()) / totals["token"], turn=part / totals["turn"])
+    loss, found = ppo_loss(
+        scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio,
+        totals[c.loss.ratio], turns.correction)
     stats = dict(policy_loss=loss.item(), kl=share["token"] * found["kl"],
                  clip_fraction=share[c.loss.ratio] * found["clip_fraction"])
     if c.loss.entropy_coef:
@@ -196,7 +200,8 @@ def policy_terms(self:PPO, scores:Scores, turns, totals:dict, part:int)->tuple[T
 @patch
 def value_term(self:PPO, scores:Scores, turns, totals:dict)->Tensor:
     "Squared error of the critic, a mean over turns or tokens."
-    errors = value_loss(scores.values, turns.returns, self.policy.value_scale, turns.values, self.config.loss.value_clip)
+    scale, clip = self.policy.value_scale, self.config.loss.value_clip
+    errors = value_loss(scores.values, turns.returns, scale, turns.values, clip)
     return (errors * scores.mask).sum() / totals["tokens"] if errors.ndim == 2 else errors.sum() / totals["turn"]
 
 # %% ../nbs/36_ppo.ipynb #a6f0e005
@@ -351,8 +356,9 @@ def describe_rollout(
     success, returns, length = zip(*found) if (found := [e for part in parts for e in part[1]]) else ([], [], [])
     average = lambda values: float(np.mean(values)) if len(values) else None
     failed = Counter(c for c in causes if c)
-    return dict(turns=len(texts), env_steps=sum(steps), episodes=len(returns), success=average(success), mean_return=average(returns),
-                mean_turns=average(length), failed_parses=sum(failed.values()) / len(texts),
+    return dict(turns=len(texts), env_steps=sum(steps), episodes=len(returns), success=average(success),
+                mean_return=average(returns), mean_turns=average(length),
+                failed_parses=sum(failed.values()) / len(texts),
                 causes=dict(failed), response_tokens=average(tokens),
                 distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures))
 
@@ -383,7 +389,8 @@ def signals(self:PPO, batch:TurnBatch, turns:list)->dict: # part of a row of met
     if not self.config.run.signals: return {}
     with whole(self.learner): mine = self.thoughts_of(batch, turns)
     parts = self.ranks.gather(mine)
-    found = {name: float(np.mean([p[name] for p in parts if name in p])) for name in sorted({n for p in parts for n in p})}
+    names = sorted({n for p in parts for n in p})
+    found = {name: float(np.mean([p[name] for p in parts if name in p])) for name in names}
     if not self.learner.deepspeed:
         agreed, whole_square = zip(*self.ranks.gather(self.halves_agree(batch, turns)))
         found["signal_share"] = signal_share(sum(agreed), sum(whole_square))
@@ -418,10 +425,11 @@ def policy_gradient(self:PPO, batch:TurnBatch, rows, learning:list)->list[Tensor
 
 @patch
 def thoughts_of(self:PPO, batch:TurnBatch, turns:list)->dict:
-    "Mutual information of prompts and thoughts, the share of distinct thoughts, their mean length; nothing where none are written."
+    "Mutual information of prompts and thoughts, share of distinct ones, mean length; nothing where none are written."
     is_thought = [~self.policy.action_tokens(t.response_ids, t.span) for t in turns]
     said = [tuple(r[m]) for r, m in zip(batch.responses, is_thought)]
-    order = np.random.default_rng(stream_seed("signals", self.config.seed, self.step, self.ranks.index)).permutation(len(turns))
+    seed = stream_seed("signals", self.config.seed, self.step, self.ranks.index)
+    order = np.random.default_rng(seed).permutation(len(turns))
     different = {(batch.prompts[i].ids.tobytes(), batch.prompts[i].keys): i for i in order if said[i]}
     if not different: return {}
     found = dict(distinct_thoughts=len(set(said)) / len(said), thought_tokens=float(np.mean([len(s) for s in said])))
@@ -511,7 +519,8 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     "Play, compute advantages, update."
     self.step, start = self.step + 1, time.perf_counter()
     fewer = f"lower --rollout.envs (now {self.config.rollout.envs}), --sampling.max_new_tokens or --loading.max_pixels"
-    smaller = f"raise --optim.microbatches (now {self.config.optim.microbatches}) or give --optim.activation_checkpointing true"
+    smaller = (f"raise --optim.microbatches (now {self.config.optim.microbatches}) "
+               "or give --optim.activation_checkpointing true")
     with whole(self.learner), memory_advice(f"the rollout of update {self.step}", fewer):
         segments = self.play_or_save()
         played = time.perf_counter()
@@ -521,7 +530,8 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     if not self.config.sampling.temperature_range: row.pop("temperature")
     if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
     if not has_steps(self.task): row.pop("env_steps")
-    if len(self.task.parts) > 1: row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
+    if len(self.task.parts) > 1:
+        row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
     with self.kept_if_broken(batch):
         self.check_batch(segments, batch)
         with memory_advice(f"update {self.step}", smaller):
@@ -580,7 +590,7 @@ def keep_episodes(self:PPO)->None:
 # %% ../nbs/36_ppo.ipynb #d5750aec
 @patch
 def save(self:PPO, player:dict|None=None)->None:
-    "Write a checkpoint from which the run goes on exactly as it would have; `player` is the player's state if not that of now."
+    "Write a checkpoint from which the run goes on exactly as it would have; `player`: its state, by default now's."
     def write(folder):
         with whole(self.learner):
             if self.ranks.main: self.policy.save(folder)
@@ -639,7 +649,7 @@ def asked_to_stop(self:PPO, stop:StopSignal)->str:
 
 @patch
 def validate_or_save(self:PPO, row:dict, timing:dict, log)->dict:
-    "`validate`, and keep episodes; where the engine is lost, the update (its `row`, its `timing`) is logged and a checkpoint left behind."
+    "`validate`, and keep episodes; where the engine is lost, log the update (`row`, `timing`) and leave a checkpoint."
     try: found = self.validate()
     except EngineError:
         log(row, timing)

@@ -126,7 +126,7 @@ def test_llava_next_as_it_lies_on_the_hub_and_as_servers_read_it(folder_of, tmp_
 def test_quick_clauses_are_clauses(): assert {*QUICK} <= {*CLAUSES}
 
 
-SOME = ("qwen2_5_vl", "glm_ocr", "ovis2", "llava", "git", "t5gemma2", "got_ocr2", "llama4")   # of each outcome some
+SOME = ("qwen2_5_vl", "glm_ocr", "ovis2", "llava", "git", "t5gemma2", "got_ocr2", "llama4", "deepseek_ocr2", "minicpmv4_6")   # of each outcome some
 
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in SOME else pytest.mark.full) for f in family_classes()])

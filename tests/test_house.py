@@ -133,10 +133,7 @@ def test_the_lists_of_silent_rooms_are_true():
     assert PAIRS == pairs, f"take out of the list of rooms with pairs: {PAIRS - pairs}; add to it: {pairs - PAIRS}"
 
 
-LONG = {"56_cli"}   # rooms that still have longer cells
-
-
-@pytest.mark.parametrize("name", [r for r in ROOMS if r not in LONG])
+@pytest.mark.parametrize("name", ROOMS)
 def test_exported_cells_are_short(name):
     cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text())["cells"]
     code = {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
@@ -144,10 +141,7 @@ def test_exported_cells_are_short(name):
     assert not long, f"{name}.ipynb: exported cells of more than 60 lines: {long}"
 
 
-WIDE = {"21_policy", "36_ppo", "56_cli"}   # rooms whose long lines are not wrapped yet
-
-
-@pytest.mark.parametrize("name", [r for r in ROOMS if r not in WIDE])
+@pytest.mark.parametrize("name", ROOMS)
 def test_lines_of_code_are_short(name):
     "At most 120 characters; a formula may be longer where it says so by `# noqa: E501`."
     cells = json.loads((ROOT/"nbs"/f"{name}.ipynb").read_text())["cells"]
