@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'MISMATCH', 'CollectConfig', 'FilterConfig', 'PreprocessConfig', 'SFTRowsConfig',
            'SFTOptimConfig', 'SFTRunConfig', 'SFTConfig', 'PPORolloutConfig', 'PPOSamplingConfig', 'AdvantageConfig',
-           'LossConfig', 'PPOKLConfig', 'PPOOptimConfig', 'PPORunConfig', 'PPOConfig', 'TRLOptimConfig', 'TRLConfig',
-           'EvalSamplingConfig', 'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'MergeConfig',
-           'EngineCommandConfig', 'AlfworldConfig', 'DoctorConfig']
+           'LossConfig', 'PPOKLConfig', 'PPOOptimConfig', 'PPORunConfig', 'PPOEngineConfig', 'PPOConfig',
+           'TRLOptimConfig', 'TRLConfig', 'EvalSamplingConfig', 'EvalConfig', 'PipelineConfig', 'ReportConfig',
+           'TasksConfig', 'MergeConfig', 'EngineCommandConfig', 'AlfworldConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from .core import UsageError, moved
 from .config_parts import (AskConfig, EngineConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options,
@@ -371,6 +371,20 @@ class PPORunConfig(RunConfig):
         super().__post_init__()
         check_range(self, "eval_every", low=1)
 
+# %% ../nbs/02_config.ipynb #5e1d0a33
+@dataclass
+class PPOEngineConfig(EngineConfig):
+    "Who samples the answers of a policy that learns."
+    max_staleness: int = 0
+    """With 1, the next rollout is played while this update learns, by weights one update old (it needs a server)."""
+
+    def __post_init__(self)->None:
+        super().__post_init__()
+        check_range(self, "max_staleness", low=0, high=1)
+        if self.max_staleness and self.kind == "local":
+            raise UsageError("engine.max_staleness=1 plays while the policy learns, and a policy in this process can do "
+                             "one of both; give --engine vllm")
+
 # %% ../nbs/02_config.ipynb #4a03d1e2
 @dataclass
 class PPOConfig(Options):
@@ -401,7 +415,7 @@ class PPOConfig(Options):
     """What is played between updates."""
     sampling: PPOSamplingConfig = field(default_factory=PPOSamplingConfig)
     """How answers are sampled."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: PPOEngineConfig = field(default_factory=PPOEngineConfig)
     """Who samples them."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """How advantages are estimated."""
@@ -417,6 +431,8 @@ class PPOConfig(Options):
     def __post_init__(self)->None:
         check_range(self, "updates", low=1)
         check_trainable(self)
+        if self.engine.max_staleness and not self.loss.mismatch_clip_max:
+            self.loss = replace(self.loss, mismatch_clip_max=2.0)   # what is learned from was played by other weights
         a = self.advantage
         if a.estimator in GROUPED and self.rollout.envs % a.group_size:
             raise UsageError(f"advantage.group_size={a.group_size} of PPOConfig must divide "

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from threading import RLock
 import numpy as np
 from fastcore.basics import patch
 from .config_parts import EngineConfig
@@ -188,7 +190,8 @@ class VLLM(Engine):
         self.version, self.source = 0, None   # of the weights; their folder, None for those it was started with
         self.urls, self.model, self.down = list(config.urls), "rl4vlm", set()
         self.events, self.seconds = Counter(), 0.0   # restarts and answers asked for again; of the last sync
-        self._images = {}
+        self._images, self._rounds = {}, count()
+        self._lock, self._recovered, self.closed = RLock(), 0, False   # one thread sees to what has failed, for all
 
     @property
     def label(self)->str: return f"{self.tag}-v{self.version}"
@@ -214,6 +217,7 @@ class VLLM(Engine):
 
     def close(self)->None:
         "End the server; others lose the adapter. The weights that were handed over go."
+        self.closed = True
         if self.server: self.server.stop()
         elif self.adapter and self.source and self.owner:
             for url in self.up(): self._unload(url, self.label)
@@ -300,13 +304,14 @@ def generate(self:VLLM, prompts:list, seeds:list|None=None, token_values:bool=Fa
 @patch
 def _round(self:VLLM, left:list, answer, found:dict)->list: # of (address, `Failed`)
     "Ask for each answer that is `left`; what arrives goes into `found`."
-    urls, failures = self.up(), []
+    urls, failures, first = self.up(), [], next(self._rounds)   # single prompts go to all in turn
     pool = ThreadPoolExecutor(min(len(left), PARALLEL * len(urls)))
+    where = {i: urls[(first + i) % len(urls)] for i in left}
     try:
-        asked = {pool.submit(answer, urls[i % len(urls)], i): i for i in left}
+        asked = {pool.submit(answer, where[i], i): i for i in left}
         for future in as_completed(asked):
             try: found[asked[future]] = future.result()
-            except Failed as e: failures.append((urls[asked[future] % len(urls)], e))
+            except Failed as e: failures.append((where[asked[future]], e))
     finally: pool.shutdown(wait=False, cancel_futures=True)
     return failures
 
@@ -333,25 +338,37 @@ def _answer(self:VLLM, url:str, prompt:EncodedPrompt, how:dict, temperature:floa
 def _image(self:VLLM, key:bytes, image:np.ndarray)->str:
     "An image as it is sent; made once."
     if len(self._images) > 4096: self._images.clear()
-    if key not in self._images: self._images[key] = data_url(image)
-    return self._images[key]
+    return self._images.get(key) or self._images.setdefault(key, data_url(image))
 
 # %% ../nbs/23_engine.ipynb #cda0b14a
 @patch
 def _patiently(self:VLLM, what)->None:
     "Do something (`what`, which returns failures) until nothing fails, at most so many times as `restarts` allows."
     for tries in range(self.config.restarts + 1):
+        before = self._recovered
         failures = what()
         if not failures: return
-        if tries < self.config.restarts: self._recover(failures)
+        if tries < self.config.restarts: self._recover(failures, before)
     url, last = failures[-1]
     log = f"; what it said is in {self.server.log}" if self.server else ""
     raise EngineError(f"the engine at {url} failed {tries + 1} times, the last time: {last}{log}")
 
 @patch
-def _recover(self:VLLM, failures:list)->None:
-    "See to the servers that have failed."
-    self.events["asked_again"] += len(failures)
+def _recover(self:VLLM,
+    failures:list,   # of (address, `Failed`)
+    before:int,      # how often this had been done when they were asked
+)->None:
+    "See to the servers that have failed, unless another thread has."
+    with self._lock:
+        self.events["asked_again"] += len(failures)
+        if self.closed: raise EngineError("the engine was closed while somebody waited for its answer")
+        if self._recovered != before: return
+        self._mend(failures)
+        self._recovered += 1
+
+@patch
+def _mend(self:VLLM, failures:list)->None:
+    "Start servers again, wait for them, or go on without them."
     for url, reasons in {u: [e for v, e in failures if v == u] for u, _ in failures}.items():
         lost = any(e.why in ("hung", "reload") for e in reasons) or not healthy(url)
         if self.server and (lost or not self.server.alive): self._restart(reasons)
@@ -368,6 +385,7 @@ def _restart(self:VLLM, reasons:list)->None:
     warnings.warn(f"the engine failed ({reasons[0]}) and is started again")
     try: self.server.start()
     except RL4VLMError as e: raise EngineError(str(e)) from None
+    if self.closed: self.server.stop()   # meanwhile
     self.connect()
 
 @patch

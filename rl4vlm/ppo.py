@@ -8,6 +8,7 @@ __all__ = ['MEANS', 'SIGNAL_TURNS', 'SIGNAL_PROMPTS', 'RunningStd', 'learning_ra
 
 # %% ../nbs/36_ppo.ipynb #9c7b361c
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import zip_longest
@@ -85,7 +86,7 @@ class PPO:
         self.engine = engine or Sampler(policy)
         self.actor = PolicyActor(
             policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
-            token_values=config.advantage.estimator == "gae-token", engine=self.engine, values=self.critic)
+            token_values=config.advantage.estimator == "gae-token", engine=self.engine)
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
         self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
         if config.sampling.temperature_range and policy.temperature_head is None:
@@ -96,8 +97,16 @@ class PPO:
         if config.optim.activation_checkpointing: policy.checkpoint_activations()
         if config.sampling.static_cache: self._use_static_cache()
         self.step, self.returns, self.best, self.timing = 0, RunningStd(), None, {}   # step: updates so far
+        self.thread, self.ahead, self.before = ThreadPoolExecutor(1), None, None   # plays ahead; `before`: the player then
         self.last_turns, self.last_episodes = [], []    # of this update, for trackers and report
         self.all_equal, self.warned = False, False      # no turn of this update is better than another
+
+    def close(self)->None:
+        "End what plays, a rollout that is under way included."
+        self.player.halted = True
+        if self.ahead: wait([self.ahead])
+        self.thread.shutdown()
+        self.player.close()
 
     @property
     def lr(self)->float:
@@ -134,25 +143,45 @@ def plan(self:PPO, env:int, number:int)->Plan:
     return Plan(seed, (c.seed, env, number), f"{group}-{number}")
 
 @patch
-def play(self:PPO)->list[list]: # N segments: lists of turns
-    "The rollout of one update: T turns in each environment, or a whole episode in each."
-    if self.critic: segments = [list(segment) for segment in zip(*self.player.rollout(self.config.rollout.steps))]
+def rollout(self:PPO,
+    update:int,   # that will learn from it
+)->tuple[list, list]: # N segments: lists of turns; episodes that have ended
+    "T turns in each environment, or a whole episode in each."
+    if self.critic:
+        grid = self.player.rollout(self.config.rollout.steps, values=not self.engine.served)
+        segments = [list(segment) for segment in zip(*grid)]
     else:
-        plans = [self.plan(self.ranks.index * self.envs + i, self.step - 1) for i in range(self.envs)]
+        plans = [self.plan(self.ranks.index * self.envs + i, update - 1) for i in range(self.envs)]
         segments = [e.turns for e in self.player.episodes(plans)]
-    self.last_turns, self.last_episodes, self.player.finished = [s[-1] for s in segments], self.player.finished, []
+    episodes, self.player.finished = self.player.finished, []
+    return segments, episodes
+
+@patch
+def play(self:PPO)->list[list]: # N segments: lists of turns
+    "The rollout of this update: played now, or the one that is being played already."
+    ahead, self.ahead = self.ahead, None
+    segments, self.last_episodes = ahead.result() if ahead else self.rollout(self.step)
+    self.last_turns = [s[-1] for s in segments]
     return segments
 
 # %% ../nbs/36_ppo.ipynb #1018c4c3
 @patch
 def compute_advantages(self:PPO, segments:list)->tuple[TurnBatch, dict]: # and what to log
     "A batch to learn from, made of the segments of a rollout."
+    if self.critic and self.engine.served: self.add_values(segments)
     batch, log = make_batch(self.policy, segments, self.config, self.reference, self.ranks.gather)
     if self.critic:
         returns = batch.returns[batch.tokens()] if batch.returns.ndim == 2 else batch.returns
         for part in self.ranks.gather(returns): self.returns.add(part.numpy())
         self.policy.value_scale.fill_(self.returns.std)
     return batch, log
+
+@patch
+def add_values(self:PPO, segments:list)->None:
+    "The critic's values of turns that were sampled elsewhere."
+    grid = list(zip(*segments))
+    self.actor.add_values([turn for row in grid for turn in row])
+    self.player.bootstrap(grid)
 
 @patch
 def check_batch(self:PPO, segments:list, batch:TurnBatch)->None:
@@ -454,7 +483,7 @@ def agreed_play(self:PPO)->list:
     "`play`, with an error of one rank raised on all."
     error, segments = None, []
     try:
-        self.sync(self.step - 1)
+        if not self.ahead: self.sync(self.step - 1)
         segments = self.play()
     except (InvariantError, EngineError) as e: error = e
     self.ranks.agree(error)
@@ -470,10 +499,21 @@ def sync(self:PPO, version:int)->None:
     self.ranks.agree(error)
 
 @patch
+def play_ahead(self:PPO)->None:
+    "Start to play the next rollout, with the weights of now, in a thread of its own."
+    self.sync(self.step - 1)
+    self.before = self.player.state()
+    self.ahead = self.thread.submit(self.rollout, self.step + 1)
+
+@patch
 def play_or_save(self:PPO)->list:
-    "`agreed_play`; where the engine is lost, a checkpoint of before this update is left behind."
-    before = self.player.state() if self.engine.served else None
-    try: return self.agreed_play()
+    "`agreed_play`, and `play_ahead`; where the engine is lost, a checkpoint of before this update is left behind."
+    before = None
+    if self.engine.served: before = self.before if self.ahead else self.player.state()
+    try:
+        segments = self.agreed_play()
+        if self.config.engine.max_staleness and self.step < self.config.updates: self.play_ahead()
+        return segments
     except EngineError as e:
         if not self.run or self.ranks.world > 1: raise   # of several processes, all go back to the last checkpoint
         self.step -= 1
@@ -554,6 +594,8 @@ def engine_timing(self:PPO)->dict:
 def validate(self:PPO)->dict:
     "Play the validation panel at the training temperature; keep the policy if none was better."
     with whole(self.learner):
+        if self.ahead: wait([self.ahead])   # with the weights that it began with
+        self.ranks.wait()
         self.sync(self.step)
         episodes = self.play_panel()
         row = summarise(episodes)
@@ -595,7 +637,8 @@ def save(self:PPO, player:dict|None=None)->None:
         with whole(self.learner):
             if self.ranks.main: self.policy.save(folder)
         self.learner.save(folder)
-    state = dict(players=self.ranks.gather(player or self.player.state()), returns=self.returns.state(), best=self.best)
+    player = player or (self.before if self.ahead else self.player.state())
+    state = dict(players=self.ranks.gather(player), returns=self.returns.state(), best=self.best)
     save_checkpoint(self.run.checkpoints, self.step, write, state, main=self.ranks.main, wait=self.ranks.wait)
 
 @patch
@@ -639,7 +682,7 @@ class _Log:
 
     def __enter__(self)->"_Log": return self
     def __exit__(self, *error)->None:
-        self.ppo.player.close()
+        self.ppo.close()
         self.trackers.finish()
 
 @patch

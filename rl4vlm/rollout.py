@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['MAX_RETRIES', 'RESERVED', 'MAX_LOST', 'KEPT', 'Actor', 'RandomActor', 'OracleActor', 'has_oracle', 'has_steps',
-           'PolicyActor', 'Plan', 'Player', 'play']
+           'PolicyActor', 'Plan', 'Player', 'Halted', 'play']
 
 # %% ../nbs/23_rollout.ipynb #6e385644
 from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 import hashlib
+from threading import Lock
 from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
@@ -25,6 +28,7 @@ class Actor:
     "Base of all actors."
     name = "actor"
     needs_oracle = False   # whether frames must carry the oracle's suggestion
+    served = False         # whether a server answers: then prompts are asked one by one, each as soon as it is there
 
     def act(self,
         prompts:list,   # of `Prompt`
@@ -94,9 +98,9 @@ class PolicyActor(Actor):
         top_k:int=0,               # draw from so many of the likeliest tokens; 0 from all
         top_p:float=1.0,           # draw from the fewest likeliest that together have this probability
         engine=None,               # `rl4vlm.generate.Engine` that samples; by default the policy itself
-        values:bool=False,         # record the values of answers that an engine elsewhere has sampled, too
     ):
-        self.policy, self.greedy, self.batch_size, self.engine, self.adds = policy, greedy, batch_size, engine, values
+        self.policy, self.greedy, self.batch_size, self.engine = policy, greedy, batch_size, engine
+        self.served, self.lock = bool(engine and engine.served), Lock()   # a tokenizer serves one thread at a time
         self.sampling:dict = dict(max_new_tokens=max_new_tokens, temperature=temperature, token_values=token_values,
                                   top_k=top_k, top_p=top_p)
 
@@ -107,17 +111,20 @@ class PolicyActor(Actor):
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start:start + self.batch_size]
             seeds = None if self.greedy else [p.seed for p in part]
-            new = engine.generate(self._encoded(part), seeds=seeds, **self.sampling)
-            if engine.served and self.adds: self._add_values([p.tokens for p in part], new)
-            responses += new
+            responses += engine.generate(self._encoded(part), seeds=seeds, **self.sampling)
         return responses
 
-    def _add_values(self, prompts:list, responses:list)->None:
-        "The critic's values of answers that were sampled elsewhere."
+    def add_values(self,
+        turns:list,   # that were sampled elsewhere
+    )->None:
+        "Record the values that sampling here would have recorded."
         from rl4vlm.generate import given_values
         every = self.sampling["token_values"]
-        for r, values in zip(responses, given_values(self.policy, prompts, [r.ids for r in responses], every)):
-            r.value, r.token_values = float(values[0]), values if every else None
+        for start in range(0, len(turns), self.batch_size):
+            part = turns[start:start + self.batch_size]
+            found = given_values(self.policy, [t.prompt.tokens for t in part], [t.response_ids for t in part], every)
+            for t, values in zip(part, found):
+                t.response.value, t.response.token_values = float(values[0]), values if every else None
 
     def values(self, prompts:list)->list[float]:
         "The critic's value of the state that each prompt is about."
@@ -135,7 +142,8 @@ class PolicyActor(Actor):
 
     def _encoded(self, prompts:list)->list: # of `EncodedPrompt`
         "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."
-        for p in prompts: p.tokens = self.policy.encode(p.messages, p.images)
+        with self.lock:
+            for p in prompts: p.tokens = self.policy.encode(p.messages, p.images)
         return [p.tokens for p in prompts]
 
 # %% ../nbs/23_rollout.ipynb #cfb873e0
@@ -164,7 +172,7 @@ class _Running:
 MAX_RETRIES = 3   # failed tries in a row under the rule `retry`; one more counts as a no-op
 
 class Player:
-    "Plays episodes of a task in lock-step in many environments."
+    "Plays episodes of a task in many environments."
     def __init__(self,
         task:Task,
         actor:Actor,
@@ -182,19 +190,23 @@ class Player:
         self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.running, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
         self.images = WeakValueDictionary()   # every image that somebody still holds, by its hash
+        self.halted = False   # somebody else has asked to stop playing
 
-    def fill(self)->None:
+    def fill(self,
+        among=None,   # indices of environments; None for all
+    )->None:
         "Start an episode in every idle environment for which there is one."
-        while plans := self._plans():   # again if an environment was lost in its reset
+        among = range(len(self.pool)) if among is None else among
+        while plans := self._plans(among):   # again if an environment was lost in its reset
             frames = self.pool.reset({i: plan.seed for i, plan in plans.items()})
             self.running.update({i: _Running(plan, frames[i]) for i, plan in plans.items()})
             self._drop(frames)
             for i in plans:
                 if i in self.running: self._observe(self.running[i], frames[i])
 
-    def _plans(self)->dict[int, Plan]:
+    def _plans(self, among)->dict[int, Plan]:
         "The next episode of each idle environment."
-        plans = {i: self.next_plan(i, self.begun[i]) for i in range(len(self.pool)) if i not in self.running}
+        plans = {i: self.next_plan(i, self.begun[i]) for i in among if i not in self.running}
         plans = {i: plan for i, plan in plans.items() if plan is not None}
         for i in plans: self.begun[i] += 1
         return plans
@@ -256,6 +268,44 @@ def step(self:Player)->dict[int, Turn]: # by environment index
                 turns[i] = new[i]
                 self._settle(i, asked[i], new[i], results.get(i))
     return turns
+
+# %% ../nbs/23_rollout.ipynb #4014627e
+class Halted(Exception):
+    "Playing was asked to stop."
+
+@patch
+def stream(self:Player,
+    wanted=lambda i: True,   # function (environment index) -> whether it plays another turn
+)->Iterator[tuple[int, Turn]]: # environment indices and turns, as they come
+    "Each environment by itself, until none is `wanted` or there are no episodes left."
+    asked, threads = {}, ThreadPoolExecutor(len(self.pool))
+    try:
+        while True:
+            if self.halted: raise Halted
+            busy = {i for i, *_ in asked.values()}
+            idle = [i for i in range(len(self.pool)) if i not in busy and wanted(i)]
+            self.fill(idle)
+            for i in idle:
+                if i not in self.running: continue
+                prompt = self.next_prompt(self.running[i])
+                asked[threads.submit(self.actor.act, [prompt])] = i, self.running[i], prompt
+            if not asked: return
+            done = wait(asked, timeout=1, return_when=FIRST_COMPLETED).done
+            if done: yield from self._answered([(*asked.pop(f), *f.result()) for f in done]).items()
+    finally: threads.shutdown(wait=False, cancel_futures=True)
+
+@patch
+def _answered(self:Player,
+    answers:list,   # of (environment index, `_Running`, `Prompt`, `Response`)
+)->dict[int, Turn]: # by environment index
+    "Step the environments whose answers have come."
+    new = {i: (episode, self._turn(episode, prompt, response)) for i, episode, prompt, response in answers
+           if self.running.get(i) is episode}   # else it was lost, with another of its worker
+    results = self.pool.step({i: turn.played for i, (_, turn) in new.items() if turn.played is not None})
+    self._drop(results)
+    kept = {i: turn for i, (episode, turn) in new.items() if self.running.get(i) is episode}
+    for i, turn in kept.items(): self._settle(i, new[i][0], turn, results.get(i))
+    return kept
 
 # %% ../nbs/23_rollout.ipynb #f05e2b19
 # columns of the result table and the metrics
@@ -355,6 +405,13 @@ class _Again:
                               f"{self.tries[plan.key]} times with its worker process; "
                               "play it alone with workers=0 to see why")
 
+@patch
+def play_on(self:Player,
+    more,   # function () -> whether there are episodes that nobody has begun
+)->Iterator:
+    "Play until there are no episodes left; yields whenever something has happened."
+    while more() or self.running: yield from self.stream() if self.actor.served else [self.step()]
+
 def play(
     task,                # a `Task` or its name
     actor:Actor,         # who plays
@@ -380,32 +437,42 @@ def play(
         if keep_images is not None and plan.key[-1] >= keep_images: return []
         return images if album is None else [album.put(i) for i in images]
     next_plan = lambda i, k: waiting.popleft() if waiting else None
-    player = Player(task, actor, next_plan, max(1, min(envs, count)), workers, timeout, play_again, keep)
+    player, told = Player(task, actor, next_plan, max(1, min(envs, count)), workers, timeout, play_again, keep), 0
     try:
-        while waiting or player.running:
-            before = len(player.finished)
-            player.step()
-            for e in player.finished[before:]: e.turns[-1].next_prompt = None     # nobody will ask for its value
-            if progress: progress(len(player.finished), count)
+        for _ in player.play_on(lambda: waiting):
+            for e in player.finished[told:]: e.turns[-1].next_prompt = None     # nobody will ask for its value
+            told = len(player.finished)
+            if progress: progress(told, count)
     finally: player.close()
     return sorted(player.finished, key=lambda e: int(e.id.split("-")[-1]))
 
 # %% ../nbs/23_rollout.ipynb #91576c64
 @patch
 def rollout(self:Player,
-    steps:int,   # T
+    steps:int,          # T
+    values:bool=True,   # ask the actor now for the values of what follows where an episode was cut off
 )->list[list[Turn]]: # T lists of N turns; `next_value` is set where an episode was cut off
     "Play `steps` turns in every environment."
-    grid = []
-    for _ in range(steps):
-        turns = self.step()
-        if len(turns) < len(self.pool): raise UsageError("a rollout needs an endless supply of episodes")
-        grid.append([turns[i] for i in range(len(self.pool))])
-    cut = [(t, t.next_prompt) for row in grid for t in row if t.truncated]
-    cut += [(t, self.next_prompt(self.running[i])) for i, t in enumerate(grid[-1]) if not t.done]
-    values = self.actor.values([prompt for _, prompt in cut])
-    for (turn, _), value in zip(cut, values): turn.next_value, turn.next_prompt = value, None
+    columns = {i: [] for i in range(len(self.pool))}
+    if self.actor.served:
+        for i, turn in self.stream(lambda i: len(columns[i]) < steps): columns[i].append(turn)
+    else:
+        for _ in range(steps):
+            for i, turn in self.step().items(): columns[i].append(turn)
+    if min(map(len, columns.values())) < steps: raise UsageError("a rollout needs an endless supply of episodes")
+    for i, turns in columns.items():
+        if not turns[-1].done: turns[-1].next_prompt = self.next_prompt(self.running[i])
+    grid = [list(row) for row in zip(*columns.values())]
+    if values: self.bootstrap(grid)
     return grid
+
+@patch
+def bootstrap(self:Player, grid:list)->None:
+    "Ask the actor for the values of what follows the turns of a `grid` at which an episode was cut off."
+    cut = [t for row in grid for t in row if t.truncated]
+    cut += [t for t in grid[-1] if not t.done]
+    for turn, value in zip(cut, self.actor.values([t.next_prompt for t in cut])):
+        turn.next_value, turn.next_prompt = value, None
 
 # %% ../nbs/23_rollout.ipynb #7c9cc787
 @patch
@@ -419,7 +486,7 @@ def episodes(self:Player,
         waiting[number[plan.key]] = plan
     kept, self.finished = (self.next_plan, self.on_lost), []
     self.next_plan, self.on_lost = lambda i, k: waiting.pop(i, None), play_again
-    while waiting or self.running: self.step()
+    for _ in self.play_on(lambda: waiting): pass
     self.next_plan, self.on_lost = kept
     for e in self.finished: e.turns[-1].next_prompt = None
     done = {e.id: e for e in self.finished}

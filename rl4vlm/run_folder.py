@@ -91,7 +91,7 @@ def read_config(
                      "give --overwrite to replace the run, or another --out")
 
 # what held when there were no such options
-SINCE = dict(engine=vars(EngineConfig()), ask=vars(RequestConfig()),
+SINCE = dict(engine=dict(vars(EngineConfig()), max_staleness=0), ask=vars(RequestConfig()),
              loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"), run=dict(signals=True))
 
 def as_before(path:str, value)->bool:

@@ -257,10 +257,10 @@ class Server:
         set_status("working")
 
     def _wait(self)->None:
-        begun = time.monotonic()
+        begun, process = time.monotonic(), self.process
         set_status(f"a server of vLLM starts, see {self.log}")
         while not healthy(self.url, 2):
-            if (code := self.process.poll()) is not None:
+            if (code := process.poll()) is not None:
                 self.stop()
                 raise RL4VLMError(f"the server of vLLM ended while it started (exit code {code}): "
                                   f"{last_words(self.log)}; all of it is in {self.log}")

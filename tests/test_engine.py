@@ -270,3 +270,50 @@ def test_there_is_a_line_that_says_how_to_get_vllm(rl4vlm, tmp_path, base):
     assert "rl4vlm engine install makes its environment" in done.stderr
     line = rl4vlm("engine", "command", "--model", base, "--engine.command", "python -m vllm.entrypoints.openai.api_server", "--lora.r", 12, "--platform", "gpu").stdout
     assert "VLLM_SERVER_DEV_MODE=1" in line and "--max-lora-rank 16" in line and f"--model {base}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--lora.r", "4", "--advantage.estimator", "rloo", "--advantage.group_size", "2"]], ids=["whole", "adapter"])
+def test_a_rollout_played_while_the_policy_learns(rl4vlm, tmp_path, base, more):
+    "Its weights are one update old and never older, and all is the same again in a run whose server dies."
+    how = [*SHORT, *more, "--updates", 4, "--optim.value_warmup", 0, "--model", base, "--engine.max_staleness", 1, *program(tmp_path)]
+    rl4vlm("ppo", *how, "--out", "one")
+    one = rows(tmp_path, "one")
+    assert [r.get("staleness") for r in one] == [None, 0, 1, 1, 1]
+    assert all(r["mismatch"] < 1e-4 if r["staleness"] == 0 else r["mismatch"] > 1e-4 for r in one[1:]), [r["mismatch"] for r in one[1:]]
+    assert all(r["logprob_gap"] < 1e-4 for r in one[1:]) and not list((tmp_path/"one"/"engine").glob("*-v*"))
+    if not more:
+        rl4vlm("ppo", *how, "--out", "two", *program(tmp_path, FAKE_VLLM_DIES="v1"))
+        assert rows(tmp_path, "two") == one and (tmp_path/"note").exists()
+
+
+def test_no_environment_waits_for_the_answer_of_another():
+    from rl4vlm.rollout import Plan, Player, RandomActor
+    from rl4vlm.tasks import make_task
+    import threading
+    task = make_task("NumberLine")
+
+    class InStep(RandomActor):
+        def values(self, prompts): return [0.5] * len(prompts)
+
+    class Served(InStep):
+        "The first environment's first answer comes when all others are through with their turns."
+        served, answered, lock, others = True, 0, threading.Lock(), threading.Event()
+        def act(self, prompts):
+            [prompt] = prompts
+            if prompt.seed == first: assert self.others.wait(30)
+            with self.lock:
+                self.answered += prompt.seed != first
+                if self.answered == 3 * 5: self.others.set()
+            return super().act(prompts)
+
+    players = [Player(task, kind(task), lambda i, k: Plan(seed=100 * i + k, key=(0, i, k)), envs=4) for kind in (InStep, Served)]
+    players[0].fill()
+    first = players[0].next_prompt(players[0].running[0]).seed
+    told = [[[(t.text, t.reward, t.seed, t.index, t.next_value) for t in row] for row in p.rollout(5)] for p in players]
+    assert told[0] == told[1] and Served.others.is_set()
+    ended = [{e.id: e.total_reward for e in p.finished} for p in players]
+    assert ended[0] == ended[1] and players[0].state() == players[1].state()
+    def broken(prompts): raise RuntimeError("no more")
+    players[1].actor.act = broken
+    with pytest.raises(RuntimeError, match="no more"): players[1].rollout(1)
