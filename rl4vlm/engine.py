@@ -215,6 +215,11 @@ class VLLM(Engine):
         "The addresses that are asked."
         return [url for url in self.urls if url not in self.down]
 
+    def timing(self)->dict:
+        "Seconds of the last sync; restarts, and answers asked for again, since the start."
+        restarts, asked_again = self.events["restarts"], self.events["asked_again"]
+        return dict(sync_s=self.seconds, engine_restarts=restarts, asked_again=asked_again)
+
     def close(self)->None:
         "End the server; others lose the adapter. The weights that were handed over go."
         self.closed = True

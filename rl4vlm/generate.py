@@ -220,6 +220,10 @@ class Engine:
         "Another process has had the weights loaded that are called `version`."
         self.version = version
 
+    def timing(self)->dict: # name -> number
+        "What answering elsewhere has cost, for the log."
+        return {}
+
     def close(self)->None: "End what was begun for it."
 
 class Sampler(Engine):

@@ -580,14 +580,7 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     if self.all_equal: row["equal_advantages"] = True
     ended = time.perf_counter()
     return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,
-                     turns_per_s=row["turns"] / (ended - start), **self.engine_timing())
-
-@patch
-def engine_timing(self:PPO)->dict:
-    "What a served engine has cost: seconds of the last sync, restarts and answers asked for again since the start."
-    if not self.engine.served: return {}
-    events = self.engine.events
-    return dict(sync_s=self.engine.seconds, engine_restarts=events["restarts"], asked_again=events["asked_again"])
+                     turns_per_s=row["turns"] / (ended - start), **self.engine.timing())
 
 # %% ../nbs/36_ppo.ipynb #42326f89
 @patch
