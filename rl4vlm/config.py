@@ -382,8 +382,8 @@ class PPOEngineConfig(EngineConfig):
         super().__post_init__()
         check_range(self, "max_staleness", low=0, high=1)
         if self.max_staleness and self.kind == "local":
-            raise UsageError("engine.max_staleness=1 plays while the policy learns, and a policy in this process can do "
-                             "one of both; give --engine vllm")
+            raise UsageError("engine.max_staleness=1 plays while the policy learns, and a policy in this process can "
+                             "do one of both; give --engine vllm")
 
 # %% ../nbs/02_config.ipynb #4a03d1e2
 @dataclass

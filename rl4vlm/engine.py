@@ -359,11 +359,8 @@ def _patiently(self:VLLM, what)->None:
     raise EngineError(f"the engine at {url} failed {tries + 1} times, the last time: {last}{log}")
 
 @patch
-def _recover(self:VLLM,
-    failures:list,   # of (address, `Failed`)
-    before:int,      # how often this had been done when they were asked
-)->None:
-    "See to the servers that have failed, unless another thread has."
+def _recover(self:VLLM, failures:list, before:int)->None:
+    "See to the servers that have failed, unless another thread has since this had been done `before` times."
     with self._lock:
         self.events["asked_again"] += len(failures)
         if self.closed: raise EngineError("the engine was closed while somebody waited for its answer")

@@ -97,7 +97,7 @@ class PPO:
         if config.optim.activation_checkpointing: policy.checkpoint_activations()
         if config.sampling.static_cache: self._use_static_cache()
         self.step, self.returns, self.best, self.timing = 0, RunningStd(), None, {}   # step: updates so far
-        self.thread, self.ahead, self.before = ThreadPoolExecutor(1), None, None   # plays ahead; `before`: the player then
+        self.thread, self.ahead, self.before = ThreadPoolExecutor(1), None, None   # `before`: the player's state then
         self.last_turns, self.last_episodes = [], []    # of this update, for trackers and report
         self.all_equal, self.warned = False, False      # no turn of this update is better than another
 

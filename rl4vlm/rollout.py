@@ -114,10 +114,8 @@ class PolicyActor(Actor):
             responses += engine.generate(self._encoded(part), seeds=seeds, **self.sampling)
         return responses
 
-    def add_values(self,
-        turns:list,   # that were sampled elsewhere
-    )->None:
-        "Record the values that sampling here would have recorded."
+    def add_values(self, turns:list)->None:
+        "Record the values of `turns`, sampled elsewhere, that sampling here would have recorded."
         from rl4vlm.generate import given_values
         every = self.sampling["token_values"]
         for start in range(0, len(turns), self.batch_size):
@@ -269,44 +267,6 @@ def step(self:Player)->dict[int, Turn]: # by environment index
                 self._settle(i, asked[i], new[i], results.get(i))
     return turns
 
-# %% ../nbs/23_rollout.ipynb #4014627e
-class Halted(Exception):
-    "Playing was asked to stop."
-
-@patch
-def stream(self:Player,
-    wanted=lambda i: True,   # function (environment index) -> whether it plays another turn
-)->Iterator[tuple[int, Turn]]: # environment indices and turns, as they come
-    "Each environment by itself, until none is `wanted` or there are no episodes left."
-    asked, threads = {}, ThreadPoolExecutor(len(self.pool))
-    try:
-        while True:
-            if self.halted: raise Halted
-            busy = {i for i, *_ in asked.values()}
-            idle = [i for i in range(len(self.pool)) if i not in busy and wanted(i)]
-            self.fill(idle)
-            for i in idle:
-                if i not in self.running: continue
-                prompt = self.next_prompt(self.running[i])
-                asked[threads.submit(self.actor.act, [prompt])] = i, self.running[i], prompt
-            if not asked: return
-            done = wait(asked, timeout=1, return_when=FIRST_COMPLETED).done
-            if done: yield from self._answered([(*asked.pop(f), *f.result()) for f in done]).items()
-    finally: threads.shutdown(wait=False, cancel_futures=True)
-
-@patch
-def _answered(self:Player,
-    answers:list,   # of (environment index, `_Running`, `Prompt`, `Response`)
-)->dict[int, Turn]: # by environment index
-    "Step the environments whose answers have come."
-    new = {i: (episode, self._turn(episode, prompt, response)) for i, episode, prompt, response in answers
-           if self.running.get(i) is episode}   # else it was lost, with another of its worker
-    results = self.pool.step({i: turn.played for i, (_, turn) in new.items() if turn.played is not None})
-    self._drop(results)
-    kept = {i: turn for i, (episode, turn) in new.items() if self.running.get(i) is episode}
-    for i, turn in kept.items(): self._settle(i, new[i][0], turn, results.get(i))
-    return kept
-
 # %% ../nbs/23_rollout.ipynb #f05e2b19
 # columns of the result table and the metrics
 RESERVED = ("name", "task", "success", "low", "high", "episodes", "mean_return", "return_low", "return_high",
@@ -390,6 +350,44 @@ def _drop(self:Player, results:dict)->bool:
         if episode.turns: episode.turns[-1].truncated, episode.turns[-1].next_prompt = True, self.next_prompt(episode)
         if self.on_lost: self.on_lost(episode.plan)
     return bool(lost)
+
+# %% ../nbs/23_rollout.ipynb #4014627e
+class Halted(Exception):
+    "Playing was asked to stop."
+
+@patch
+def stream(self:Player,
+    wanted=lambda i: True,   # function (environment index) -> whether it plays another turn
+)->Iterator[tuple[int, Turn]]: # environment indices and turns, as they come
+    "Each environment by itself, until none is `wanted` or there are no episodes left."
+    asked, threads = {}, ThreadPoolExecutor(len(self.pool))
+    try:
+        while True:
+            if self.halted: raise Halted
+            busy = {i for i, *_ in asked.values()}
+            idle = [i for i in range(len(self.pool)) if i not in busy and wanted(i)]
+            self.fill(idle)
+            for i in idle:
+                if i not in self.running: continue
+                prompt = self.next_prompt(self.running[i])
+                asked[threads.submit(self.actor.act, [prompt])] = i, self.running[i], prompt
+            if not asked: return
+            done = wait(asked, timeout=1, return_when=FIRST_COMPLETED).done
+            if done: yield from self._answered([(*asked.pop(f), *f.result()) for f in done]).items()
+    finally: threads.shutdown(wait=False, cancel_futures=True)
+
+@patch
+def _answered(self:Player,
+    answers:list,   # of (environment index, `_Running`, `Prompt`, `Response`)
+)->dict[int, Turn]: # by environment index
+    "Step the environments whose answers have come."
+    new = {i: (episode, self._turn(episode, prompt, response)) for i, episode, prompt, response in answers
+           if self.running.get(i) is episode}   # else it was lost, with another of its worker
+    results = self.pool.step({i: turn.played for i, (_, turn) in new.items() if turn.played is not None})
+    self._drop(results)
+    kept = {i: turn for i, (episode, turn) in new.items() if self.running.get(i) is episode}
+    for i, turn in kept.items(): self._settle(i, new[i][0], turn, results.get(i))
+    return kept
 
 # %% ../nbs/23_rollout.ipynb #f0686c3d
 MAX_LOST = 3   # times that an episode is played again because its worker was lost
