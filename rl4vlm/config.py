@@ -232,12 +232,11 @@ class PPOSamplingConfig(SamplingConfig):
             raise UsageError(f"temperature_range={self.temperature_range} of {type(self).__name__} must be above 1 "
                              "(2 means from half to twice the temperature), or 0 for no head")
 
-# %% ../nbs/02_config.ipynb #01cef124
+# %% ../nbs/02_config.ipynb #16c8c8ef
 GROUPED = ("rloo", "grpo", "gigpo")                                  # compare episodes that share a seed
 ADVANTAGES = ("gae", "gae-token", *GROUPED, "reinforce")
 CRITIC = ("gae", "gae-token")                                        # these learn a value head
 
-# %% ../nbs/02_config.ipynb #16c8c8ef
 @dataclass
 class AdvantageConfig(Options):
     "How advantages are estimated."

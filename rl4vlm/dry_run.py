@@ -57,6 +57,23 @@ def on_paper(
     train_parts(model, parts)
     return model
 
+# %% ../nbs/52_dry_run.ipynb #c4562b0a
+@contextmanager
+def kept_bytes(model)->Iterator[list]:
+    "Inside, counts the bytes that autograd keeps, parameters of `model` left out; the list has the sum afterwards."
+    parameters, storages, held, result = {p.untyped_storage()._cdata for p in model.parameters()}, {}, [], []
+    def note(x):
+        if (key := x.untyped_storage()._cdata) not in parameters:
+            storages[key] = x.untyped_storage().nbytes()
+            held.append(x)   # an address must not be used twice
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): yield result
+    result.append(sum(storages.values()))
+
+def language_model(model)->Any:
+    "The part of `model` that reads and writes words."
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+
 # %% ../nbs/52_dry_run.ipynb #2c9db870
 class _Fused(torch.autograd.Function):
     "Attention as far as memory goes: keeps what a fused kernel keeps."
@@ -75,23 +92,6 @@ def _fused_attention()->Iterator[None]:
     torch.nn.functional.scaled_dot_product_attention = fused
     try: yield
     finally: torch.nn.functional.scaled_dot_product_attention = real
-
-# %% ../nbs/52_dry_run.ipynb #c4562b0a
-@contextmanager
-def kept_bytes(model)->Iterator[list]:
-    "Inside, counts the bytes that autograd keeps, parameters of `model` left out; the list has the sum afterwards."
-    parameters, storages, held, result = {p.untyped_storage()._cdata for p in model.parameters()}, {}, [], []
-    def note(x):
-        if (key := x.untyped_storage()._cdata) not in parameters:
-            storages[key] = x.untyped_storage().nbytes()
-            held.append(x)   # an address must not be used twice
-        return x
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): yield result
-    result.append(sum(storages.values()))
-
-def language_model(model)->Any:
-    "The part of `model` that reads and writes words."
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
 
 # %% ../nbs/52_dry_run.ipynb #b9cb10ff
 def activation_bytes(
@@ -210,6 +210,7 @@ def image_tokens(
     merge = getattr(vision, "spatial_merge_size", None) or getattr(config, "spatial_merge_size", None) or 1
     return max(4, round(min(height * width, max_pixels or 10**7) / (patch * merge)**2))
 
+# %% ../nbs/52_dry_run.ipynb #918df12f
 def prompt_tokens(task, config, max_pixels:int=0)->int:
     "About how many tokens a first prompt of the `task` has (for a model's `config` and a limit of `max_pixels`)."
     from rl4vlm.env_pool import TaskEnv
@@ -219,6 +220,7 @@ def prompt_tokens(task, config, max_pixels:int=0)->int:
     text = sum(len(part["text"]) for content in contents for part in content if part["type"] == "text")
     return 10 + text // 4 + sum(image_tokens(config, i.shape[:2], max_pixels) for i in frame.images)
 
+# %% ../nbs/52_dry_run.ipynb #a98ebf81
 def shape_of_run(
     config,
     prompt:int,

@@ -7,7 +7,7 @@ __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'LAYOUT', 'SMALL', 'OLD_NAME
            'checkpoint_kind', 'part_of', 'output_layer', 'check_parts', 'train_parts', 'lora_targets', 'add_lora',
            'image_token', 'image_as', 'read_by_processor', 'add_kinds', 'image_ids', 'check_processor', 'limit_pixels',
            'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
-           'load_processor', 'load_vlm', 'check_learnable', 'why_not', 'check_model', 'logit_rule', 'write_index']
+           'why_not', 'check_model', 'check_learnable', 'load_processor', 'load_vlm', 'logit_rule', 'write_index']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import inspect, os, re, warnings
@@ -332,6 +332,7 @@ def _new_name(model, name:str)->str:
         for old, new in OLD_NAMES: name = re.sub(old, new, name)
     return name
 
+# %% ../nbs/20_models.ipynb #03166d46
 def fill_adapter(model, folder)->None:
     "Put the adapter in `folder` into a `model` that has its places."
     from peft import set_peft_model_state_dict
@@ -360,98 +361,7 @@ def fill_model(model, folder)->None:
     need_all(folder, report["missing_keys"], report["unexpected_keys"])
     model.load_state_dict(saved.state_dict())
 
-def _load_adapter(model, folder:str)->Any:
-    "A base `model` with the adapter in `folder`, which goes on learning."
-    from peft import PeftConfig, PeftModel
-    config = PeftConfig.from_pretrained(folder)
-    if isinstance(targets := getattr(config, "target_modules", None), (list, set)):   # whole names of older layouts
-        before = "base_model.model."
-        config.target_modules = {_new_name(model, f"{before}{t}.").removeprefix(before)[:-1] for t in targets}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")   # what comes next tells it better
-        try: adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
-        except (KeyError, OSError, RuntimeError, ValueError) as e:
-            raise UsageError(f"the adapter {folder} does not fit its base model "
-                             f"({str(e).strip().splitlines()[-1].strip()[:160]})") from e
-    fill_adapter(adapted, folder)
-    return adapted
-
-# %% ../nbs/20_models.ipynb #fe8fe0e9
-def load_processor(
-    name:str,           # hub name, checkpoint folder or adapter folder
-    max_pixels:int=0,   # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
-    weights:bool=True,  # a folder must hold them too
-)->tuple: # (config of the model, processor)
-    "What decides how a prompt is read, without the weights."
-    config, kind = check_model(name, weights), checkpoint_kind(name) if weights else "model"
-    own = kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json"))
-    processor = _load_processor(name if own else _base_of(name))
-    check_processor(config, processor, name)
-    if max_pixels: limit_pixels(processor, max_pixels)
-    if hasattr(config, "image_grid_pinpoints"):
-        config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
-    return config, processor
-
-def load_vlm(
-    name:str,                 # hub name, checkpoint folder or adapter folder
-    lora:LoRAConfig=None,     # add a fresh adapter (if `lora.r` > 0)
-    parts:str="language",     # which parts learn when there is no adapter, one of `PARTS`
-    dtype:str="auto",         # auto, float32, bfloat16 or float16
-    device:str="auto",        # auto, cpu, cuda, cuda:1, ...
-    max_pixels:int=0,         # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
-    quant:str="none",         # none, 4bit or 8bit
-    attention:str="auto",     # auto, eager, sdpa or flash_attention_2
-)->tuple: # (model, processor)
-    "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
-    kind, where = checkpoint_kind(name), pick_device(device)
-    config, processor = load_processor(name, max_pixels)
-    base = _base_of(name) if kind == "adapter" else name
-    model = _load_model(base, config, pick_dtype(dtype, where), where, quant, attention)
-    if kind == "adapter":
-        with _readable(name, "the adapter"): model = _load_adapter(model, name)
-    elif lora and lora.r: model = add_lora(model, lora)
-    elif quant != "none": model.requires_grad_(False)
-    else: train_parts(model, parts)
-    use_threads(model, where)
-    return model.eval(), processor
-
-# %% ../nbs/20_models.ipynb #dcc0a0bb
-def _load_processor(name:str)->Any:
-    from transformers import AutoProcessor, dynamic_module_utils
-    # a part of a processor to which the option is not passed on asks nobody
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-    refuse_own_code(name)
-    try: return AutoProcessor.from_pretrained(name, trust_remote_code=False)
-    except Exception as e:
-        raise UsageError(f"'{name}' has no processor that can be loaded ({' '.join(str(e).split())[:120]}); "
-                         f"a checkpoint needs its tokenizer and its image processor beside the weights")
-
-def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str)->Any:
-    from transformers import AutoModelForImageTextToText
-    options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
-    with _readable(name, "the weights"):
-        kind:Any = AutoModelForImageTextToText
-        try:
-            model, report = kind.from_pretrained(
-                name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
-        except RuntimeError as e:
-            raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, "
-                             f"or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
-        except (ImportError, ValueError) as e:
-            if attention == "auto" and isinstance(e, ImportError):
-                raise UsageError(f"model '{name}' needs a package that is not installed "
-                                 f"({' '.join(str(e).split())[:120]})") from e
-            if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
-            raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); "
-                             f"auto always can")
-    need_all(name, report["missing_keys"], report["unexpected_keys"])
-    check_parts(model, name)
-    # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
-    return model if quant != "none" else model.to(device)
-
-# %% ../nbs/20_models.ipynb #a935153f
+# %% ../nbs/20_models.ipynb #0ff50a86
 @contextmanager
 def _readable(name:str, what:str)->Iterator[None]:
     ("Say in one line which part (`what`) of the checkpoint `name` cannot be read, "
@@ -475,18 +385,6 @@ def _check_base(name:str, base:str)->None:
     "The base of an adapter must be there."
     try: checkpoint_kind(base)
     except UsageError as e: raise UsageError(f"adapter {name} needs its base model {base}: {e}")
-
-FLOAT16 = ("dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; "
-           "take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
-
-def check_learnable(
-    name:str,   # as for `load_vlm`, or a tiny model
-    config,     # of a command that trains: its parts `loading` and `lora`
-)->None:
-    "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
-    adapter = (config.lora.r or config.loading.quantization != "none"
-               or not name.startswith("tiny") and checkpoint_kind(name) == "adapter")
-    if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
 # %% ../nbs/20_models.ipynb #265b9d36
 def why_not(
@@ -534,6 +432,111 @@ def check_model(
                          f"a vision-language model is needed")
     if why := why_not(config): raise UsageError(f"model '{name}' ({config.model_type}) cannot be trained here: {why}")
     return config
+
+# %% ../nbs/20_models.ipynb #8d201f10
+FLOAT16 = ("dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; "
+           "take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
+
+def check_learnable(
+    name:str,   # as for `load_vlm`, or a tiny model
+    config,     # of a command that trains: its parts `loading` and `lora`
+)->None:
+    "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
+    adapter = (config.lora.r or config.loading.quantization != "none"
+               or not name.startswith("tiny") and checkpoint_kind(name) == "adapter")
+    if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
+
+# %% ../nbs/20_models.ipynb #6a2fbfc3
+def _load_processor(name:str)->Any:
+    from transformers import AutoProcessor, dynamic_module_utils
+    # a part of a processor to which the option is not passed on asks nobody
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    refuse_own_code(name)
+    try: return AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    except Exception as e:
+        raise UsageError(f"'{name}' has no processor that can be loaded ({' '.join(str(e).split())[:120]}); "
+                         f"a checkpoint needs its tokenizer and its image processor beside the weights")
+
+def load_processor(
+    name:str,           # hub name, checkpoint folder or adapter folder
+    max_pixels:int=0,   # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+    weights:bool=True,  # a folder must hold them too
+)->tuple: # (config of the model, processor)
+    "What decides how a prompt is read, without the weights."
+    config, kind = check_model(name, weights), checkpoint_kind(name) if weights else "model"
+    own = kind == "model" or any((Path(name)/f).exists() for f in ("preprocessor_config.json", "processor_config.json"))
+    processor = _load_processor(name if own else _base_of(name))
+    check_processor(config, processor, name)
+    if max_pixels: limit_pixels(processor, max_pixels)
+    if hasattr(config, "image_grid_pinpoints"):
+        config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
+    return config, processor
+
+# %% ../nbs/20_models.ipynb #373536cd
+def _load_model(name:str, config, dtype:torch.dtype, device:torch.device, quant:str, attention:str)->Any:
+    from transformers import AutoModelForImageTextToText
+    options = _rounded(quant, dtype, device) | ({} if attention == "auto" else dict(attn_implementation=attention))
+    with _readable(name, "the weights"):
+        kind:Any = AutoModelForImageTextToText
+        try:
+            model, report = kind.from_pretrained(
+                name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options)
+        except RuntimeError as e:
+            raise UsageError(f"the weights of '{name}' do not fit its config.json: tensors of other shapes, "
+                             f"or fewer or more than it names ({str(e).splitlines()[0][:120]})") from e
+        except (ImportError, ValueError) as e:
+            if attention == "auto" and isinstance(e, ImportError):
+                raise UsageError(f"model '{name}' needs a package that is not installed "
+                                 f"({' '.join(str(e).split())[:120]})") from e
+            if attention == "auto" or attention not in str(e).lower() and "attention" not in str(e).lower(): raise
+            raise UsageError(f"attention={attention} cannot be used here ({str(e).splitlines()[0][:160]}); "
+                             f"auto always can")
+    need_all(name, report["missing_keys"], report["unexpected_keys"])
+    check_parts(model, name)
+    # on a CPU, 4-bit layers would repack their weights when they first play, and could not learn afterwards
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
+    return model if quant != "none" else model.to(device)
+
+# %% ../nbs/20_models.ipynb #55006928
+def _load_adapter(model, folder:str)->Any:
+    "A base `model` with the adapter in `folder`, which goes on learning."
+    from peft import PeftConfig, PeftModel
+    config = PeftConfig.from_pretrained(folder)
+    if isinstance(targets := getattr(config, "target_modules", None), (list, set)):   # whole names of older layouts
+        before = "base_model.model."
+        config.target_modules = {_new_name(model, f"{before}{t}.").removeprefix(before)[:-1] for t in targets}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")   # what comes next tells it better
+        try: adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
+        except (KeyError, OSError, RuntimeError, ValueError) as e:
+            raise UsageError(f"the adapter {folder} does not fit its base model "
+                             f"({str(e).strip().splitlines()[-1].strip()[:160]})") from e
+    fill_adapter(adapted, folder)
+    return adapted
+
+def load_vlm(
+    name:str,                 # hub name, checkpoint folder or adapter folder
+    lora:LoRAConfig=None,     # add a fresh adapter (if `lora.r` > 0)
+    parts:str="language",     # which parts learn when there is no adapter, one of `PARTS`
+    dtype:str="auto",         # auto, float32, bfloat16 or float16
+    device:str="auto",        # auto, cpu, cuda, cuda:1, ...
+    max_pixels:int=0,         # upper limit of pixels an image is resized to; 0 keeps the checkpoint's
+    quant:str="none",         # none, 4bit or 8bit
+    attention:str="auto",     # auto, eager, sdpa or flash_attention_2
+)->tuple: # (model, processor)
+    "Load a vision-language model and its processor; an adapter folder loads its base first and goes on learning."
+    kind, where = checkpoint_kind(name), pick_device(device)
+    config, processor = load_processor(name, max_pixels)
+    base = _base_of(name) if kind == "adapter" else name
+    model = _load_model(base, config, pick_dtype(dtype, where), where, quant, attention)
+    if kind == "adapter":
+        with _readable(name, "the adapter"): model = _load_adapter(model, name)
+    elif lora and lora.r: model = add_lora(model, lora)
+    elif quant != "none": model.requires_grad_(False)
+    else: train_parts(model, parts)
+    use_threads(model, where)
+    return model.eval(), processor
 
 # %% ../nbs/20_models.ipynb #ba66997b
 def _rules(config)->list: # of functions of logits

@@ -191,7 +191,31 @@ class _Field(NamedTuple):
 _COLON, _COMMA, _SPACE = re.compile(r"\s*+:\s*+"), re.compile(r"\s*+(?:,\s*+|(?=[}\]])|\Z)"), re.compile(r"\s*+")
 _KEY = re.compile(r"[^\W\d][\w-]*+")
 
-# %% ../nbs/10_parsing.ipynb #2b301f91
+def _read_key(text:str, i:int)->tuple[str, int]:
+    "The key that begins at `i`, and where it ends."
+    if text[i] in _STRINGS: return _read_string(text, i)[:2]
+    word = _KEY.match(text, i)
+    if not word: raise _Broken(i)
+    return word[0], word.end()
+
+def _after_comma(text:str, i:int)->int:
+    "Where the next field or element begins, if the one that ended at `i` is followed as it must be."
+    comma = _COMMA.match(text, i)
+    if not comma: raise _Broken(i)
+    return comma.end()
+
+# %% ../nbs/10_parsing.ipynb #16f59e35
+_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([{\[])|([}\]])', re.S)
+
+def _pass_over(text:str, i:int)->tuple[str, int, bool]:
+    "The text from the bracket at `i` to the one that closes it, where that ends, whether it is there."
+    depth = 0
+    for found in _BRACKET.finditer(text, i):
+        depth += bool(found[1]) - bool(found[2])
+        if depth == 0: return text[i:found.end()], found.end(), True
+    return text[i:], len(text), False
+
+# %% ../nbs/10_parsing.ipynb #e37621d8
 def _read_fields(text:str, i:int, depth:int=1)->tuple[list, int, bool]:
     "The fields of the object whose brace opens at `i`, where it ends, whether it is complete."
     fields, i = [], _SPACE.match(text, i + 1).end()
@@ -209,21 +233,6 @@ def _read_fields(text:str, i:int, depth:int=1)->tuple[list, int, bool]:
         i = _after_comma(text, end)
     return fields, len(text), False
 
-# %% ../nbs/10_parsing.ipynb #3abb42f7
-def _read_key(text:str, i:int)->tuple[str, int]:
-    "The key that begins at `i`, and where it ends."
-    if text[i] in _STRINGS: return _read_string(text, i)[:2]
-    word = _KEY.match(text, i)
-    if not word: raise _Broken(i)
-    return word[0], word.end()
-
-def _after_comma(text:str, i:int)->int:
-    "Where the next field or element begins, if the one that ended at `i` is followed as it must be."
-    comma = _COMMA.match(text, i)
-    if not comma: raise _Broken(i)
-    return comma.end()
-
-# %% ../nbs/10_parsing.ipynb #4c1ad32b
 def _read_value(text:str, i:int, depth:int)->tuple[object, int, bool]:
     "The value that begins at `i`, where it ends, whether it is complete."
     if text[i] in _STRINGS: return _read_string(text, i)
@@ -243,17 +252,6 @@ def _read_list(text:str, i:int, depth:int)->tuple[list, int, bool]:
         i = _after_comma(text, end)
     return values, len(text), False
 
-# %% ../nbs/10_parsing.ipynb #016ab4b8
-_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([{\[])|([}\]])', re.S)
-
-def _pass_over(text:str, i:int)->tuple[str, int, bool]:
-    "The text from the bracket at `i` to the one that closes it, where that ends, whether it is there."
-    depth = 0
-    for found in _BRACKET.finditer(text, i):
-        depth += bool(found[1]) - bool(found[2])
-        if depth == 0: return text[i:found.end()], found.end(), True
-    return text[i:], len(text), False
-
 # %% ../nbs/10_parsing.ipynb #ebc7ef2c
 MAX_REREAD = 1000      # characters read more than once in a response
 MAX_STRUCTURE = 1500   # characters "{[:," among which JSON is looked for, counted from the end of a response
@@ -266,14 +264,13 @@ def _json_begin(text:str)->int:
 # %% ../nbs/10_parsing.ipynb #14b8d860
 _OBJECT = re.compile(r"""\{(?=\s*+(?:\}|"(?:[^"\\]++|\\.)*+"\s*+:|[“”„][^“”"]*+[“”"]\s*+:|['‘’][^'‘’]*+['‘’]\s*+:|[^\W\d][\w-]*+\s*+:))""", re.S)   # noqa: E501
 
-# %% ../nbs/10_parsing.ipynb #bbbfa80a
+# %% ../nbs/10_parsing.ipynb #bd95f27d
 class _Object(NamedTuple):
     start:int        # where its brace opens
     fields:list      # of `_Field`
     end:int          # where it ends
     complete:bool    # False if the text ended first
 
-# %% ../nbs/10_parsing.ipynb #bd95f27d
 def _objects(text:str, begin:int=0)->Iterator[tuple]:
     "What looks like an object, in order: where it begins, and the `_Object`, or None if it cannot be read."
     reread = MAX_REREAD
@@ -372,10 +369,9 @@ def _mentioned(
     if len(names) == 1: return Parsed(names.pop(), None, (before + places[-1][0], before + places[-1][1]))
     return Parsed(cause="ambiguous" if names else "no_json" if opened is None else "no_action")
 
-# %% ../nbs/10_parsing.ipynb #efda4936
+# %% ../nbs/10_parsing.ipynb #37588a93
 MAX_LENGTH = 2**16   # characters of a response that are read, counted from its end
 
-# %% ../nbs/10_parsing.ipynb #37588a93
 @renamed(truncated="cut")
 def parse_action(
     text:str,               # the response

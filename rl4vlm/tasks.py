@@ -17,9 +17,6 @@ from .images import RowError, as_image
 from .parsing import Parsed
 from .types import Frame, PastTurn
 
-# %% ../nbs/12_tasks.ipynb #c0d1e2f6
-__getattr__ = moved(__name__, types="Past:PastTurn")
-
 # %% ../nbs/12_tasks.ipynb #46dea307
 OLD_METHODS = dict(values="true_fields", pictures="prompt_images")   # until version 0.3
 _UNSET:Any = None   # a subclass says it
@@ -165,6 +162,15 @@ def check_actions(self:Task, env)->None:
                          f"{self.env_id} has {env.action_space}; name each of them in order (allowed(info) may offer "
                          f"fewer), {remedy}")
 
+@patch
+def to_env(self:Task, action:str, info:dict)->Any:
+    "What `env.step` takes for the action of this name; by default its index in `actions`."
+    names = _names(self.actions)
+    if action not in names and not isinstance(self.actions, (Calls, FreeText)):
+        raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, names)} it has "
+                         f"{', '.join(names)}")
+    return as_actions(self.actions).to_env(action)
+
 # %% ../nbs/12_tasks.ipynb #bfecdfbc
 @patch
 def facts(self:Task, observation, info:dict, env)->dict:
@@ -228,6 +234,33 @@ def _seen(task, image)->np.ndarray: # (H, W, 3) uint8
     except RowError as e:
         raise UsageError(f"image() of task {task.name} gave a {type(image).__name__} that is no image: {e}") from None
 
+# %% ../nbs/12_tasks.ipynb #e298c7b6
+@patch
+def menu(self:Task, actions:list)->str:
+    "The line that lists the actions."
+    return as_actions(actions).menu()
+
+@patch
+def form(self:Task, actions:list)->str:
+    "The line that shows the form of the answer."
+    fields = {**self.fields, **({"thoughts": self.thoughts} if self.thoughts else {})}
+    told = [f'"{k}": ({v})' for k, v in fields.items()] + [f'"action": {as_actions(actions).form()}']
+    return "Answer in JSON: {" + ", ".join(told) + "}"
+
+@patch
+def recent(self:Task, history:list)->list: # of `PastTurn`
+    "The last `self.history` turns."
+    return list(history)[-self.history:] if self.history else []
+
+def _done(past:PastTurn)->str:
+    return as_actions(past.frame.actions).show(past.action) if past.action is not None else "invalid answer"
+
+@patch
+def quote(self:Task, history:list)->str:
+    "The line that quotes the last `self.history` turns."
+    last = self.recent(history)
+    return "Before: " + "; ".join(f"{p.frame.text} -> {_done(p)}" for p in last) if last else ""
+
 # %% ../nbs/12_tasks.ipynb #8f9c0993
 @patch
 def prompt(self:Task,
@@ -245,8 +278,7 @@ def prompt(self:Task,
 
 def _say(text:str)->dict: return dict(type="text", text=text)
 def _places(frame:Frame)->list: return [dict(type="image") for _ in frame.images]
-def _done(past:PastTurn)->str:
-    return as_actions(past.frame.actions).show(past.action) if past.action is not None else "invalid answer"
+
 
 @patch
 def shown(self:Task, frame:Frame, history:list)->list: # of `PastTurn`
@@ -257,30 +289,6 @@ def shown(self:Task, frame:Frame, history:list)->list: # of `PastTurn`
 def prompt_images(self:Task, frame:Frame, history:list|tuple=())->list: # each (H, W, 3) uint8
     "The images of the prompt, in the order of their places in it."
     return [i for p in self.shown(frame, history) for i in p.frame.images] + list(frame.images)
-
-@patch
-def recent(self:Task, history:list)->list: # of `PastTurn`
-    "The last `self.history` turns."
-    return list(history)[-self.history:] if self.history else []
-
-# %% ../nbs/12_tasks.ipynb #e298c7b6
-@patch
-def menu(self:Task, actions:list)->str:
-    "The line that lists the actions."
-    return as_actions(actions).menu()
-
-@patch
-def form(self:Task, actions:list)->str:
-    "The line that shows the form of the answer."
-    fields = {**self.fields, **({"thoughts": self.thoughts} if self.thoughts else {})}
-    told = [f'"{k}": ({v})' for k, v in fields.items()] + [f'"action": {as_actions(actions).form()}']
-    return "Answer in JSON: {" + ", ".join(told) + "}"
-
-@patch
-def quote(self:Task, history:list)->str:
-    "The line that quotes the last `self.history` turns."
-    last = self.recent(history)
-    return "Before: " + "; ".join(f"{p.frame.text} -> {_done(p)}" for p in last) if last else ""
 
 # %% ../nbs/12_tasks.ipynb #0dbd7a38
 @patch
@@ -304,15 +312,6 @@ def reason(self:Task, info:dict)->str:
 def parse(self:Task, text:str, actions:list, cut:bool=False)->Parsed:
     "The action that a response states, or why there is none."
     return as_actions(actions).parse(text, cut=cut)
-
-@patch
-def to_env(self:Task, action:str, info:dict)->Any:
-    "What `env.step` takes for the action of this name; by default its index in `actions`."
-    names = _names(self.actions)
-    if action not in names and not isinstance(self.actions, (Calls, FreeText)):
-        raise UsageError(f"task {self.name} has no action {action!r};{did_you_mean(action, names)} it has "
-                         f"{', '.join(names)}")
-    return as_actions(self.actions).to_env(action)
 
 # %% ../nbs/12_tasks.ipynb #3a158941
 @patch
@@ -347,6 +346,15 @@ def list_tasks()->list:
     "Names of all tasks that can be made."
     return sorted({*_tasks, *(e.name for e in entry_points(group="rl4vlm.tasks"))})
 
+def _load(entry)->Any:
+    "The class that an entry point names; the fault of a stranger's package is told as theirs."
+    try: return entry.load()
+    except UsageError: raise
+    except Exception as e:
+        raise UsageError(f"task '{entry.name}' cannot be loaded from {entry.value} (installed by "
+                         f"{entry.dist.name if entry.dist else 'an unknown package'}): {type(e).__name__}: {e}") from e
+
+# %% ../nbs/12_tasks.ipynb #5f5f931d
 def make_task(
     name:str|Task,   # a registered name; a task is returned as it is
     /,
@@ -377,14 +385,6 @@ def _check_kept(task, key:str, value)->None:
 def from_config(cls:Task, config)->Task:
     "The task that a `config` names, with all its options."
     return make_task(config.task, **config.task_options)
-
-def _load(entry)->Any:
-    "The class that an entry point names; the fault of a stranger's package is told as theirs."
-    try: return entry.load()
-    except UsageError: raise
-    except Exception as e:
-        raise UsageError(f"task '{entry.name}' cannot be loaded from {entry.value} (installed by "
-                         f"{entry.dist.name if entry.dist else 'an unknown package'}): {type(e).__name__}: {e}") from e
 
 # %% ../nbs/12_tasks.ipynb #58a894e0
 def weights_of(
@@ -475,3 +475,6 @@ def oracle(self:Mixture, env, info:dict)->str|None: return self.part(info).oracl
 def success(self:Mixture, episode)->bool: return self.part(episode.info).success(episode)
 @patch
 def columns(self:Mixture, episode)->dict: return self.part(episode.info).columns(episode)
+
+# %% ../nbs/12_tasks.ipynb #6eebcd60
+__getattr__ = moved(__name__, types="Past:PastTurn")

@@ -110,6 +110,15 @@ def reset(self:NumberLineEnv, *, seed:int|None=None, options:dict|None=None)->tu
     return self.observe(), self._info()
 
 @patch
+def render(self:NumberLineEnv)->np.ndarray:
+    "The image, (300, 300, 3) uint8."
+    return _draw_lines((f"Target: {self.target}", f"Current: {self.current}")).copy()
+
+@patch
+def _info(self:NumberLineEnv)->dict: return {"Target": self.target, "Current": self.current}
+
+# %% ../../nbs/14_cards.ipynb #fd70408b
+@patch
 def step(self:NumberLineEnv, action:int)->tuple:
     "One move."
     action = self._check(action)
@@ -119,14 +128,6 @@ def step(self:NumberLineEnv, action:int)->tuple:
     after = abs(self.target - self.current)
     reward = 1 if after == 0 else 0 if after < before else -1
     return self._outcome(reward, after == 0, after > 0 and self.moves >= 2 * self.max_position)
-
-@patch
-def render(self:NumberLineEnv)->np.ndarray:
-    "The image, (300, 300, 3) uint8."
-    return _draw_lines((f"Target: {self.target}", f"Current: {self.current}")).copy()
-
-@patch
-def _info(self:NumberLineEnv)->dict: return {"Target": self.target, "Current": self.current}
 
 # %% ../../nbs/14_cards.ipynb #75659350
 @register_task
@@ -164,7 +165,6 @@ class PointsGame(CardGame):
     def _info(self)->dict:
         return {"Cards": list(self.cards), "Numbers": list(self.numbers), "Formula": list(self.formula)}
 
-# %% ../../nbs/14_cards.ipynb #378fc903
 class EZPointsEnv(PointsGame):
     """Two cards, and a formula with `+` and `*` that is worth 12.
 
@@ -218,6 +218,28 @@ class Points24Env(PointsGame):
         ranks, suits = self.np_random.integers(13, size=4), self.np_random.integers(4, size=4)
         return [SUITS[suit] + RANKS[rank] for suit, rank in zip(suits, ranks)]
 
+# %% ../../nbs/14_cards.ipynb #5083465b
+@patch
+def render(self:PointsGame)->np.ndarray:
+    "The cards and the formula below, (300, 300, 3) uint8."
+    image = _felt().copy()
+    width = int(270 / self.card_count)
+    height, step = width * 7 // 5, int(width * 1.1)
+    for i, card in enumerate(self.cards):
+        paste(image, card_image(card, width, height), 5 + i * step, (300 - height) // 2)
+    if self.card_count == 2: paste_row(image, ["Formula:", *map(str, self.formula)], 8, 254, 26, 3)
+    else:
+        paste_row(image, ["Formula:"], 8, 204, 22, 0)
+        paste_row(image, [*map(str, self.formula)], 8, 230, 28, 2)
+    return image
+
+@lru_cache(maxsize=1)
+def _felt()->np.ndarray:
+    "An empty table."
+    felt = np.full((300, 300, 3), FELT, np.uint8)
+    felt.flags.writeable = False
+    return felt
+
 # %% ../../nbs/14_cards.ipynb #dd8c1c83
 @patch
 def reset(self:PointsGame, *, seed:int|None=None, options:dict|None=None)->tuple:
@@ -261,28 +283,6 @@ def wins(self:PointsGame)->bool:
             for e in self.formula if e != " "])
     except FormulaError: return False
     return value == self.target_points
-
-# %% ../../nbs/14_cards.ipynb #5083465b
-@patch
-def render(self:PointsGame)->np.ndarray:
-    "The cards and the formula below, (300, 300, 3) uint8."
-    image = _felt().copy()
-    width = int(270 / self.card_count)
-    height, step = width * 7 // 5, int(width * 1.1)
-    for i, card in enumerate(self.cards):
-        paste(image, card_image(card, width, height), 5 + i * step, (300 - height) // 2)
-    if self.card_count == 2: paste_row(image, ["Formula:", *map(str, self.formula)], 8, 254, 26, 3)
-    else:
-        paste_row(image, ["Formula:"], 8, 204, 22, 0)
-        paste_row(image, [*map(str, self.formula)], 8, 230, 28, 2)
-    return image
-
-@lru_cache(maxsize=1)
-def _felt()->np.ndarray:
-    "An empty table."
-    felt = np.full((300, 300, 3), FELT, np.uint8)
-    felt.flags.writeable = False
-    return felt
 
 # %% ../../nbs/14_cards.ipynb #121ab6bb
 class PointsTask(Task):
@@ -425,6 +425,27 @@ def _as_card(card)->tuple:
                          f"or [7, '7', 'D']")
     return int(value), str(face), str(suit)
 
+# %% ../../nbs/14_cards.ipynb #ceba551f
+@patch
+def render(self:BlackjackEnv)->np.ndarray:
+    "The dealer's cards above, the player's below, (300, 300, 3) uint8."
+    image = _felt().copy()
+    paste_row(image, ["Dealer"], 5, 3, 18, 0)
+    paste_row(image, ["Player"], 5, 148, 18, 0)
+    shown = self.dealer if self.over and self.version > 0 else [self.dealer[0], None]
+    for cards, top in (shown, 27), (self.player, 172):
+        step = min(74, 220 // (len(cards) - 1))
+        for i, card in enumerate(cards):
+            paste(image, card_image(f"{card[2]}{card[1]}" if card else "back", 70, 98), 5 + i * step, top)
+    return image
+
+@patch
+def observe(self:BlackjackEnv)->Any:
+    "The image, or the published tuple."
+    if self.is_pixel: return self.render()
+    hard, ace = hand(self.player)
+    return total(hard, ace), self.dealer[0][0], int(self.version > 0 and total(hard, ace) != hard)
+
 # %% ../../nbs/14_cards.ipynb #f6498538
 @patch
 def reset(self:BlackjackEnv, *, seed:int|None=None, options:dict|None=None)->tuple:
@@ -463,27 +484,6 @@ def step(self:BlackjackEnv, action:int)->tuple:
 def _is_natural(cards)->bool:
     "An ace and a ten, and nothing else."
     return sorted(card[0] for card in cards) == [1, 10]
-
-# %% ../../nbs/14_cards.ipynb #ceba551f
-@patch
-def render(self:BlackjackEnv)->np.ndarray:
-    "The dealer's cards above, the player's below, (300, 300, 3) uint8."
-    image = _felt().copy()
-    paste_row(image, ["Dealer"], 5, 3, 18, 0)
-    paste_row(image, ["Player"], 5, 148, 18, 0)
-    shown = self.dealer if self.over and self.version > 0 else [self.dealer[0], None]
-    for cards, top in (shown, 27), (self.player, 172):
-        step = min(74, 220 // (len(cards) - 1))
-        for i, card in enumerate(cards):
-            paste(image, card_image(f"{card[2]}{card[1]}" if card else "back", 70, 98), 5 + i * step, top)
-    return image
-
-@patch
-def observe(self:BlackjackEnv)->Any:
-    "The image, or the published tuple."
-    if self.is_pixel: return self.render()
-    hard, ace = hand(self.player)
-    return total(hard, ace), self.dealer[0][0], int(self.version > 0 and total(hard, ace) != hard)
 
 # %% ../../nbs/14_cards.ipynb #084128ef
 @lru_cache(maxsize=None)

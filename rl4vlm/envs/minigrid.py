@@ -105,7 +105,19 @@ class RGBMiniGrid(gym.Wrapper, gym.utils.RecordConstructorArgs):
         # `self` is no cell, so at first all cells differ
         self.cells, self.things = [self] * len(base.grid.grid), set()
 
-# %% ../../nbs/15_minigrid.ipynb #2454eac7
+# %% ../../nbs/15_minigrid.ipynb #27db7dd2
+@patch
+def _look(self:RGBMiniGrid)->None:
+    "Set `window` (two slices of the tables), `turns` (quarter turns until ahead is up) and `seen` ((size, size) bool)."
+    size, (x, y), heading = self.margin, self.base.agent_pos, self.base.agent_dir
+    # right, down, left, up
+    left, top = [(x, y - size // 2), (x - size // 2, y), (x - size + 1, y - size // 2),
+                 (x - size // 2, y - size + 1)][heading]
+    self.window, self.turns = (slice(top + size, top + 2 * size), slice(left + size, left + 2 * size)), heading + 1
+    if self.base.see_through_walls: self.seen = np.ones((size, size), bool)
+    else: self.seen = _sight(np.rot90(self.opaque[self.window], self.turns).tobytes(), size)
+
+# %% ../../nbs/15_minigrid.ipynb #843a75b4
 @patch
 def _update(self:RGBMiniGrid)->None:
     "Bring the tables up to date with the grid."
@@ -120,18 +132,6 @@ def _update(self:RGBMiniGrid)->None:
         self.opaque[y + self.margin, x + self.margin] = cells[i] is not None and not cells[i].see_behind()
     self._look()
 
-# %% ../../nbs/15_minigrid.ipynb #27db7dd2
-@patch
-def _look(self:RGBMiniGrid)->None:
-    "Set `window` (two slices of the tables), `turns` (quarter turns until ahead is up) and `seen` ((size, size) bool)."
-    size, (x, y), heading = self.margin, self.base.agent_pos, self.base.agent_dir
-    # right, down, left, up
-    left, top = [(x, y - size // 2), (x - size // 2, y), (x - size + 1, y - size // 2),
-                 (x - size // 2, y - size + 1)][heading]
-    self.window, self.turns = (slice(top + size, top + 2 * size), slice(left + size, left + 2 * size)), heading + 1
-    if self.base.see_through_walls: self.seen = np.ones((size, size), bool)
-    else: self.seen = _sight(np.rot90(self.opaque[self.window], self.turns).tobytes(), size)
-
 # %% ../../nbs/15_minigrid.ipynb #cadf1b09
 @patch
 def image(self:RGBMiniGrid)->np.ndarray: # (H, W, 3) uint8
@@ -145,35 +145,6 @@ def image(self:RGBMiniGrid)->np.ndarray: # (H, W, 3) uint8
     if base.highlight: table[self.window] += np.rot90(self.seen, -self.turns)
     table[y + m, x + m] = self.tiles.number(base.grid.get(x, y), base.agent_dir, base.highlight)
     return self.tiles.compose(table[m:-m, m:-m])
-
-# %% ../../nbs/15_minigrid.ipynb #fbc00310
-@patch
-def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None)->tuple:
-    "Start an episode."
-    with redirect_stdout(io.StringIO()): self.env.reset(seed=seed, options=options)
-    self.over, self.bot = False, None
-    self._update()
-    return self.image(), self._info()
-
-@patch
-def step(self:RGBMiniGrid, action:int)->tuple:
-    "One action."
-    if self.over:
-        raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
-                                    "reset() first")
-    if not self.action_space.contains(action):
-        raise ValueError(f"action {action!r} is not in {self.action_space}: "
-                         f"{', '.join(f'{i} is {a}' for i, a in enumerate(list(ACTIONS)[:self.action_space.n]))}")
-    _, reward, terminated, truncated, _ = self.env.step(int(action))
-    self.over = terminated or truncated
-    self._update()
-    if self.bot and not self.over: self._consult(int(action))
-    return self.image(), float(reward), bool(terminated), bool(truncated), self._info()
-
-@patch
-def render(self:RGBMiniGrid)->np.ndarray:
-    "The image of the present state."
-    return self.image()
 
 # %% ../../nbs/15_minigrid.ipynb #222372f4
 ACTIONS = dict(left="turn left", right="turn right", forward="walk one cell ahead",
@@ -230,6 +201,35 @@ def _info(self:RGBMiniGrid)->dict:
     things.sort(key=lambda thing: abs(thing[1][0] - x) + abs(thing[1][1] - y))
     return dict(info, front=_name(base.grid.get(x + fx, y + fy)), carrying=_name(base.carrying), seen=tuple(things),
         free=tuple(self._free(info, step) for step in [(fx, fy), (fy, -fx), (-fy, fx)]))
+
+# %% ../../nbs/15_minigrid.ipynb #fbc00310
+@patch
+def reset(self:RGBMiniGrid, *, seed:int|None=None, options:dict|None=None)->tuple:
+    "Start an episode."
+    with redirect_stdout(io.StringIO()): self.env.reset(seed=seed, options=options)
+    self.over, self.bot = False, None
+    self._update()
+    return self.image(), self._info()
+
+@patch
+def step(self:RGBMiniGrid, action:int)->tuple:
+    "One action."
+    if self.over:
+        raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call "
+                                    "reset() first")
+    if not self.action_space.contains(action):
+        raise ValueError(f"action {action!r} is not in {self.action_space}: "
+                         f"{', '.join(f'{i} is {a}' for i, a in enumerate(list(ACTIONS)[:self.action_space.n]))}")
+    _, reward, terminated, truncated, _ = self.env.step(int(action))
+    self.over = terminated or truncated
+    self._update()
+    if self.bot and not self.over: self._consult(int(action))
+    return self.image(), float(reward), bool(terminated), bool(truncated), self._info()
+
+@patch
+def render(self:RGBMiniGrid)->np.ndarray:
+    "The image of the present state."
+    return self.image()
 
 # %% ../../nbs/15_minigrid.ipynb #5bf6ae74
 def _after(state, action:str, grid)->tuple:
@@ -355,24 +355,6 @@ class MiniGrid(Task):
 
     def to_env(self, action, info)->Any: return list(ACTIONS).index(action)
 
-# %% ../../nbs/15_minigrid.ipynb #d0675d93
-@patch
-def prompt(self:MiniGrid, frame, history=())->list:
-    "The question put to the model; the mission is that of the frame."
-    messages = Task.prompt(self, frame, history)
-    words = messages[0]["content"][-1]
-    how = VIEWS[self.view] if frame.images else ""
-    if self.view == "full" and not frame.images: how = "Places are column,row, counted from 0 at the top left."
-    goal = f"{self.goal} {how}".strip() + f"\nMission: {frame.info['mission']}."
-    if "pickup" in frame.actions and frame.images: goal += f"\nYou carry: {frame.info['carrying']}."
-    words["text"] = goal + words["text"].removeprefix(self.goal)
-    return messages
-
-@patch
-def menu(self:MiniGrid, actions:list)->str:
-    "The line that lists the actions with what they do."
-    return "Actions: " + ", ".join(f"{json.dumps(a)} ({ACTIONS[a]})" for a in actions)
-
 # %% ../../nbs/15_minigrid.ipynb #98fe2f50
 def _direction(ahead:int, right:int)->str:
     "Cells ahead and to the right, in words."
@@ -437,6 +419,24 @@ def oracle(self:MiniGrid, env, info)->str|None:
     plan = shortest_plan(env, self.actions)
     return plan[0] if plan else None
 
+# %% ../../nbs/15_minigrid.ipynb #d0675d93
+@patch
+def prompt(self:MiniGrid, frame, history=())->list:
+    "The question put to the model; the mission is that of the frame."
+    messages = Task.prompt(self, frame, history)
+    words = messages[0]["content"][-1]
+    how = VIEWS[self.view] if frame.images else ""
+    if self.view == "full" and not frame.images: how = "Places are column,row, counted from 0 at the top left."
+    goal = f"{self.goal} {how}".strip() + f"\nMission: {frame.info['mission']}."
+    if "pickup" in frame.actions and frame.images: goal += f"\nYou carry: {frame.info['carrying']}."
+    words["text"] = goal + words["text"].removeprefix(self.goal)
+    return messages
+
+@patch
+def menu(self:MiniGrid, actions:list)->str:
+    "The line that lists the actions with what they do."
+    return "Actions: " + ", ".join(f"{json.dumps(a)} ({ACTIONS[a]})" for a in actions)
+
 # %% ../../nbs/15_minigrid.ipynb #711f0140
 register_task(MiniGrid)
 
@@ -460,7 +460,6 @@ class MiniGridDoorKey8(MiniGridDoorKey5):
     "The same on 6×6 cells."
     env_id, max_turns = "MiniGrid-DoorKey-8x8-v0", 100
 
-# %% ../../nbs/15_minigrid.ipynb #94216fb4
 @register_task
 class MiniGridFourRooms(MiniGrid):
     "Find the green square in four rooms; 19×19 cells, drawn at half size (304×304 pixels)."
