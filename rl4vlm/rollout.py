@@ -7,16 +7,16 @@ __all__ = ['MAX_RETRIES', 'RESERVED', 'MAX_LOST', 'KEPT', 'Actor', 'RandomActor'
            'PolicyActor', 'Plan', 'Player', 'play']
 
 # %% ../nbs/23_rollout.ipynb #6e385644
+import hashlib
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-import hashlib
 from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 from .actions import Several, as_actions
 from .core import InvariantError, RL4VLMError, UsageError, moved, stream_seed
-from .images import image_key
 from .env_pool import EnvPool
+from .images import image_key
 from .tasks import Task, make_task
 from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
 

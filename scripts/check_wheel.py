@@ -3,7 +3,10 @@
 The wheel holds every module and every file that the package reads when it runs, no tests and no notebooks, and its version is
 that of the package and, on a tag, that of the tag.
 """
-import os, re, sys, zipfile
+import os
+import re
+import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,19 @@ of a notebook stands on its page, in order.
 (by Quarto, or by scripts/site.py --preview): each page has the text of its notebook, links lead somewhere, every image
 has a text, and nothing is fetched from elsewhere.
 """
-import html, importlib, importlib.util, inspect, json, os, pkgutil, re, shutil, subprocess, sys, tempfile, warnings
+import html
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -1,5 +1,8 @@
 """Write README.md from nbs/index.ipynb, and the list of tests in CONTRIBUTING.md; with --check, say whether they are up to date instead."""
-import ast, json, re, sys
+import ast
+import json
+import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,10 +9,17 @@
 
 `--quick` leaves out tests marked slow, `--full` adds those marked full.
 """
-import argparse, filecmp, os, shutil, subprocess, sys, tempfile, time
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import xml.etree.ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600   # seconds for one notebook

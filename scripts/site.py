@@ -8,11 +8,25 @@ This does what `nbdev_docs` does, with four differences. The source of exported 
 signatures; here only its import statements are run, so an import may stand where it is used. README.md is left to
 scripts/readme.py. And a name in backticks becomes a link only where it can mean one thing (see `means`).
 """
-import ast, base64, hashlib, html, inspect, json, os, re, shutil, subprocess, sys
+import ast
+import base64
+import hashlib
+import html
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import fastcore.docments, nbdev.doclinks, nbdev.processors, nbdev.quarto, nbdev.serve
+import fastcore.docments
+import nbdev.doclinks
+import nbdev.processors
+import nbdev.quarto
+import nbdev.serve
 from nbdev.config import get_config
 
 SHOWN = {"export", "exports", "exporti", "exec_doc"}

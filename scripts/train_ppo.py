@@ -12,12 +12,11 @@ Every field of `PPOConfig` is an option, and `--help` explains each.
 from dataclasses import asdict
 from jsonargparse import auto_cli
 from rl4vlm.config import PPOConfig
-from rl4vlm.run_folder import claim_run_folder
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import train_ppo
+from rl4vlm.run_folder import claim_run_folder
 from rl4vlm.tasks import Task
 from rl4vlm.tiny import resolve_model
-
 
 def show(row, ppo):
     "Called after each update with its metrics and the trainer: print, plot, or raise to stop."

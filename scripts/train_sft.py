@@ -13,15 +13,14 @@ Every field of `SFTConfig` is an option, and `--help` explains each.
 """
 from dataclasses import asdict
 from jsonargparse import auto_cli
-from rl4vlm.config import SFTConfig
-from rl4vlm.run_folder import claim_run_folder
 from rl4vlm.commands import check_for_model, panel_success, sft_rows
+from rl4vlm.config import SFTConfig
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.preprocess import check_task
+from rl4vlm.run_folder import claim_run_folder
 from rl4vlm.sft import train_sft
 from rl4vlm.tasks import Task
 from rl4vlm.tiny import resolve_model
-
 
 def show(step, steps, loss):
     "Called now and then with the loss."

@@ -6,7 +6,12 @@ that only the hosting service can take (checkout, artifacts, publishing) is name
 address this machine has not, with the reason. Installing is left out too: the steps run with the packages of this Python.
 `--list` says what would be done.
 """
-import os, re, shutil, subprocess, sys, tempfile
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 import yaml
 

@@ -1,5 +1,8 @@
 "What several tests share: commands run as a user runs them, and a tiny model made once."
-import os, signal, subprocess, sys
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 

@@ -4,12 +4,17 @@ In a test: `with FakeVLLM(policy) as fake:`, and `fake.moods` says what the next
 server: `python fake_vllm.py --model FOLDER --port N`; FAKE_VLLM_DIES=v1 has it die in the middle of the answers by version 1 of the weights, once
 (FAKE_VLLM_NOTE is the file that remembers it).
 """
-import argparse, base64, io, json, os, threading, time
+import argparse
+import base64
+import io
+import json
+import os
+import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
-
 
 class FakeVLLM:
     def __init__(self, policy, port=0, adapters=True):

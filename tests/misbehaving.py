@@ -1,7 +1,8 @@
 "A server that speaks OpenAI's protocol badly, with the standard library alone; each test says how."
-import json, threading, time
+import json
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 
 class Misbehaving:
     "with Misbehaving(['429', 'fine']) as server: ...; the moods are used up in order, the last one stays."

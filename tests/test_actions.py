@@ -1,5 +1,7 @@
 "Actions of every kind: parsed from whatever a model writes, played, stored, resumed, trained on; wrong ones counted by cause."
-import json, os, random
+import json
+import os
+import random
 from collections import Counter
 import gymnasium as gym
 import numpy as np

@@ -1,21 +1,34 @@
 "ALFWorld: games that the engine and its own loader read, an oracle that wins them, a view, rewards, errors, leaks."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("alfworld", reason="needs the extra rl4vlm[alfworld]")
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool, TaskEnv
 from rl4vlm.envs import alfworld_games as games_module
 from rl4vlm.envs.alfworld import ALFWorldEnv, goal_rate, scene_of, useful
-from rl4vlm.envs.alfworld_games import PLACES, ROOMS, TYPES, Engine, Game, find_games, generate_games, make_game, read_game, write_game
+from rl4vlm.envs.alfworld_games import (
+    PLACES,
+    ROOMS,
+    TYPES,
+    Engine,
+    Game,
+    find_games,
+    generate_games,
+    make_game,
+    read_game,
+    write_game,
+)
 from rl4vlm.envs.alfworld_view import THINGS, Scene, Thing, draw_scene
 from rl4vlm.evaluate import evaluate
-from rl4vlm.statistics import summarise
 from rl4vlm.rollout import OracleActor, RandomActor, play
+from rl4vlm.statistics import summarise
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool, TaskEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 

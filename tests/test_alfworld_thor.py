@@ -1,18 +1,18 @@
 "AlfThor without its simulator: every preflight message, and the protocol with stand-ins."
-import socket, time
+import socket
+import time
 from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("alfworld", reason="needs the extra rl4vlm[alfworld]")
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool
 from rl4vlm.envs import alfworld_thor as module
 from rl4vlm.envs.alfworld_games import Game, generate_games
 from rl4vlm.envs.alfworld_thor import BUILD, AlfThor, AlfThorEnv, Simulator, Thor, preflight, translated
 from rl4vlm.evaluate import evaluate
 from rl4vlm.rollout import RandomActor
-from rl4vlm.env_pool import EnvPool
 
 STAND_IN = '''
 import json, sys; sys.path[:] = json.loads(sys.argv[2])

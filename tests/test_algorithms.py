@@ -1,9 +1,10 @@
 "Advantages and losses held against Stable-Baselines3, TRL and finite differences."
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from rl4vlm.advantages import following_values, gae, grpo, rloo
 from rl4vlm.config import PPOConfig
 from rl4vlm.losses import ppo_loss, value_loss
-
 
 # ---- Stable-Baselines3 ----
 
@@ -137,12 +138,12 @@ def test_grpo_is_that_of_trl(tiny_text, tmp_path):
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     "A policy in float64 and two segments that it played."
+    from rl4vlm.env_pool import TaskEnv
     from rl4vlm.models import load_vlm
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.rollout import Plan, Player, PolicyActor
     from rl4vlm.tasks import make_task
     from rl4vlm.tiny import build_tiny
-    from rl4vlm.env_pool import TaskEnv
     torch.manual_seed(0)
     task = make_task("NumberLine")
     frames = [TaskEnv(task).reset(seed) for seed in range(3)]

@@ -1,13 +1,17 @@
 "The Gym-Cards games against plain models of their rules, and their oracles against brute force."
-import itertools, re, time, tomllib, warnings
+import itertools
+import re
+import time
+import tomllib
+import warnings
 from fractions import Fraction
 from pathlib import Path
-
-import gymnasium as gym, numpy as np, pytest
+import gymnasium as gym
+import numpy as np
+import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-
 from rl4vlm.envs.arithmetic import FormulaError, completion, python_value, rational_value
 from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import BlackjackEnv, EZPointsEnv, NumberLineEnv, Points24Env, blackjack_values

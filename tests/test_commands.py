@@ -1,6 +1,7 @@
 "The commands, run as subprocesses the way a user runs them."
 import json
-import pytest, yaml
+import pytest
+import yaml
 
 TINY = ["--updates", 2, "--rollout.envs", 4, "--rollout.steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--run.save_every", 1]
 

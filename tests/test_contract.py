@@ -2,9 +2,19 @@
 
 The default run takes a family of each path; `--full` takes all.
 """
-import pytest, torch
-from rl4vlm.contract import (CLAUSES, QUICK, Subject, check_contract, examine, family_outcome, family_outcomes, own_forward,
-                             rescored)
+import pytest
+import torch
+from rl4vlm.contract import (
+    CLAUSES,
+    QUICK,
+    Subject,
+    check_contract,
+    examine,
+    family_outcome,
+    family_outcomes,
+    own_forward,
+    rescored,
+)
 from rl4vlm.core import UsageError
 from rl4vlm.families import FAMILIES, build_family, family_classes
 from rl4vlm.models import check_parts, load_vlm, part_of

@@ -1,8 +1,9 @@
 "Data from elsewhere: imported, trained on, refused."
-import json, os
-import numpy as np, pytest
+import json
+import os
+import numpy as np
+import pytest
 from PIL import Image
-
 
 @pytest.fixture
 def published(tmp_path):
@@ -80,7 +81,8 @@ def test_a_parquet_file_may_not_name_files(tmp_path):
 
 @pytest.mark.parametrize("content, says", [("PAR1 and no more", "was it cut off"), (None, "no column")])
 def test_damaged_parquet_is_named(rl4vlm, tmp_path, content, says, blind_model):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     (tmp_path/"d").mkdir()
     if content: (tmp_path/"d/train.parquet").write_text(content)
     else: pq.write_table(pa.table(dict(question=["a"])), tmp_path/"d/train.parquet")

@@ -4,7 +4,10 @@
 minibatches are drawn within each rank; here a minibatch is all turns, so that both see the same ones. Two updates: the
 second shows what the step of the first did. After more, rounding may let another token be drawn.
 """
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
@@ -88,9 +91,9 @@ def test_a_launch_that_is_not_connected_is_refused(blind_model, tmp_path):
 
 
 def test_what_cannot_be_shared_is_refused_before_a_model_is_loaded(monkeypatch):
+    from rl4vlm.commands import run_ppo, run_sft
     from rl4vlm.config import PPOConfig, SFTConfig
     from rl4vlm.core import UsageError
-    from rl4vlm.commands import run_ppo, run_sft
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="batch_size=5 cannot be shared by 2 processes"): run_sft(SFTConfig(optim=dict(batch_size=5), model="/nowhere", data="/nowhere"))
     with pytest.raises(UsageError, match="envs=3 cannot be shared by 2 processes"): run_ppo(PPOConfig(rollout=dict(envs=3), model="/nowhere"))

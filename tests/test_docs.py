@@ -1,7 +1,8 @@
 "The page checker finds what it is there to find."
 import importlib.util
 from pathlib import Path
-import pytest, yaml
+import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("docs_check", ROOT/"scripts"/"docs_check.py")

@@ -1,5 +1,8 @@
 "The served engine against a stand-in with bad manners: what is checked, asked again, handed over and deleted; and whole runs through it."
-import json, subprocess, sys, warnings
+import json
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 import numpy as np
 import pytest

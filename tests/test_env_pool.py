@@ -1,12 +1,19 @@
 "Environments in worker processes: the same episodes as without, whatever is killed, hangs or raises, and nothing left behind."
-import gc, os, signal, subprocess, sys, time
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-import gymnasium, numpy as np, pytest
+import gymnasium
+import numpy as np
+import pytest
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool, choose_workers
 from rl4vlm.envs.cards import NumberLine
 from rl4vlm.rollout import OracleActor, Plan, Player, RandomActor, play
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool, choose_workers
 
 pytestmark = [pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
               pytest.mark.filterwarnings("ignore:a worker process:RuntimeWarning")]

@@ -1,10 +1,13 @@
 "Evaluation as a user runs it: one table for several tasks, two models compared, stopped and resumed, wrong things named."
-import csv, io, json, shutil
+import csv
+import io
+import json
+import shutil
 import pytest
 from rl4vlm.config import EvalConfig
 from rl4vlm.core import UsageError
-from rl4vlm.files import read_json
 from rl4vlm.evaluate import as_csv, as_markdown, evaluate_all
+from rl4vlm.files import read_json
 
 SHORT = ["--panel", "val-50", "--sampling.max_new_tokens", 6]
 

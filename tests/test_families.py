@@ -3,15 +3,17 @@
 What is sampled is what is scored, with and without padding, with one image, several and none; features are remembered
 without a difference; adapters go where they are told; checkpoints come back as they were.
 """
-import json, shutil
+import json
+import shutil
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from rl4vlm.config import LoRAConfig, SFTConfig
 from rl4vlm.core import UsageError
-from rl4vlm.static_cache import TOKENS, StaticCaches
 from rl4vlm.generate import generate
 from rl4vlm.models import load_vlm, part_of
 from rl4vlm.policy import VLMPolicy
+from rl4vlm.static_cache import TOKENS, StaticCaches
 from rl4vlm.tiny import FAMILIES, build_tiny
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

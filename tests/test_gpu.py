@@ -4,13 +4,14 @@ Skipped where there is none; RL4VLM_TEST_DEVICE=cpu tries the tests themselves t
 """
 import os
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from rl4vlm.config import LoRAConfig
-from rl4vlm.static_cache import StaticCaches
+from rl4vlm.env_pool import TaskEnv
 from rl4vlm.generate import generate
 from rl4vlm.policy import VLMPolicy
+from rl4vlm.static_cache import StaticCaches
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import TaskEnv
 
 DEVICE = os.environ.get("RL4VLM_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,5 +1,12 @@
 "The rules of the house: floors, documentation, the README, no machine paths."
-import ast, importlib, inspect, json, re, shutil, subprocess, sys
+import ast
+import importlib
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 

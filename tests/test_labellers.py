@@ -1,5 +1,9 @@
 "Labelling by a model behind a server: what goes wrong there, what it may cost, and that no answer is asked for twice."
-import json, signal, subprocess, sys, time
+import json
+import signal
+import subprocess
+import sys
+import time
 import pytest
 from misbehaving import Misbehaving
 
@@ -149,7 +153,7 @@ def test_a_policy_visits_and_the_oracle_labels(rl4vlm, tmp_path, blind_model):
 
 def test_a_judge_is_asked_once(tmp_path, monkeypatch):
     from rl4vlm.collect import collect
-    from rl4vlm.config import CollectConfig, PreprocessConfig, FilterConfig
+    from rl4vlm.config import CollectConfig, FilterConfig, PreprocessConfig
     from rl4vlm.preprocess import preprocess
     folder = collect(CollectConfig(episodes=10, out=str(tmp_path/"run")))
     with Misbehaving(["fine"], text='{"reason": "so so", "score": 5}') as server:

@@ -1,7 +1,17 @@
 "The scripts that start runs: their form, and each small one for real; a job on two nodes that is stopped and goes on."
-import json, os, re, shlex, shutil, signal, socket, subprocess, sys, time
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
-import pytest, yaml
+import pytest
+import yaml
 from rl4vlm.cli import COMMANDS, read_options
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,13 +1,11 @@
 "MiniGrid against MiniGrid: its images, its rules, its own search for what can be seen."
 from collections import deque
-
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.core.grid import Grid
 from minigrid.wrappers import RGBImgObsWrapper, RGBImgPartialObsWrapper
-
 from rl4vlm.core import UsageError
 from rl4vlm.envs.minigrid import ACTIONS, MiniGrid, RGBMiniGrid, _name, full_id, relative, shortest_plan
 from rl4vlm.tasks import make_task

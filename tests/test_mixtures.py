@@ -3,8 +3,8 @@ import json
 from collections import Counter
 import pytest
 import torch
-from rl4vlm.core import UsageError
 from rl4vlm.config import CollectConfig, PPOConfig
+from rl4vlm.core import UsageError
 from rl4vlm.rollout import OracleActor, Plan, Player, RandomActor, play
 from rl4vlm.store import EpisodeStore
 from rl4vlm.tasks import make_task

@@ -4,9 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from rl4vlm.core import UsageError
+from rl4vlm.env_pool import TaskEnv
 from rl4vlm.rollout import Actor, OracleActor, PolicyActor, RandomActor, play
 from rl4vlm.tasks import Task, list_tasks, make_task, register_task
-from rl4vlm.env_pool import TaskEnv
 from rl4vlm.types import PastTurn, Response
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")   # pygame needs no screen to draw
@@ -342,10 +342,10 @@ def test_without_images_the_past_is_told():
 
 def test_a_policy_reads_both_images(blind_model, tmp_path):
     import torch
-    from rl4vlm.store import EpisodeStore
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.preprocess import conversation
     from rl4vlm.sft import split_row
+    from rl4vlm.store import EpisodeStore
     policy = VLMPolicy.load(blind_model)
     task = make_task("NumberLine", history=1, history_images=True, max_turns=3)
     episode = next(e for e in play(task, PolicyActor(policy, max_new_tokens=6), range(8)) if len(e) > 1 and (e.turns[0].images[0] != e.turns[1].images[-1]).any())

@@ -1,5 +1,9 @@
 """Pages that are made from the code say what the code says: each generating cell is run again and held against its saved output."""
-import ast, importlib.util, json, os, re
+import ast
+import importlib.util
+import json
+import os
+import re
 from pathlib import Path
 import pytest
 
@@ -51,8 +55,8 @@ def test_every_task_has_a_page():
 
 def test_a_changed_option_is_seen(monkeypatch):
     "The page of options follows the dataclass, so the comparison above fails when one changes."
-    from rl4vlm.reference import options_page
     import rl4vlm.reference as reference
+    from rl4vlm.reference import options_page
     before, original = options_page(), reference.build_parser
     def changed(command):
         parser = original(command)
@@ -158,7 +162,8 @@ def test_nobody_is_sent_to_a_package_index_without_a_release():
 
 
 def test_the_environment_of_the_front_page_works_and_its_numbers_are_recorded():
-    import json, re
+    import json
+    import re
     from rl4vlm.rollout import OracleActor, play
     from rl4vlm.tasks import make_task
     text = (ROOT/"README.md").read_text()

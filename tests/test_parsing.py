@@ -1,5 +1,8 @@
 """Parsing: whatever a model writes, `parse_action` answers, and never with a guess."""
-import itertools, json, random, string
+import itertools
+import json
+import random
+import string
 import pytest
 from hypothesis import given, settings, strategies as st
 from rl4vlm.parsing import CAUSES, MAX_LENGTH, Parsed, parse_action

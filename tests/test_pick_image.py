@@ -1,16 +1,20 @@
 "PickImage: the images, the rule, the tool call, and several images at once through every stage."
-import json, re
-import gymnasium as gym, numpy as np, pytest, torch
+import json
+import re
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, strategies as st
 from PIL import Image
 from rl4vlm.core import UsageError
+from rl4vlm.env_pool import TaskEnv
 from rl4vlm.envs.pick_image import PickImageEnv
-from rl4vlm.store import EpisodeStore
 from rl4vlm.parsing import CAUSES, make_tool_call, parse_tool_call
 from rl4vlm.rollout import OracleActor, RandomActor, play
+from rl4vlm.store import EpisodeStore
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import TaskEnv
 
 KINDS = pytest.mark.parametrize("correct_index", [0, None], ids=["fixed", "named"])
 ACTIONS = ["0", "1", "2", "3"]

@@ -1,5 +1,6 @@
 "Which stages are done again, and which are not."
-import json, os
+import json
+import os
 from dataclasses import replace
 import pytest
 from rl4vlm.config import CollectConfig, EvalConfig, PipelineConfig, PPOConfig, SFTConfig

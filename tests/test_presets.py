@@ -1,8 +1,11 @@
 "The presets in scripts/configs: each belongs to a command, parses, reads back equal and says how it is launched."
-import re, shlex, shutil
+import re
+import shlex
+import shutil
 from dataclasses import asdict
 from pathlib import Path
-import pytest, yaml
+import pytest
+import yaml
 from rl4vlm.cli import COMMANDS, main, read_options
 from rl4vlm.tasks import make_task
 

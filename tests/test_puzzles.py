@@ -6,9 +6,21 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from rl4vlm.core import UsageError
-from rl4vlm.envs.frozen_lake import NAMES, LakeEnv, shortest_way, value_iteration
-from rl4vlm.envs.sokoban import LONGEST, MOVES, SHORTEST, Level, as_text, border, distances, draw, make_level, moved, solve
 from rl4vlm.env_pool import TaskEnv
+from rl4vlm.envs.frozen_lake import NAMES, LakeEnv, shortest_way, value_iteration
+from rl4vlm.envs.sokoban import (
+    LONGEST,
+    MOVES,
+    SHORTEST,
+    Level,
+    as_text,
+    border,
+    distances,
+    draw,
+    make_level,
+    moved,
+    solve,
+)
 from rl4vlm.rollout import OracleActor, RandomActor, play
 from rl4vlm.tasks import make_task
 

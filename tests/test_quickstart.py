@@ -1,5 +1,9 @@
 "The promise of the front page: a newcomer's one command trains an agent, measurably."
-import json, signal, subprocess, sys, time
+import json
+import signal
+import subprocess
+import sys
+import time
 import pytest
 
 COMMAND = [sys.executable, "-m", "rl4vlm.cli", "quickstart"]

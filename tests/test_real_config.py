@@ -4,7 +4,8 @@ No tensor has memory there, so a model of 3.75 billion parameters takes seconds.
 checked: how many parameters each part has, which layers get adapters, how many tokens an image takes.
 """
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 
 # The published configuration, written out by hand; only what decides shapes and positions. The known sizes below check it.
 QWEN_3B = dict(

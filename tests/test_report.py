@@ -1,15 +1,23 @@
 """The report: one closed file, safe with any text, useful with any part of a run missing; and alive in a real browser."""
-import base64, hashlib, io, json, os, shutil, tempfile, time
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
 from html.parser import HTMLParser
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
+import pytest
 from PIL import Image
 from rl4vlm.core import UsageError
+from rl4vlm.figures import episode_strip, learning_curves, write_gif
 from rl4vlm.files import write_json
+from rl4vlm.report import write_report
 from rl4vlm.store import EpisodeStore
 from rl4vlm.types import Episode, turn_of
-from rl4vlm.figures import episode_strip, learning_curves, write_gif
-from rl4vlm.report import write_report
 
 HOSTILE = {
     "script": "<script>document.title='owned'</script>",
@@ -165,7 +173,8 @@ def test_half_written_and_strange_files(run):
 
 
 def test_damaged_shard_and_images(run):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     shards = sorted((run/"episodes").glob("*.parquet"))
     shards[0].write_bytes(shards[0].read_bytes()[:-200])
     table = pq.read_table(shards[1])
@@ -232,7 +241,8 @@ FLAGS = "--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable
 
 def start_browser(profile):
     chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    try: from selenium import webdriver
+    try:
+        from selenium import webdriver
     except ImportError: webdriver = None
     missing = [what for what, there in (("chromium (Debian: apt install chromium)", chromium), ("chromedriver (Debian: apt install chromium-driver)", driver), ("selenium (pip install selenium)", webdriver)) if not there]
     if missing: (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("the report is tested in a browser; install " + ", ".join(missing))

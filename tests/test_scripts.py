@@ -1,9 +1,12 @@
 "The scripts that people copy: run for real, from examples to a trained policy."
-import json, os, re, subprocess, sys
+import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import fields
 import pytest
 from conftest import ROOT
-
 
 def run(script, *arguments, cwd):
     "Run a script as its docstring says."

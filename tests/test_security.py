@@ -1,5 +1,7 @@
 "SECURITY.md, checked: no code from models, data or checkpoints is run, and no environment variable or key is written."
-import ast, json, re
+import ast
+import json
+import re
 from pathlib import Path
 import pytest
 

@@ -1,5 +1,11 @@
 "A real OpenAI-compatible server on this machine: `transformers serve` with a tiny checkpoint labels episodes end to end."
-import os, shutil, socket, subprocess, sys, time, urllib.request
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 import pytest
 

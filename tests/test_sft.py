@@ -1,6 +1,7 @@
 "What the loss counts, family by family; and that the order of rows changes nothing but the time."
-import numpy as np, pytest, torch
-
+import numpy as np
+import pytest
+import torch
 
 def image(seed, size=56): return np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
 

@@ -1,11 +1,12 @@
 "Signal share and mutual information inside PPO: held against gradients taken by hand, and disturbing nothing."
 import math
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from rl4vlm.config import PPOConfig
+from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO, train_ppo
 from rl4vlm.signals import agreement, cross_scores, mutual_information, signal_share, two_halves
-from rl4vlm.policy import VLMPolicy
-
 
 def config(**options):
     return PPOConfig(**{**dict(task="NumberLine", updates=2, rollout=dict(envs=6, steps=2), optim=dict(minibatch=6),

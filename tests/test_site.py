@@ -2,7 +2,10 @@
 
 The images of the front page and of a tutorial are written to the folder of the test run (`pytest --basetemp=FOLDER`).
 """
-import os, shutil, subprocess, sys
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 

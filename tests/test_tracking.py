@@ -1,5 +1,8 @@
 "Trackers in several processes: one writes, and all agree on an error."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 import pytest
 from conftest import ROOT
 

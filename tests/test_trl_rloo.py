@@ -1,7 +1,10 @@
 "RLOO by TRL: the stream of episodes, the reward, a short run as a user types it, and runs that learn."
-import json, os
+import json
+import os
 from pathlib import Path
-import numpy as np, pytest, yaml
+import numpy as np
+import pytest
+import yaml
 from rl4vlm.tasks import make_task
 from rl4vlm.trl_rloo import Reward, episode_stream
 

@@ -1,9 +1,11 @@
 "What flows from an environment to an update: a prompt is read once and by whom it is asked; names and checkpoints of version 0.1.0."
-import importlib, warnings
+import importlib
+import warnings
 from collections import Counter
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from rl4vlm.batch import make_batch
 from rl4vlm.config import PPOConfig
 from rl4vlm.envs.cards import NumberLine
@@ -18,7 +20,6 @@ from rl4vlm.runs import _causes_of_today, read_run, survey
 from rl4vlm.store import EpisodeStore
 from rl4vlm.tasks import Task, make_task
 from rl4vlm.types import EncodedPrompt, Prompt, Response
-
 
 class Reader:
     "Stands for a policy with a tokenizer of its own: it reads every prompt as the one token `word`."

@@ -3,7 +3,12 @@
 The environment of vLLM is made once in the cache folder (some minutes, 2 GB on disk) by `rl4vlm engine install`. Where there is no room or no way to
 get the packages, these tests are skipped with the reason; in continuous integration (the variable CI) that is a failure.
 """
-import json, os, signal, subprocess, threading, time
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
 from pathlib import Path
 import numpy as np
 import pytest

@@ -1,6 +1,13 @@
 """Measure rl4vlm. Each other file of this folder is one subject: its docstring says what, `TITLE` heads its section of
 the report, and `run(options)` returns that section as markdown. A new file is a new subcommand."""
-import argparse, datetime, importlib, os, platform, re, shutil, sys
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent

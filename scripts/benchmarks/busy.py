@@ -4,7 +4,9 @@ Each row is measured beside k loops that do nothing but count. The fair share of
 scheduler gives to one of k + 1 equals on these cores. "As before" is torch's own way: a thread for each core, which spin
 while they wait for each other.
 """
-import os, subprocess, sys
+import os
+import subprocess
+import sys
 
 TITLE = "A busy machine"
 CODE = """

@@ -2,7 +2,10 @@
 
 A thousand NumberLine episodes played by the oracle and stored with their images, and a dataset of 50 000 turns made into
 conversations, with the memory that takes."""
-import subprocess, sys, tempfile, time
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 import numpy as np
 from measure import table

@@ -2,19 +2,25 @@
 
 Our environments against what they replace: card games that decode their images from PNG files, text that is drawn
 anew at each step, MiniGrid's own wrappers, environments in this process or in workers."""
-import contextlib, io, struct, tempfile, time, zlib
+import contextlib
+import io
+import struct
+import tempfile
+import time
+import zlib
 from pathlib import Path
-import gymnasium, numpy as np
+import gymnasium
+import numpy as np
 from gymnasium.vector import SyncVectorEnv
+from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
 from minigrid.wrappers import RGBImgObsWrapper, RGBImgPartialObsWrapper
 from PIL import Image, ImageDraw, ImageFont
-from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
+from rl4vlm.env_pool import EnvPool
 from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import NumberLine
 from rl4vlm.envs.minigrid import RGBMiniGrid
 from rl4vlm.parsing import parse_action
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool
 
 TITLE = "Environments"
 

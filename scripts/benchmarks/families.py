@@ -3,7 +3,8 @@
 The same tiny model answers 16 prompts of NumberLine with 24 tokens each, greedily, and scores its answers with gradients.
 Processor time, the best of some rounds in which the two sides take turns.
 """
-import tempfile, time
+import tempfile
+import time
 from pathlib import Path
 
 TITLE = "Model families"

@@ -1,14 +1,16 @@
 """ALFWorld: steps, resets, the view, worker processes
 
 The household engine on small generated games: what a reset, a step and an image cost; eight games in this process and in two workers; memory over 200 episodes."""
-import subprocess, sys, time
+import subprocess
+import sys
+import time
 import numpy as np
-from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
 from envs import play_pool
+from measure import best, clock, milliseconds, rate, ratio, table, times, verdict
+from rl4vlm.env_pool import EnvPool
 from rl4vlm.envs.alfworld import ALFWorldEnv, useful
 from rl4vlm.envs.alfworld_view import draw_scene
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool
 
 TITLE = "ALFWorld"
 

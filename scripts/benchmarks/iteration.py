@@ -5,16 +5,17 @@ at a time, and turns learned from one by one. Over the small vocabulary both sid
 optimizer steps; over the large one the plain loop plays one turn only, and its two optimizer steps are counted with that turn."""
 import tempfile
 from pathlib import Path
-import numpy as np, torch
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
+import torch
 from measure import clock_of, ratio, rounds, table, verdict
+from torch.utils.flop_counter import FlopCounterMode
 from rl4vlm.config import PPOConfig
+from rl4vlm.env_pool import TaskEnv
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO
 from rl4vlm.tasks import make_task
-from rl4vlm.types import PastTurn
 from rl4vlm.tiny import build_tiny, frame_texts, sample_frames
-from rl4vlm.env_pool import TaskEnv
+from rl4vlm.types import PastTurn
 
 TITLE = "A whole iteration"
 

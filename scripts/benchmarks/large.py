@@ -2,16 +2,20 @@
 
 With `--device cuda`: Qwen2.5-VL with the shapes of the 3B model, random weights, bfloat16. On a CPU the same at a small size, to try
 the command. Decoding is held against a large copy (each step must read weights and cache), a LoRA update against a large product."""
-import itertools, re, tempfile, time
+import itertools
+import re
+import tempfile
+import time
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from iteration import base_model
 from measure import median, table
 from rl4vlm.config import LoRAConfig
-from rl4vlm.static_cache import StaticCaches
 from rl4vlm.generate import cache_bytes, generate
 from rl4vlm.models import add_lora
 from rl4vlm.policy import VLMPolicy
+from rl4vlm.static_cache import StaticCaches
 from rl4vlm.types import EncodedPrompt
 
 TITLE = "A large model beside the limits"

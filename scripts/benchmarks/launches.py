@@ -3,7 +3,13 @@
 SFT, PPO, RLOO and TRL's RLOO on a tiny model, started as a user starts them: one process, DDP by torchrun, ZeRO-2 and ZeRO-3 by
 accelerate with the files of scripts/accelerate. Beside the time, how far the first losses are from those of one process; TRL
 shuffles its prompts over processes, so there only that it ends well. And the small launch scripts."""
-import json, os, shutil, subprocess, sys, tempfile, time
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from iteration import base_model
 from measure import table

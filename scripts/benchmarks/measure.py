@@ -1,6 +1,7 @@
 "Timing in rounds, and tables."
-import gc, statistics, time
-
+import gc
+import statistics
+import time
 
 clock = time.thread_time   # processor time of this thread, on which other jobs have little influence
 

@@ -2,7 +2,11 @@
 
 What scoring answers over a vocabulary of 151 936 adds to the peak of an update, for prompts of different lengths; and what a
 rollout keeps for a turn."""
-import json, os, subprocess, sys, tempfile
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from iteration import base_model
 from measure import table

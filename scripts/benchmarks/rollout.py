@@ -2,7 +2,9 @@
 
 The rollout alone against `generate` one answer at a time; and a whole step of RLOO (answers, rewards, one optimizer step) on the
 task PickImage against TRL's RLOOTrainer with the same model, prompts, groups, lengths and precision."""
-import contextlib, io, tempfile
+import contextlib
+import io
+import tempfile
 from pathlib import Path
 import torch
 from iteration import PlainLoop, base_model, our_ppo
@@ -60,7 +62,8 @@ class Stopwatch:
 
 def against_trl(width, layers, repeats):
     "Processor seconds of a step of each, parameters."
-    import time, warnings
+    import time
+    import warnings
     warnings.filterwarnings("ignore", category=FutureWarning)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         task = make_task("PickImage")

@@ -1,9 +1,12 @@
 """time by turns, memory by iterations
 
 Whether the time of an iteration grows in a straight line with its turns, and whether a process stays as large as it is over 50 iterations."""
-import gc, re, tempfile
+import gc
+import re
+import tempfile
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from iteration import base_model, our_ppo
 from measure import clock_of, median, rounds, table
 

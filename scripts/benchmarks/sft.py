@@ -2,9 +2,11 @@
 
 One epoch of `train_sft` over rows of 20 to 400 tokens, half of them with an image: batches by chance, by modality, by modality
 and length. And the loss after it, on other rows: grouping may change the order of the rows, not what is learned."""
-import tempfile, time
+import tempfile
+import time
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from measure import ratio, table, verdict
 from rl4vlm.config import SFTConfig
 from rl4vlm.core import seed_everything

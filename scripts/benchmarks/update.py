@@ -1,7 +1,8 @@
 """learning from turns, ours against one at a time
 
 Two epochs over the turns of one rollout of NumberLine: `PPO.learn` against the plain loop's update. And what each of our ideas is worth."""
-import copy, tempfile
+import copy
+import tempfile
 from pathlib import Path
 import torch
 from iteration import PlainLoop, base_model, our_ppo

@@ -1,8 +1,9 @@
 "What a collection, an evaluation or a look at frames needs at its peak: python big_images.py collect|eval|tiny EPISODES FOLDER, in megabytes beyond the start."
-import resource, sys
-import gymnasium, numpy as np
+import resource
+import sys
+import gymnasium
+import numpy as np
 from rl4vlm.tasks import Task, register_task
-
 
 class Big(gymnasium.Env):
     "Another image of 400 × 600 pixels at every step, for 20 steps."
@@ -29,9 +30,9 @@ if __name__ == "__main__":
     what, episodes, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     from rl4vlm.collect import collect
     from rl4vlm.config import CollectConfig
-    from rl4vlm.store import EpisodeStore
     from rl4vlm.evaluate import evaluate
     from rl4vlm.rollout import RandomActor
+    from rl4vlm.store import EpisodeStore
     from rl4vlm.tasks import make_task
     from rl4vlm.tiny import sample_frames
     before = peak()

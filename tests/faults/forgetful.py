@@ -4,7 +4,6 @@ from pathlib import Path
 import gymnasium
 from rl4vlm.envs.cards import NumberLine
 
-
 class Forgetful(gymnasium.Wrapper):
     def __init__(self, env, notes): super().__init__(env); self.notes = notes
     def reset(self, **kwargs):

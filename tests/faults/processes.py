@@ -1,6 +1,7 @@
 "Commands that are started to be killed."
-import os, signal, subprocess
-
+import os
+import signal
+import subprocess
 
 def start(arguments):
     "In a process group of its own, so that all of its processes can be killed at once."

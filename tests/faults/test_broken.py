@@ -1,7 +1,8 @@
 "Disks, checkpoints, numbers and memory that fail."
 import subprocess
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 
 OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 4 --steps 2 --optim.minibatch 8 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1".split()
 
@@ -78,8 +79,8 @@ def poison(learner, what):
 
 @pytest.mark.parametrize("what,named", [("reward", "rewards has 1 values that are not finite"), ("log_probs", "log_probs has"), ("value", "advantages has")])
 def test_nan_in_a_rollout_stops_with_the_batch_saved(learner, what, named):
-    from rl4vlm.core import InvariantError
     from safetensors.torch import load_file
+    from rl4vlm.core import InvariantError
     poison(learner, what)
     before = [p.detach().clone() for p in learner.policy.parameters()]
     with pytest.raises(InvariantError, match=named) as error: learner.run_update()

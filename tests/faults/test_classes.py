@@ -1,8 +1,10 @@
 "Checkpoints of other kinds, and with a processor, a template or a tokenizer that is not as it should be: one line each."
-import json, shutil
+import json
+import shutil
 from pathlib import Path
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
 from rl4vlm.core import InvariantError, UsageError
 from rl4vlm.families import build_family
@@ -50,7 +52,7 @@ def logprobs(policy):
 def test_a_checkpoint_of_another_kind(kind, tmp_path):
     "Told by its configuration alone, before weights are looked at."
     if kind == "vision-encoder-decoder":
-        from transformers import VisionEncoderDecoderConfig, ViTConfig, BertConfig
+        from transformers import BertConfig, VisionEncoderDecoderConfig, ViTConfig
         config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(), BertConfig())
     else: config = CONFIG_MAPPING[kind]()
     config.save_pretrained(tmp_path)

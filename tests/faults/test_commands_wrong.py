@@ -1,5 +1,9 @@
 "Wrong commands, made by the dozen: each ends with one line and exit code 1 or 2, no traceback, and leaves nothing behind."
-import contextlib, io, os, subprocess, sys
+import contextlib
+import io
+import os
+import subprocess
+import sys
 from dataclasses import fields
 import pytest
 from rl4vlm import cli

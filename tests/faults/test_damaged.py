@@ -1,12 +1,15 @@
 "Cut, damaged and foreign files, a full disk, numbers that are not finite: a clear line, and going on wherever the rest is good."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pytest
-from rl4vlm.run_folder import last_trainer_checkpoint, list_checkpoints, load_newest, save_checkpoint
+import numpy as np
+import pytest
 from rl4vlm.core import DamagedError
 from rl4vlm.files import JsonLines, read_json, write_into, write_json
-
+from rl4vlm.run_folder import last_trainer_checkpoint, list_checkpoints, load_newest, save_checkpoint
 
 def strict(text):
     def refuse(name): raise AssertionError(f"{name} is no JSON")
@@ -22,8 +25,8 @@ def test_no_bare_nan(tmp_path, value):
 
 def test_no_nan_in_a_checkpoint_trackers_and_columns(tmp_path):
     from rl4vlm.store import EpisodeStore
-    from rl4vlm.types import Episode, turn_of
     from rl4vlm.tracking import start_trackers
+    from rl4vlm.types import Episode, turn_of
     save_checkpoint(tmp_path/"c", 1, lambda f: None, dict(best=dict(score=[float("nan"), np.float32(1)])))
     strict((tmp_path/"c/step_1/state.json").read_text())
     with start_trackers([], tmp_path) as trackers: trackers.log(dict(step=1, loss=float("nan")), dict(step=1, s=float("inf")))
@@ -153,8 +156,12 @@ def pipeline(tmp_path, monkeypatch, blind_model):
                 elif file.suffix == ".safetensors": save(file, name)
                 else: file.write_text(name)
         return run
-    def import_pq(): import pyarrow.parquet as pq; return pq
-    def table(): import pyarrow as pa; return pa.table(dict(x=[1, 2]))
+    def import_pq():
+        import pyarrow.parquet as pq
+        return pq
+    def table():
+        import pyarrow as pa
+        return pa.table(dict(x=[1, 2]))
     def save(file, name):
         from safetensors.numpy import save_file
         save_file(dict(w=np.full(4, len(name), np.float32)), file)

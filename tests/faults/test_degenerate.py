@@ -1,10 +1,12 @@
 "Advantages over ragged tracks, and batches from which nothing can be learned."
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from rl4vlm.advantages import gigpo, grpo, rloo, token_gae, turn_gae
-from rl4vlm.config import PPOConfig
-from rl4vlm.types import flatten, turn_of
 from rl4vlm.batch import normalised
+from rl4vlm.config import PPOConfig
 from rl4vlm.ppo import PPO, RunningStd
+from rl4vlm.types import flatten, turn_of
 
 GAMMA, LAM = 0.9, 0.8
 

@@ -3,9 +3,11 @@
 `k` rows in `n` parts give the loss and the gradient of `k·n` rows, on one process and on two. A row that cannot be
 learned is refused by its number. TRL's trainer has the same guard.
 """
-import subprocess, sys
+import subprocess
+import sys
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from rl4vlm.config import LoRAConfig, SFTConfig, TRLConfig

@@ -1,8 +1,11 @@
 "The first line comes at once, and no work is silent."
-import io, os, subprocess, sys, time
+import io
+import os
+import subprocess
+import sys
+import time
 import pytest
 from rl4vlm.core import Heartbeat, set_status
-
 
 def first_line(*arguments, cwd):
     "Seconds of processor time until a command prints its first line: beside other work the clock says little."
@@ -36,12 +39,12 @@ def test_silent_work_is_told():
 
 
 def test_the_list_of_tasks_is_right_about_what_it_knows():
+    from importlib.metadata import entry_points
     from rl4vlm.evaluate import evaluate
-    from rl4vlm.statistics import wilson
     from rl4vlm.labellers import make_actor
+    from rl4vlm.statistics import wilson
     from rl4vlm.task_list import known_rates
     from rl4vlm.tasks import make_task
-    from importlib.metadata import entry_points
     ours = [e.name for e in entry_points(group="rl4vlm.tasks") if e.value.startswith("rl4vlm.")]   # not what other tests have registered
     known = {name: known_rates(make_task(name), {}) for name in ours}
     assert {n for n, rates in known.items() if not rates} <= {"AlfThor"} | {n for n in known if not type(make_task(n)).__module__.startswith("rl4vlm.")}

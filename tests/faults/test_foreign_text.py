@@ -1,7 +1,14 @@
 "Text of others is shown, not obeyed; secrets are not written down; what others return is converted or refused at once."
-import ast, contextlib, io, json, re, warnings
+import ast
+import contextlib
+import io
+import json
+import re
+import warnings
 from pathlib import Path
-import numpy as np, pytest, yaml
+import numpy as np
+import pytest
+import yaml
 from rl4vlm import cli
 from rl4vlm.core import NOT_RECORDED, UsageError, printable
 from rl4vlm.run_folder import claim_run_folder
@@ -93,10 +100,10 @@ def test_a_report_of_odd_config_and_odd_names(tmp_path):
                                             (dict(greedy_success=1), "greedy_"), (dict(a=[1]), "a="), ([1], "dict"), ({3: 1}, "3")])
 def test_columns_are_converted_or_refused_when_the_first_episode_ends(columns, wrong, tmp_path):
     from rl4vlm.envs.cards import NumberLine
-    from rl4vlm.store import EpisodeStore
     from rl4vlm.evaluate import as_csv, as_markdown
-    from rl4vlm.statistics import summarise
     from rl4vlm.rollout import RandomActor, play
+    from rl4vlm.statistics import summarise
+    from rl4vlm.store import EpisodeStore
     class Odd(NumberLine):
         def columns(self, episode): return columns
     task = Odd()
@@ -132,8 +139,8 @@ def test_a_frame_after_the_end_needs_no_action_no_image_and_no_oracle():
 @pytest.mark.parametrize("image", [None, [], np.zeros((0, 0, 3), np.uint8)])
 def test_an_empty_render_is_refused_in_words(image):
     import gymnasium
-    from rl4vlm.tasks import Task
     from rl4vlm.env_pool import TaskEnv
+    from rl4vlm.tasks import Task
     class Blank(gymnasium.Env):
         metadata, action_space, observation_space, render_mode = dict(render_modes=["rgb_array"]), gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 1, (1,)), "rgb_array"
         def __init__(self, render_mode=None): pass

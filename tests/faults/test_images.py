@@ -1,8 +1,11 @@
 "Images that would be seen wrongly, and images that must not be opened."
-import io, os, struct
-import numpy as np, pytest
+import io
+import os
+import struct
+import numpy as np
+import pytest
 from PIL import Image
-from rl4vlm.images import RowError, as_image, open_image, image_size
+from rl4vlm.images import RowError, as_image, image_size, open_image
 
 BOARD = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -85,8 +88,8 @@ def test_a_dark_frame_means_what_a_bright_one_means():
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next"])
 def test_low_images_are_not_read_as_channels_first(family, tmp_path_factory):
     "Heights of 1, 3 and 4: two images that differ give values that differ, and each gives those of its PIL image, which states its layout itself."
-    from rl4vlm.policy import VLMPolicy
     from rl4vlm.models import load_vlm
+    from rl4vlm.policy import VLMPolicy
     from rl4vlm.tiny import build_tiny
     policy = VLMPolicy(*load_vlm(str(build_tiny(tmp_path_factory.mktemp(family), family, ["Which?"] * 3)), device="cpu"))
     messages = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]

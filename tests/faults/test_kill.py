@@ -2,7 +2,12 @@
 
 Three moments in the default run, twenty in --full, with one process and with two.
 """
-import os, random, shutil, signal, sys, time
+import os
+import random
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 import pytest
 from processes import finish, kill, start

@@ -1,11 +1,16 @@
 "Stores: bounded memory, files that can be read, images of others refused at the door, folders that cannot be written."
-import contextlib, os, shutil, subprocess, sys, tempfile
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
+import pytest
 from rl4vlm.core import UsageError
 from rl4vlm.store import Album, EpisodeStore, Kept
 from rl4vlm.types import Episode, turn_of
-
 
 @pytest.mark.parametrize("what, most", [("collect", 250), ("eval", 250), ("tiny", 350)])
 def test_frames_are_not_held(what, most, tmp_path):
@@ -92,10 +97,10 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     "Neither to a judge nor into new data, by any reader of a store."
     import pyarrow.parquet as pq
     from PIL import Image
-    from rl4vlm.config import PreprocessConfig, FilterConfig
-    from rl4vlm.store import write_card
+    from rl4vlm.config import FilterConfig, PreprocessConfig
     from rl4vlm.labellers import ServerActor
     from rl4vlm.preprocess import preprocess
+    from rl4vlm.store import write_card
     def no(*a, **k): raise AssertionError("a judge was asked")
     monkeypatch.setattr(ServerActor, "ask", no)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path/"secret.png")
@@ -114,7 +119,8 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("columns", [dict(question=["a"]), dict(images=[[1]], text=["a"]), dict(images=["a.png"], messages=["[]"], text=["a"])])
 def test_a_store_of_something_else(columns, tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     pq.write_table(pa.table(columns), tmp_path/"00000.parquet")
     with pytest.raises(UsageError) as error: EpisodeStore(tmp_path).read()
     assert "\n" not in str(error.value)

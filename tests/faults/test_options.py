@@ -1,8 +1,14 @@
 "Options: every one has a reader, what cannot be honoured is refused, and what is written in a header, README or page can be typed."
-import ast, dataclasses, json, math, re, shlex
+import ast
+import dataclasses
+import json
+import math
+import re
+import shlex
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-import pytest, yaml
+import pytest
+import yaml
 import rl4vlm.config as config_module
 from rl4vlm.cli import COMMANDS, main, read_options
 from rl4vlm.config import EvalConfig, LoRAConfig, PipelineConfig, PPOConfig, SFTConfig, TRLConfig
@@ -165,9 +171,9 @@ def test_old_runs_resume(path, tmp_path):
     with pytest.raises(UsageError, match="optim.lr was .*, now 7.0"): claim_run_folder(tmp_path, asdict(now), resume=True)
 
 def test_stages_of_old_pipelines_are_done():
-    from rl4vlm.pipeline import STAGES, stage_key
-    from rl4vlm.core import flatten_dict
     from rl4vlm.config_parts import first_name
+    from rl4vlm.core import flatten_dict
+    from rl4vlm.pipeline import STAGES, stage_key
     from rl4vlm.run_folder import as_before
     old = flatten_dict(yaml.safe_load((OLD/"ppo-run.yaml").read_text()))
     old["accumulate"] = old.pop("microbatches")   # as the keys of finished stages have it

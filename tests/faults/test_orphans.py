@@ -1,9 +1,13 @@
 "Whatever ends a run ends what its environments have started, whether they live in this process or in workers."
-import os, signal, subprocess, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 import pytest
-from rl4vlm.env_pool import EnvPool, live_processes
 from forgetful import Starting
+from rl4vlm.env_pool import EnvPool, live_processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 SCRIPT = """

@@ -2,12 +2,12 @@
 
 float16 with whole weights is refused, and the dry run counts the copies.
 """
-import pytest, torch
+import pytest
+import torch
 from rl4vlm.config import LoRAConfig, PPOConfig, SFTConfig, TRLConfig
 from rl4vlm.core import UsageError
 from rl4vlm.distributed import MasterAdamW, adamw_for, dithered
 from rl4vlm.policy import VLMPolicy
-
 
 def walk(dtype, gradient, steps, kind=MasterAdamW, lr=1e-5, **options):
     torch.manual_seed(0)

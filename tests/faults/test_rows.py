@@ -1,7 +1,9 @@
 "Data of others: read as it was meant, or refused in one line that names file and row, before a model is loaded."
-import json, shutil
+import json
+import shutil
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
+import pytest
 from PIL import Image
 from rl4vlm.conversations import JsonConversations
 from rl4vlm.core import UsageError, json_lines, well_formed
@@ -113,10 +115,10 @@ def test_lengths_are_known_without_weights(model):
 
 
 def test_what_a_model_cannot_read_is_said_by_row(model, written):
+    from rl4vlm.config import PreprocessConfig
     from rl4vlm.policy import PromptEncoder
     from rl4vlm.preprocess import Conversations, preprocess
     from rl4vlm.sft import check_rows
-    from rl4vlm.config import PreprocessConfig
     family, folder = model
     typed = TYPED.get(family, TYPED["qwen2_5_vl"])
     path = written(dict(conversations=said()), *[dict(conversations=said(t)) for t in typed], *[dict(conversations=said("Which?", t)) for t in typed], dict(conversations=said("word " * 5000)), dict(conversations=said("Which?", "word " * 5000)))
@@ -151,8 +153,8 @@ def test_a_prompt_of_a_task_may_not_spell_a_special_token(blind_model):
 # -- Parquet of others
 
 def parquet(path, **row):
-    from datasets import Dataset, Features, Image as ImageColumn, List, Value
     import pyarrow.parquet as pq
+    from datasets import Dataset, Features, Image as ImageColumn, List, Value
     buffer = CASES/"a.png"
     row = {**dict(messages='[{"role": "user", "content": [{"type": "image"}]}]', images=[dict(bytes=buffer.read_bytes(), path=None)], text="a", episode="e", task=""), **row}
     features = Features(messages=Value("string"), images=List(ImageColumn()), text=Value("string"), episode=Value("string"), task=Value("string"))

@@ -1,5 +1,8 @@
 "A run folder belongs to one process, and only what a run made is ever deleted."
-import signal, subprocess, sys, time
+import signal
+import subprocess
+import sys
+import time
 import pytest
 import yaml
 from rl4vlm.core import UsageError

@@ -1,9 +1,9 @@
 "Servers with odd manners: what they say is understood, and one question that is refused does not end a run."
-import json, re
-import pytest
+import json
+import re
 import odd_server as odd
+import pytest
 from odd_server import Server, body
-
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):

@@ -1,5 +1,11 @@
 """Fine-tuning and TRL are loops of transformers: killed or asked to stop, and resumed, they end as if nothing had been."""
-import json, os, random, shutil, signal, sys, time
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
 import pytest
 from processes import finish, kill, start
 from safetensors.numpy import load_file

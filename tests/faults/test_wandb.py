@@ -1,5 +1,11 @@
 "W&B that cannot be reached: the real client, and on loopback a server that answers as far as the client asks here."
-import gzip, json, os, subprocess, sys, threading, time
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT

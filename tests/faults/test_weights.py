@@ -2,8 +2,11 @@
 
 A merge is what base and adapter are, on a forward pass, or it is not written. A checkpoint's own code is never run.
 """
-import io, json, shutil
-import pytest, torch
+import io
+import json
+import shutil
+import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from rl4vlm.config import LoRAConfig
 from rl4vlm.core import UsageError
@@ -11,7 +14,6 @@ from rl4vlm.merge import answer_logits, merge_adapter
 from rl4vlm.models import load_vlm
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.tiny import FAMILIES, build_tiny
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
