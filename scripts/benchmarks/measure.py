@@ -54,7 +54,8 @@ def ratio(value): return f"{float(f'{value:.2g}'):g}×"
 def rate(seconds): return f"{float(f'{1 / seconds:.3g}'):,.0f} /s".replace(",", " ")
 
 
-def verdict(value, target): return "" if target is None else f"{target:,} {'met' if value >= target else '**missed**'}".replace(",", " ")
+def verdict(value, target):
+    return "" if target is None else f"{target:,} {'met' if value >= target else '**missed**'}".replace(",", " ")
 
 
 def table(head, rows):
