@@ -31,9 +31,13 @@ def render(notebook):
 
 
 def with_tests(contributing):
-    "The text of CONTRIBUTING.md with a table of the test files, each with its first line."
-    lines = [f"| [{p.name}](tests/{p.name}) | {ast.get_docstring(ast.parse(p.read_text())).splitlines()[0]} |"
-             for p in sorted((ROOT/"tests").glob("test_*.py"))]
+    "The text of CONTRIBUTING.md with a table of the files of tests/ and tests/faults/, each with its first paragraph."
+    lines = []
+    for path in [*sorted((ROOT/"tests").glob("*.py")), *sorted((ROOT/"tests"/"faults").glob("*.py"))]:
+        said, name = ast.get_docstring(ast.parse(path.read_text())), path.relative_to(ROOT/"tests")
+        if not said: sys.exit(f"tests/{name} does not say in its first line what it is for")
+        first = " ".join(said.split("\n\n")[0].split())
+        lines.append(f"| [{name}](tests/{name}) | {first} |")
     table = "\n".join(["| file | what it says |", "|---|---|", *lines])
     return re.sub(r"(<!-- tests -->\n).*?(<!-- /tests -->)", lambda m: f"{m[1]}\n{table}\n\n{m[2]}", contributing,
                   flags=re.S)

@@ -7,7 +7,9 @@
    rounds sums in another order, so a difference in digits is no fault of the code.
 4. tests/, by pytest.
 
-`--quick` leaves out tests marked slow, `--full` adds those marked full.
+`--quick` leaves out tests marked slow, `--full` adds those marked full. `--coverage` has pytest end with a table of the
+package's modules, the share of lines that tests/ run in pytest's own processes: commands that a test starts as a user
+does are not counted, nor are the notebooks. It makes the tests slower, so it is off unless asked for.
 """
 import argparse
 import filecmp
@@ -72,10 +74,18 @@ def test_notebook(path, flags, strict):
     return run([sys.executable, "scripts/outputs_check.py", *told, str(path), "--flags", flags], LIMIT, env=env)
 
 
+def pytest_command(marks, xml, coverage=False, tests=("tests",)):
+    "The command that runs tests of these marks and writes their results to `xml`; with `coverage` it prints a table."
+    more = ["--cov=rl4vlm", "--cov-report=term"] if coverage else []
+    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks, f"--junitxml={xml}",
+            "--durations=8", *more, *map(str, tests)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--full", action="store_true", help="every seed and every kill")
+    parser.add_argument("--coverage", action="store_true", help="a table at the end: what tests/ run of each module")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rl4vlm-test-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder   # a run leaves gigabytes of models and compiled code behind
@@ -110,8 +120,8 @@ def test(args):
     marks = "not slow and not full" if args.quick else "" if args.full else "not full"
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder)/"tests.xml"
-        code = subprocess.run([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks,
-                               f"--junitxml={xml}", "--durations=8", "tests"], cwd=ROOT).returncode
+        code = subprocess.run(pytest_command(marks, xml, args.coverage), cwd=ROOT,
+                              env={**os.environ, "COVERAGE_FILE": f"{folder}/coverage"}).returncode
         cases = list(ET.parse(xml).getroot().iter("testcase")) if xml.exists() else []
     bad = [c.get("name") for c in cases if c.find("failure") is not None or c.find("error") is not None]
     skipped = sum(c.find("skipped") is not None for c in cases)

@@ -30,8 +30,8 @@ def show(step, steps, loss):
 
 if __name__ == "__main__":
     config = auto_cli(SFTConfig, as_positional=False)
-    task, rows, validation = (Task.from_config(config), sft_rows(config),
-                              sft_rows(config, "validation") if config.best == "loss" else ())
+    task, rows = Task.from_config(config), sft_rows(config)
+    validation = sft_rows(config, "validation") if config.best == "loss" else ()
     if config.check_actions and not config.captions: check_task(rows, task)
     claim_run_folder(config.out, asdict(config), config.resume, config.overwrite)
     model = resolve_model(config.model, task)

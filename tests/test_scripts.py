@@ -1,4 +1,6 @@
-"The scripts that people copy: run for real, from examples to a trained policy."
+"The scripts that people copy: run for real, from examples to a trained policy; and the table of coverage."
+import ast
+import importlib.util
 import json
 import os
 import re
@@ -38,6 +40,19 @@ def test_examples_to_policy(tmp_path, blind_model):
     assert moved and all("lora" in n for n in moved), "the adapter learned, and nothing else did"
 
 
+def test_coverage_is_printed_by_module_when_it_is_asked_for(tmp_path):
+    spec = importlib.util.spec_from_file_location("run_tests", ROOT/"scripts"/"run_tests.py")
+    spec.loader.exec_module(run_tests := importlib.util.module_from_spec(spec))
+    (tmp_path/"test_one.py").write_text("def test_one():\n    from rl4vlm.statistics import wilson\n    wilson(1, 2)\n")
+    for asked in (False, True):
+        command = run_tests.pytest_command("", tmp_path/"tests.xml", asked, [tmp_path/"test_one.py"])
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "COVERAGE_FILE": str(tmp_path/"coverage")})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert bool(re.search(r"^rl4vlm/statistics\.py +\d+ +\d+ +[1-9]\d?%$", done.stdout, re.M)) == asked, done.stdout
+        assert "_modidx" not in done.stdout and "1 passed" in done.stdout
+
+
 @pytest.mark.parametrize("script, name", [("train_ppo.py", "PPOConfig"), ("train_sft.py", "SFTConfig")])
 def test_a_script_opens_with_the_command_that_runs_it(script, name):
     import rl4vlm.config
@@ -46,5 +61,4 @@ def test_a_script_opens_with_the_command_that_runs_it(script, name):
     known = {f.name for f in fields(getattr(rl4vlm.config, name))}
     assert commands
     for option in re.findall(r"--([\w.]+)", " ".join(commands)): assert option.split(".")[0] in known, option
-    assert len([l for l in text.split('"""')[2].split("if __name__")[1].splitlines()[1:]
-                if l.strip()]) <= 8, "short enough to copy"
+    assert len(ast.parse(text).body[-1].body) <= 9, "short enough to copy"

@@ -67,8 +67,8 @@ def run(options):
     faster = t[0] / t[2]
     limit = "met" if view <= 0.005 else "**missed**"
     steps = [["6 places", rate(t[0]), rate(t[2]), ratio(faster), verdict(faster, 1.5)]]
-    return f"""Games are generated; commands are random ones that change something. Times of resets, steps and images are
-processor time; steps include the image.
+    return f"""Games are generated; commands are random ones that change something. Times of resets, steps and images
+are processor time; steps include the image.
 
 {table(["one environment", "reset", "step", "steps", "target"], rows)}
 

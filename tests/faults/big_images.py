@@ -1,4 +1,7 @@
-"What a collection, an evaluation or a look at frames needs at its peak: python big_images.py collect|eval|tiny EPISODES FOLDER, in megabytes beyond the start."
+"""What a collection, an evaluation or a look at frames needs at its peak, in megabytes beyond the start.
+
+    python big_images.py collect|eval|tiny EPISODES FOLDER
+"""
 import resource
 import sys
 import gymnasium
@@ -7,7 +10,8 @@ from rl4vlm.tasks import Task, register_task
 
 class Big(gymnasium.Env):
     "Another image of 400 × 600 pixels at every step, for 20 steps."
-    action_space, observation_space, render_mode = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(1), "rgb_array"
+    action_space, observation_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(1)
+    render_mode = "rgb_array"
     def reset(self, seed=None, options=None): self.n, self.seed = 0, seed; return 0, {}
     def step(self, action): self.n += 1; return 0, 1.0, self.n == 20, False, {}
     def render(self):
@@ -38,6 +42,7 @@ if __name__ == "__main__":
     before = peak()
     if what == "collect": collect(CollectConfig(task="BigImages", actor="random", episodes=episodes,
                                                 rollout=dict(envs=4), shard_episodes=episodes, out=folder))
-    if what == "eval": evaluate("BigImages", RandomActor(make_task("BigImages")), range(episodes), envs=4, store=EpisodeStore(folder))
+    if what == "eval":
+        evaluate("BigImages", RandomActor(make_task("BigImages")), range(episodes), envs=4, store=EpisodeStore(folder))
     if what == "tiny": sample_frames(make_task("BigImages"), episodes)
     print(round(peak() - before))
