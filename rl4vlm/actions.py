@@ -7,7 +7,10 @@ __all__ = ['MOST_PIXELS', 'MOST_NUMBERS', 'Actions', 'as_actions', 'Several', 'N
            'call_of', 'FreeText', 'Numbered', 'Vector', 'actions_of_space', 'round_trip']
 
 # %% ../nbs/11_actions.ipynb #a65f540f
-import json, math, re, string
+import json
+import math
+import re
+import string
 from dataclasses import dataclass
 from typing import Any
 import numpy as np

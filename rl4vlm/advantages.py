@@ -9,7 +9,8 @@ __all__ = ['ROUNDING', 'gae', 'following_values', 'group_mean', 'group_range', '
 
 # %% ../nbs/34_advantages.ipynb #3c879e50
 from dataclasses import dataclass
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import Tensor
 from .config import PPOConfig
 from .core import InvariantError

@@ -7,7 +7,8 @@ __all__ = ['pad', 'Reference', 'mismatch_weights', 'score_turns', 'normalised', 
            'correct_mismatch', 'make_batch']
 
 # %% ../nbs/35_batch.ipynb #46a59a22
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import Tensor
 from .advantages import ROUNDING, compute_advantages
 from .config import GROUPED, LossConfig, PPOConfig

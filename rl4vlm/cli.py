@@ -9,18 +9,50 @@ __all__ = ['IMPORTED', 'ESTIMATED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIE
            'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
-import errno, importlib, importlib.resources, json, logging, os, re, shlex, shutil, sys, warnings
+import errno
+import importlib
+import importlib.resources
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-from .config import (AlfworldConfig, CollectConfig, DoctorConfig, EngineCommandConfig, EvalConfig, MergeConfig,
-                           Options, PipelineConfig, PPOConfig, PreprocessConfig, ReportConfig, SFTConfig, TasksConfig,
-                           TRLConfig)
+from rl4vlm.config import (
+    AlfworldConfig,
+    CollectConfig,
+    DoctorConfig,
+    EngineCommandConfig,
+    EvalConfig,
+    MergeConfig,
+    Options,
+    PipelineConfig,
+    PPOConfig,
+    PreprocessConfig,
+    ReportConfig,
+    SFTConfig,
+    TasksConfig,
+    TRLConfig,
+)
+from rl4vlm.core import (
+    Heartbeat,
+    RL4VLMError,
+    UsageError,
+    did_you_mean,
+    printable,
+    read_text,
+    set_status,
+    tell,
+    without_secrets,
+)
 from .config_parts import MOVED, is_part, option_paths, today, today_tree
-from .core import (RL4VLMError, Heartbeat, UsageError, did_you_mean, set_status, printable, read_text, tell,
-                         without_secrets)
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
@@ -139,8 +171,8 @@ def cmd_eval(config:EvalConfig)->int:
 
 def _checkpoint(config, name:str, screen)->str:
     from functools import partial
-    from rl4vlm.tiny import resolve_model
     from rl4vlm.tasks import make_task
+    from rl4vlm.tiny import resolve_model
     if name.startswith("openai:"): return name
     task = config.tasks[0] if config.tasks and config.tasks != ["all"] else config.task
     return resolve_model(name, make_task(task, **config.task_options), partial(screen.tell, name="tiny base model"))
@@ -438,7 +470,8 @@ def _where(error:BaseException)->str:
 # %% ../nbs/56_cli.ipynb #c3b67e26
 def read_options(command:str, arguments:list)->Any:
     "The configuration of a command from its `arguments`, or `UsageError` in one line."
-    import argparse, yaml
+    import argparse
+    import yaml
     parser, config = build_parser(command), COMMANDS[command][1]
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")

@@ -7,15 +7,15 @@ __all__ = ['collector', 'collect']
 
 # %% ../nbs/41_collect.ipynb #d7977734
 import time
-from contextlib import closing
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from .config import CollectConfig
 from .core import episode_seed
-from .store import Album, EpisodeStore, write_card
 from .labellers import AnswerLog, Labelled, make_actor
 from .rollout import Actor, has_oracle, play
 from .run_folder import RunFolder
+from .store import Album, EpisodeStore, write_card
 from .tasks import make_task
 
 # %% ../nbs/41_collect.ipynb #84a7a7b7

@@ -6,10 +6,10 @@
 __all__ = ['check_names', 'run_collect', 'sft_rows', 'check_for_model', 'task_captions', 'run_sft', 'panel_success', 'run_ppo']
 
 # %% ../nbs/53_commands.ipynb #efc77544
-from typing import Any
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from .config import CollectConfig, PPOConfig, SFTConfig
 from .config_parts import actor_parts
 from .core import UsageError, set_status

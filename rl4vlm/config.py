@@ -12,11 +12,26 @@ __all__ = ['GROUPED', 'ADVANTAGES', 'CRITIC', 'MISMATCH', 'CollectConfig', 'Filt
 # %% ../nbs/02_config.ipynb #8d523978
 from dataclasses import dataclass, field, replace
 from typing import Any
+from rl4vlm.config_parts import (
+    AskConfig,
+    EngineConfig,
+    KLConfig,
+    LoadingConfig,
+    LoRAConfig,
+    OptimConfig,
+    Options,
+    RequestConfig,
+    RolloutConfig,
+    RowsConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainingLoadingConfig,
+    actor_parts,
+    check_choice,
+    check_range,
+    check_trainable,
+)
 from .core import UsageError, moved
-from .config_parts import (AskConfig, EngineConfig, KLConfig, LoadingConfig, LoRAConfig, OptimConfig, Options,
-                                 RequestConfig, RolloutConfig,
-                                 RowsConfig, RunConfig, SamplingConfig, TrainingLoadingConfig, actor_parts,
-                                 check_choice, check_range, check_trainable)
 
 # %% ../nbs/02_config.ipynb #0f35348f
 @dataclass

@@ -9,7 +9,9 @@ __all__ = ['MOVED', 'PARTS', 'ACTORS', 'ENGINES', 'TRACKERS', 'today', 'today_tr
            'EngineConfig', 'OptimConfig', 'KLConfig', 'RunConfig', 'RowsConfig']
 
 # %% ../nbs/01_config_parts.ipynb #f150058a
-import math, re, warnings
+import math
+import re
+import warnings
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any

@@ -9,13 +9,15 @@ __all__ = ['EXACT', 'ROUNDED', 'CLAUSES', 'OPTIONAL', 'COARSE', 'QUICK', 'Subjec
            'examine', 'run_contract', 'check_contract', 'contract_row', 'family_outcome', 'family_outcomes']
 
 # %% ../nbs/26_contract.ipynb #43b70934
-import tempfile, warnings
+import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from unittest.mock import patch as replaced
-import numpy as np, torch
+import numpy as np
+import torch
 from .config import LoRAConfig
 from .core import UsageError
 from .families import FAMILIES, build_family

@@ -7,10 +7,11 @@ __all__ = ['ROLES', 'marked_parts', 'marked_text', 'from_llava', 'from_messages'
            'answers_of', 'count_images', 'told_bad', 'is_validation', 'JsonConversations', 'write_conversations']
 
 # %% ../nbs/42_conversations.ipynb #1060b394
-import json, re
-from typing import Any
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from .core import UsageError, from_json, json_lines, read_text, stream_seed, well_formed
 from .images import RowError, need, open_image
 

@@ -9,7 +9,17 @@ __all__ = ['REPOSITORY', 'SECRET_WORDS', 'NOT_RECORDED', 'TRAIN_SEED_START', 'RL
            'Heartbeat', 'set_status', 'stream_seed', 'episode_seed', 'seed_everything', 'cache_dir', 'moved', 'renamed']
 
 # %% ../nbs/00_core.ipynb #12ae74f4
-import difflib, hashlib, json, math, os, random, re, sys, threading, time, warnings
+import difflib
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
@@ -205,7 +215,8 @@ def episode_seed(
 # %% ../nbs/00_core.ipynb #3521a96d
 def seed_everything(seed:int)->None:
     "Give `seed` to Python, NumPy and PyTorch (all devices)."
-    import numpy as np, torch
+    import numpy as np
+    import torch
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

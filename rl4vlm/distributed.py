@@ -8,12 +8,17 @@ __all__ = ['SHARED', 'launched', 'with_deepspeed', 'check_connected', 'Ranks', '
            'whole_engine', 'read_images']
 
 # %% ../nbs/30_distributed.ipynb #ab323d52
-import atexit, math, os, sys, threading, time
-from typing import Any
+import atexit
+import math
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 import torch
 from fastcore.basics import patch
 from torch.optim.adamw import adamw

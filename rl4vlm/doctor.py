@@ -8,12 +8,18 @@ __all__ = ['STATES', 'MODULES', 'FEATURES', 'TOOLS', 'Finding', 'requirements', 
            'run_doctor']
 
 # %% ../nbs/55_doctor.ipynb #ffba7c63
-import importlib, importlib.metadata, os, platform, shutil, tempfile, warnings
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from .core import cache_dir, set_status, install_extra, tell
+from .core import cache_dir, install_extra, set_status, tell
 
 # %% ../nbs/55_doctor.ipynb #ba77ce3f
 STATES = ("ok", "info", "missing", "broken")
@@ -74,7 +80,9 @@ def check_package(
 @contextmanager
 def _quiet()->Iterator[None]:
     "Keep what libraries say while they are imported off the screen, and leave their loggers as they were."
-    import contextlib, io, logging
+    import contextlib
+    import io
+    import logging
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     quiet = io.StringIO()

@@ -8,20 +8,29 @@ __all__ = ['DEVICES', 'USED', 'LAYER_START', 'HEADS', 'known_models', 'shapes_of
            'estimate', 'layout_name', 'describe', 'check_paper', 'run_paper', 'only_on_paper']
 
 # %% ../nbs/52_dry_run.ipynb #78fc5b9f
-import json, math
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 import torch
+from rl4vlm.models import (
+    add_lora,
+    check_model,
+    check_parts,
+    checkpoint_kind,
+    load_config,
+    load_processor,
+    part_of,
+    train_parts,
+)
 from .config import LoRAConfig
 from .core import UsageError
-from .static_cache import padded_rows, padded_length
 from .generate import cache_bytes
 from .logprobs import BUFFER
-from .models import (add_lora, check_model, check_parts, checkpoint_kind, load_config, load_processor, part_of,
-                           train_parts)
+from .static_cache import padded_length, padded_rows
 
 # %% ../nbs/52_dry_run.ipynb #4aeaf942
 def known_models()->dict: # name -> dict(billions=parameters by its page, config=what of `config.json` decides shapes)

@@ -7,7 +7,16 @@ __all__ = ['NEEDS', 'PARALLEL', 'EngineError', 'Failed', 'Refused', 'ask', 'one_
            'check_server', 'VLLM', 'check_engine', 'adapter_of', 'make_engine', 'engine_for', 'server_line']
 
 # %% ../nbs/23_engine.ipynb #5050310b
-import http.client, json, os, secrets, shlex, shutil, time, urllib.error, urllib.request, warnings
+import http.client
+import json
+import os
+import secrets
+import shlex
+import shutil
+import time
+import urllib.error
+import urllib.request
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,6 +26,18 @@ from pathlib import Path
 from threading import RLock
 import numpy as np
 from fastcore.basics import patch
+from rl4vlm.vllm_server import (
+    Server,
+    as_flags,
+    healthy,
+    lay_extension,
+    pick_platform,
+    reach,
+    server_environment,
+    server_options,
+    server_program,
+    serving_folder,
+)
 from .config_parts import EngineConfig
 from .core import InvariantError, RL4VLMError, UsageError
 from .files import read_json
@@ -25,8 +46,6 @@ from .images import data_url
 from .models import checkpoint_kind, part_of, write_index
 from .policy import VLMPolicy
 from .types import EncodedPrompt, Response
-from .vllm_server import (Server, as_flags, healthy, lay_extension, pick_platform, reach, server_environment,
-                                server_options, server_program, serving_folder)
 
 # %% ../nbs/23_engine.ipynb #145d92f2
 class EngineError(RL4VLMError):

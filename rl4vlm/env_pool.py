@@ -7,11 +7,25 @@ __all__ = ['MAX_LOSSES', 'WORKERS_PAY', 'TaskEnv', 'ask_each', 'live_processes',
            'Guard', 'EnvPool', 'seconds_per_call', 'choose_workers']
 
 # %% ../nbs/13_env_pool.ipynb #95e7f473
-import ctypes, json, os, select, signal, socket, subprocess, sys, threading, time, traceback, warnings, weakref
-from typing import Any, Self
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+import weakref
 from multiprocessing.connection import wait
 from pathlib import Path
-import cloudpickle, gymnasium, numpy as np
+from typing import Any, Self
+import cloudpickle
+import gymnasium
+import numpy as np
 from fastcore.basics import patch
 from .actions import as_actions
 from .core import RL4VLMError, UsageError

@@ -7,12 +7,16 @@ __all__ = ['evaluate', 'markdown_table', 'as_markdown', 'comparison_as_markdown'
            'trained_on', 'evaluate_all']
 
 # %% ../nbs/25_evaluate.ipynb #92a84274
+import csv
+import io
+import re
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-import csv, io, re, time, warnings
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from . import __version__
@@ -26,7 +30,9 @@ from .statistics import compare, mean_columns, summarise
 from .store import EpisodeStore
 from .tasks import list_tasks, make_task, weights_of
 from .types import cause_today
-if TYPE_CHECKING: from rl4vlm.policy import VLMPolicy   # imports torch, which random play does without
+
+if TYPE_CHECKING:
+    from rl4vlm.policy import VLMPolicy  # imports torch, which random play does without
 
 # %% ../nbs/25_evaluate.ipynb #27ae262d
 @delegates(play_panel)

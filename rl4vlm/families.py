@@ -9,7 +9,10 @@ __all__ = ['FAMILIES', 'PROCESSORS', 'CHAT_TOKENS', 'NAMED_TOKENS', 'ORDINARY', 
            'image_values', 'processor_values', 'small_processor', 'image_id', 'build_family']
 
 # %% ../nbs/24_families.ipynb #af9d1ec1
-import copy, importlib, inspect, re
+import copy
+import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 from .core import UsageError, did_you_mean

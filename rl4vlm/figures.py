@@ -7,14 +7,18 @@ __all__ = ['PANELS_DRAWN', 'captioned', 'episode_strip', 'write_gif', 'learning_
 
 # %% ../nbs/51_figures.ipynb #ac02b851
 import io
-from typing import TYPE_CHECKING
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np
 from .core import UsageError
 from .files import write_atomic
 from .runs import known_number
-if TYPE_CHECKING: import PIL.Image, PIL.ImageFont, matplotlib.figure
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import PIL.Image
+    import PIL.ImageFont
 
 # %% ../nbs/51_figures.ipynb #5e63349a
 def _font(size:int)->"PIL.ImageFont.FreeTypeFont":

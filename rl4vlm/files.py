@@ -7,9 +7,14 @@ __all__ = ['MODEL_FILES', 'move_into_place', 'write_file', 'write_atomic', 'writ
            'replace_folder', 'write_into', 'JsonLines', 'damaged_file', 'input_files', 'fingerprint', 'scratch']
 
 # %% ../nbs/02_files.ipynb #7c7e7228
-import hashlib, os, shutil, sys, warnings, zipfile
-from typing import Any
+import hashlib
+import os
+import shutil
+import sys
+import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 from .core import DamagedError, RL4VLMError, from_json, json_lines, to_json
 
 # %% ../nbs/02_files.ipynb #ee0203f6
@@ -177,8 +182,9 @@ class JsonLines:
 # %% ../nbs/02_files.ipynb #058b331f
 def damaged_file(folder)->Path|None: # None if all can be read
     "The first file of `folder` (or that file) that was cut short: archives by their sums, tensors by their sizes."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from safetensors import SafetensorError, safe_open
-    import pyarrow as pa, pyarrow.parquet as pq
     for path in sorted(Path(folder).rglob("*")) if Path(folder).is_dir() else [Path(folder)]:
         try:
             if path.suffix == ".safetensors": safe_open(path, "np")
@@ -220,7 +226,8 @@ def fingerprint(
 # %% ../nbs/02_files.ipynb #f5e40bbc
 def scratch(folder)->str: # the path of a folder
     "Where files beside the data in `folder` may be kept: its own .cache/, or a temporary folder if it is read-only."
-    import atexit, tempfile
+    import atexit
+    import tempfile
     cache = Path(folder)/".cache"
     try:
         cache.mkdir(exist_ok=True)

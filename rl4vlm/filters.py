@@ -6,13 +6,15 @@
 __all__ = ['turn_scores', 'choose', 'judge_question', 'read_opinion', 'judge']
 
 # %% ../nbs/41_filters.ipynb #c1a17654
-import hashlib, json, re
-from collections.abc import Callable
+import hashlib
+import json
+import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from .config import FilterConfig
 from .core import UsageError, stream_seed
-from .labellers import AnswerLog, make_actor
 from .images import as_image
+from .labellers import AnswerLog, make_actor
 from .types import Prompt
 
 # %% ../nbs/41_filters.ipynb #a35cd9e4

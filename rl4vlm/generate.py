@@ -7,8 +7,9 @@ __all__ = ['BLOCK', 'draw', 'filter_logits', 'cache_bytes', 'check_cache', 'Samp
            'prompt_values', 'given_values', 'Engine', 'Sampler']
 
 # %% ../nbs/22_generate.ipynb #5bb72eb1
-import numpy as np, torch
 from typing import Any
+import numpy as np
+import torch
 from torch import Tensor
 from .core import InvariantError, UsageError
 from .policy import Decoding, VLMPolicy

@@ -7,11 +7,17 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'RowError', 'need', 'as_image', 'image_key',
            'image_bytes']
 
 # %% ../nbs/02_images.ipynb #846c426c
-import base64, hashlib, io, struct, warnings
-from typing import Any, TYPE_CHECKING
+import base64
+import hashlib
+import io
+import struct
+import warnings
+from typing import TYPE_CHECKING, Any
 import numpy as np
 from .core import UsageError
-if TYPE_CHECKING: import PIL.Image
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 # %% ../nbs/02_images.ipynb #8af0b7b8
 class RowError(UsageError):

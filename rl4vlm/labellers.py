@@ -7,9 +7,17 @@ __all__ = ['RECORD', 'AnswerLog', 'question_key', 'Remembering', 'request_messag
            'panel_actor', 'Labelled']
 
 # %% ../nbs/40_labellers.ipynb #39710937
-import asyncio, hashlib, json, math, os, random, threading, time, warnings
-from collections.abc import Iterator
+import asyncio
+import hashlib
+import json
+import math
+import os
+import random
+import threading
+import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import replace
 from datetime import timezone
@@ -136,7 +144,8 @@ class ServerActor(Actor):
         ask:AskConfig=None,
         spent:dict=None,      # requests and tokens of earlier runs that count towards the budget
     ):
-        try: import openai
+        try:
+            import openai
         except ImportError as e:
             raise UsageError(f"a model behind a server needs the package openai: {install_extra('label')}") from e
         self.model, self.url, self.config, self.name = model, url, ask or AskConfig(), f"openai:{model}"

@@ -6,8 +6,8 @@
 __all__ = ['PIECE', 'BUFFER', 'KEEP', 'Forbidden', 'TokenScores', 'LinearScores', 'token_scores']
 
 # %% ../nbs/20_logprobs.ipynb #8411371c
-import torch
 from collections.abc import Iterator
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -7,14 +7,22 @@ __all__ = ['merge_adapter']
 
 # %% ../nbs/21_merge.ipynb #736bd526
 import shutil
+from pathlib import Path
 from typing import Any
 import numpy as np
-from pathlib import Path
 import torch
+from rl4vlm.models import (
+    add_kinds,
+    check_weights,
+    checkpoint_kind,
+    load_config,
+    load_vlm,
+    pick_dtype,
+    read_by_processor,
+    write_index,
+)
 from .core import UsageError
 from .files import read_json, replace_folder
-from .models import (add_kinds, check_weights, checkpoint_kind, load_config, load_vlm, pick_dtype,
-                           read_by_processor, write_index)
 
 # %% ../nbs/21_merge.ipynb #d0c130be
 def _base_dtype(base:str)->torch.dtype:

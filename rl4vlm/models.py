@@ -10,14 +10,18 @@ __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'LAYOUT', 'SMALL', 'OLD_NAME
            'why_not', 'check_model', 'check_learnable', 'load_processor', 'load_vlm', 'logit_rule', 'write_index']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
-import inspect, os, re, warnings
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from collections.abc import Callable, Iterator
 from typing import Any
-import numpy as np, torch
+import numpy as np
+import torch
 from PIL import Image
 from .config import LoRAConfig
 from .core import InvariantError, RL4VLMError, UsageError, did_you_mean, install_extra

@@ -7,9 +7,10 @@ __all__ = ['CAUSES', 'MAX_DEPTH', 'MAX_REREAD', 'MAX_STRUCTURE', 'MAX_STATEMENTS
            'make_tool_call', 'read_calls', 'parse_tool_call']
 
 # %% ../nbs/10_parsing.ipynb #a0383ca4
-import json, re
-from collections.abc import Iterator
+import json
+import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise

@@ -6,17 +6,22 @@
 __all__ = ['STAGES', 'with_shared_options', 'Stage', 'stage_key', 'clear', 'run_pipeline', 'redo_from', 'peak_memory_gb']
 
 # %% ../nbs/54_pipeline.ipynb #8893f3b7
+import hashlib
+import json
+import resource
+import shutil
+import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
-import hashlib, json, resource, shutil, sys, time
 from .commands import check_names, run_collect, run_ppo, run_sft
 from .config import PipelineConfig
 from .config_parts import first_name
 from .core import DamagedError, UsageError, did_you_mean, flatten_dict, without_secrets
 from .files import damaged_file, fingerprint, input_files, read_json, write_atomic, write_json
 from .progress import Screen
-from .run_folder import MAY_DIFFER, as_before, RunFolder, claim_run_folder, lock_run_folder
+from .run_folder import MAY_DIFFER, RunFolder, as_before, claim_run_folder, lock_run_folder
 from .tasks import Task
 
 # %% ../nbs/54_pipeline.ipynb #d8e6fd8b

@@ -6,25 +6,41 @@
 __all__ = ['ALONE', 'FAST', 'TOKEN_INPUTS', 'PromptEncoder', 'VLMPolicy', 'Decoding', 'PlainDecoding', 'Scores', 'token_weights']
 
 # %% ../nbs/21_policy.ipynb #91e86b64
-import inspect, json, re
+import inspect
+import json
+import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
-import numpy as np, torch
-from torch import nn
+import numpy as np
+import torch
 from fastcore.basics import patch
+from torch import nn
+from rl4vlm.models import (
+    LAYOUT,
+    add_kinds,
+    check_weights,
+    checkpoint_kind,
+    fill_model,
+    image_token,
+    load_processor,
+    load_vlm,
+    logit_rule,
+    need_all,
+    output_layer,
+    part_of,
+    read_by_processor as read_in_a_way,
+    write_index,
+)
 from .core import InvariantError, UsageError, seed_everything
 from .files import read_json
-from .logprobs import Forbidden, token_scores
-from .models import (LAYOUT, add_kinds, check_weights, checkpoint_kind, fill_model, image_token,
-                           load_processor, load_vlm, logit_rule, need_all, output_layer, part_of,
-                           read_by_processor as read_in_a_way, write_index)
 from .images import as_image, image_key
+from .logprobs import Forbidden, token_scores
 from .types import EncodedPrompt
 
 # %% ../nbs/21_policy.ipynb #46d21e6f

@@ -7,35 +7,37 @@ __all__ = ['MEANS', 'SIGNAL_TURNS', 'SIGNAL_PROMPTS', 'RunningStd', 'learning_ra
            'describe_rollout', 'describe_tasks', 'memory_advice', 'train_ppo']
 
 # %% ../nbs/36_ppo.ipynb #9c7b361c
+import math
+import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
-import math, time, warnings
-from collections.abc import Iterator
 from typing import Any, cast
-import numpy as np, torch
+import numpy as np
+import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
-from .run_folder import RunFolder, StopSignal, exit_for_requeue, load_newest, save_checkpoint
 from .config import CRITIC, GROUPED, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, moved, seed_everything, stream_seed
-from .files import replace_folder
-from .engine import EngineError
-from .generate import Engine, Sampler
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
-from .panels import panel_seeds
-from .statistics import summarise
+from .engine import EngineError
+from .files import replace_folder
+from .generate import Engine, Sampler
 from .losses import check_finite, check_same_policy, kl_estimate, ppo_loss, value_loss
-from .signals import agreement, cross_scores, mutual_information, signal_share, two_halves
+from .panels import panel_seeds
 from .policy import Scores, VLMPolicy
-from .rollout import Plan, Player, PolicyActor, has_steps
-from .rollout import play as play_episodes
+from .rollout import Plan, Player, PolicyActor, has_steps, play as play_episodes
+from .run_folder import RunFolder, StopSignal, exit_for_requeue, load_newest, save_checkpoint
+from .signals import agreement, cross_scores, mutual_information, signal_share, two_halves
+from .statistics import summarise
 from .store import EpisodeStore
 from .tasks import make_task
 from .tracking import start_trackers

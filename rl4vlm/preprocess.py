@@ -7,8 +7,8 @@ __all__ = ['conversation', 'preprocess', 'told', 'is_json', 'Conversations', 'ch
 
 # %% ../nbs/43_preprocess.ipynb #c73c703e
 import json
-from collections.abc import Iterator
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -16,11 +16,11 @@ from .config import FilterConfig, PreprocessConfig
 from .conversations import JsonConversations, check_row, is_validation, told_bad, write_conversations
 from .core import UsageError, from_json
 from .files import scratch, write_file, write_json
+from .filters import choose
+from .images import RowError, image_bytes, image_size, need, open_image
+from .labellers import AnswerLog
 from .run_folder import RunFolder
 from .store import EpisodeStore
-from .images import RowError, need, open_image, image_bytes, image_size
-from .labellers import AnswerLog
-from .filters import choose
 
 # %% ../nbs/43_preprocess.ipynb #dcab3af7
 def conversation(row:dict)->dict: # messages (list), images (list)
@@ -88,8 +88,6 @@ def _write_turns(rows, indices:list, file:str, chunk:int=64)->None:
             part = indices[start:start + chunk]
             writer.write_table(stored[part].select(schema.names).cast(schema) if part else schema.empty_table())
 
-
-
 # %% ../nbs/43_preprocess.ipynb #537a155d
 def _json_rows(config:PreprocessConfig)->dict:
     "The rows of a JSON file."
@@ -109,7 +107,8 @@ def _json_rows(config:PreprocessConfig)->dict:
 
 def _write_rows(data:JsonConversations, indices:list, file:str, chunk:int=64)->None:
     "Write conversations of a JSON file as Parquet."
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     schema = _schema()
     with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, max(len(indices), 1), chunk):
@@ -125,8 +124,8 @@ def _stored(row:dict)->dict:
 
 # %% ../nbs/43_preprocess.ipynb #a195d124
 def _parquet_rows(path:Path)->Any: # a `datasets.Dataset`, images as bytes
-    import pyarrow.parquet as pq
     from glob import escape
+    import pyarrow.parquet as pq
     from datasets import Dataset
     if not path.exists():
         raise UsageError(f"no conversations at {path}; `rl4vlm preprocess --data EPISODES --out RUN` writes them")

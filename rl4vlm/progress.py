@@ -6,11 +6,14 @@
 __all__ = ['BASE', 'UPDATE_COLUMNS', 'Screen', 'update_line', 'update_head']
 
 # %% ../nbs/50_progress.ipynb #d2feee52
-import sys, time
-from typing import Self, TYPE_CHECKING
+import sys
+import time
+from typing import TYPE_CHECKING, Self
 from fastcore.basics import patch
-from .core import Heartbeat, set_status, printable
-if TYPE_CHECKING: import rich.progress
+from .core import Heartbeat, printable, set_status
+
+if TYPE_CHECKING:
+    import rich.progress
 
 BASE = "tiny base model"   # what is made first, if it is not in the cache
 

@@ -8,14 +8,16 @@ __all__ = ['SECTIONS', 'LEFT_OUT', 'markdown_table', 'stages_of', 'options_of', 
            'short_table', 'recorded', 'first_frame', 'task_page']
 
 # %% ../nbs/57_reference.ipynb #ea53af52
-import inspect, json, re
-import gymnasium as gym
+import inspect
+import json
+import re
 from pathlib import Path
+import gymnasium as gym
 from fastcore.docments import docments
 from .actions import Actions
 from .cli import COMMANDS, build_parser
-from .tasks import Task, make_task
 from .env_pool import TaskEnv
+from .tasks import Task, make_task
 
 # %% ../nbs/57_reference.ipynb #4978312c
 def markdown_table(

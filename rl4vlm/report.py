@@ -7,20 +7,28 @@ __all__ = ['MOST_EPISODES', 'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 
            'write_report', 'report_server', 'serve_report']
 
 # %% ../nbs/51_report.ipynb #7cc89fc3
-import base64, hashlib, html, io, json, math, re
-from typing import Any, TYPE_CHECKING
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import re
 from collections import defaultdict
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 import numpy as np
 from . import __version__
 from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets
 from .files import write_atomic
-from .run_folder import RUN_SIGNS, RunFolder
 from .images import open_image
+from .run_folder import RUN_SIGNS, RunFolder
 from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
-if TYPE_CHECKING: import http.server
+
+if TYPE_CHECKING:
+    import http.server
 
 # %% ../nbs/51_report.ipynb #866b765e
 def in_turns(

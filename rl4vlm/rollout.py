@@ -7,19 +7,19 @@ __all__ = ['MAX_RETRIES', 'RESERVED', 'MAX_LOST', 'KEPT', 'Actor', 'RandomActor'
            'PolicyActor', 'Plan', 'Player', 'Halted', 'play']
 
 # %% ../nbs/23_rollout.ipynb #6e385644
+import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-import hashlib
 from threading import Lock
 from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 from .actions import Several, as_actions
 from .core import InvariantError, RL4VLMError, UsageError, moved, stream_seed
-from .images import image_key
 from .env_pool import EnvPool
+from .images import image_key
 from .tasks import Task, make_task
 from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
 

@@ -8,9 +8,15 @@ __all__ = ['MAY_DIFFER', 'SINCE', 'RUN_SIGNS', 'UNBEGUN', 'RUN_FILES', 'RunFolde
            'load_newest', 'last_trainer_checkpoint', 'StopSignal', 'exit_for_requeue']
 
 # %% ../nbs/03_run_folder.ipynb #518de53d
-import os, re, shutil, signal, threading, time, warnings
-from typing import Any, Self
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+import warnings
 from pathlib import Path
+from typing import Any, Self
 from .config_parts import EngineConfig, RequestConfig, today
 from .core import DamagedError, Interrupted, RL4VLMError, UsageError, flatten_dict, read_text, without_secrets
 from .files import JsonLines, damaged_file, read_json, recover_folder, replace_folder, write_atomic, write_json

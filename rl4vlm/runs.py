@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from . import __version__
 from .core import DamagedError, UsageError, did_you_mean
+from .files import JsonLines, read_json
 from .run_folder import RUN_SIGNS, RunFolder
 from .statistics import summarise
-from .files import JsonLines, read_json
 from .store import count_episodes
 from .types import cause_today
 

@@ -8,23 +8,28 @@ __all__ = ['split_row', 'Collator', 'learnable', 'row_costs', 'GroupedSampler', 
            'resume_point', 'frozen_heads', 'train_sft']
 
 # %% ../nbs/32_sft.ipynb #4df55763
-from typing import Any, Self
+import json
+import math
+import os
+import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-import json, math, os, shutil, warnings
-import numpy as np, torch
+from typing import Any, Self
+import numpy as np
+import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from .run_folder import RunFolder, StopSignal, exit_for_requeue, last_trainer_checkpoint
 from .config import SFTConfig
 from .core import InvariantError, UsageError
-from .files import read_json, replace_folder, write_atomic, write_into, write_json
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
+from .files import read_json, replace_folder, write_atomic, write_into, write_json
 from .images import RowError, as_image
 from .models import check_weights
 from .policy import PromptEncoder, VLMPolicy
+from .run_folder import RunFolder, StopSignal, exit_for_requeue, last_trainer_checkpoint
 from .tracking import start_trackers
 
 # %% ../nbs/32_sft.ipynb #845c65b9

@@ -7,7 +7,8 @@ __all__ = ['two_halves', 'signal_share', 'agreement', 'mutual_information', 'cro
 
 # %% ../nbs/35_signals.ipynb #d53a9fd8
 import math
-import numpy as np, torch
+import numpy as np
+import torch
 from .policy import VLMPolicy
 
 # %% ../nbs/35_signals.ipynb #4ed34e5d

@@ -6,8 +6,8 @@
 __all__ = ['TOKENS', 'padded_rows', 'padded_length', 'Slot', 'StaticDecoding', 'StaticCaches']
 
 # %% ../nbs/22_static_cache.ipynb #df7108c1
-import torch
 from typing import Any
+import torch
 from .core import UsageError
 from .policy import Decoding, VLMPolicy
 

@@ -6,8 +6,8 @@
 __all__ = ['wilson', 'bootstrap', 'mean_columns', 'by_kind', 'summarise', 'paired_difference', 'compare']
 
 # %% ../nbs/23_statistics.ipynb #297e3631
-from collections import defaultdict
 import math
+from collections import defaultdict
 import numpy as np
 from .core import UsageError
 from .parsing import CAUSES

@@ -7,18 +7,24 @@ __all__ = ['COLUMNS', 'GROUP_BYTES', 'SHARD_BYTES', 'CARD', 'ROW_NAMES', 'Kept',
            'count_episodes', 'statistics', 'contact_sheet', 'write_card']
 
 # %% ../nbs/05_store.ipynb #bbabd654
-import io, json, math, os, re
-from typing import Self, TYPE_CHECKING
-from collections.abc import Callable, Iterator
+import io
+import json
+import math
+import os
+import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 import numpy as np
 from .core import UsageError, to_json, well_formed
 from .files import move_into_place, scratch, write_atomic
 from .images import RowError, as_image, image_bytes, image_key, image_size, open_image
 from .types import RESPONSE_FIELDS, Episode, Turn, cause_today, turn_of
-if TYPE_CHECKING: import datasets
+
+if TYPE_CHECKING:
+    import datasets
 
 # %% ../nbs/05_store.ipynb #a055c5e5
 COLUMNS = ("text", "action", "cause", "played", "steps", "reward", "terminated", "truncated", "state", "suggestion",
@@ -173,14 +179,15 @@ class _Writer:
 # %% ../nbs/05_store.ipynb #55f85441
 def _open_shard(path:Path, cache:str)->"datasets.Dataset":
     "A shard as a `datasets.Dataset`, images undecoded."
-    from glob import escape   # `datasets` takes a path for a pattern
+    from glob import escape  # `datasets` takes a path for a pattern
     from datasets import Dataset
     features = _features(decode=False)
     return Dataset.from_parquet(escape(str(path)), features=features, keep_in_memory=False, cache_dir=cache)
 
 def _readable(path:Path)->bool:
     "Whether a Parquet file is complete."
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     try: return pq.read_metadata(path).num_rows >= 0
     except (OSError, pa.ArrowException): return False
 

@@ -8,7 +8,7 @@ __all__ = ['known_rates', 'describe_tasks']
 # %% ../nbs/53_task_list.ipynb #113d48e9
 import time
 from .actions import as_actions
-from .core import UsageError, set_status, from_json, tell
+from .core import UsageError, from_json, set_status, tell
 from .progress import Screen
 from .tasks import make_task
 

@@ -6,10 +6,12 @@
 __all__ = ['OLD_METHODS', 'Task', 'register_task', 'list_tasks', 'make_task', 'weights_of', 'Mixture']
 
 # %% ../nbs/12_tasks.ipynb #3646dde5
-import inspect, json, warnings
-from typing import Any
+import inspect
+import json
+import warnings
 from functools import wraps
 from importlib.metadata import entry_points
+from typing import Any
 import numpy as np
 from .actions import Actions, Calls, FreeText, Numbered, Vector, actions_of_space, as_actions
 from .core import UsageError, did_you_mean, moved, renamed, without_secrets
@@ -132,7 +134,8 @@ from fastcore.basics import patch
 @patch
 def make_env(self:Task)->Any:
     "The gymnasium environment of this task."
-    import gymnasium, warnings
+    import warnings
+    import gymnasium
     if not self.env_id or not isinstance(self.env_id, str):
         raise UsageError(f"task {self.name} has no env_id (it is {self.env_id!r})")
     with warnings.catch_warnings():   # a task that names v0 means v0, one that names none means the newest

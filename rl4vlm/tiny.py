@@ -8,7 +8,11 @@ __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'LLAVA_TOKENS', 'LLAVA_TEMPLATE', 
            'caption_accuracy', 'teach_to_see', 'tiny_vlm', 'resolve_model']
 
 # %% ../nbs/33_tiny.ipynb #281794af
-import hashlib, json, random, shutil, warnings
+import hashlib
+import json
+import random
+import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -7,19 +7,20 @@ __all__ = ['OUTSIDE', 'TURN_COLUMNS', 'JSONLTracker', 'flat_numbers', 'plain_con
            'read_wandb', 'wandb_rows']
 
 # %% ../nbs/31_tracking.ipynb #bc2a7cfe
-import os, warnings
-from typing import Self
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 import numpy as np
 from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from .core import UsageError, did_you_mean, flatten_dict, plain_json, without_secrets
+from .distributed import skip_shm_build
 from .files import JsonLines, read_json, write_json
 from .run_folder import RunFolder
-from .distributed import skip_shm_build
 
 # %% ../nbs/31_tracking.ipynb #211bb0d5
 class JSONLTracker(GeneralTracker):

@@ -7,33 +7,39 @@ __all__ = ['RENAMED', 'check_trl', 'example', 'episodes', 'episode_stream', 'Rew
            'rloo_arguments', 'banned_tokens', 'train_trl']
 
 # %% ../nbs/37_trl_rloo.ipynb #1b611156
-import itertools, os, warnings
-from typing import Any, TYPE_CHECKING
-from collections.abc import Iterator
+import itertools
+import os
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-import numpy as np, torch
+from typing import TYPE_CHECKING, Any
+import numpy as np
+import torch
 from transformers import PrinterCallback, TrainerCallback
-from .run_folder import RunFolder, exit_for_requeue, last_trainer_checkpoint
 from .config import SFTConfig, TRLConfig
 from .core import UsageError, episode_seed, install_extra
-from .files import replace_folder
 from .distributed import adamw_for, trainer_arguments
+from .env_pool import TaskEnv
+from .files import replace_folder
 from .models import fill_model, pick_device, pick_dtype
 from .policy import VLMPolicy
 from .rollout import OracleActor, play
+from .run_folder import RunFolder, exit_for_requeue, last_trainer_checkpoint
 from .sft import Guarded, StopWhenAsked, train_sft
 from .tasks import Task
 from .tiny import resolve_model
 from .tracking import start_trackers
-from .env_pool import TaskEnv
-if TYPE_CHECKING: import datasets
+
+if TYPE_CHECKING:
+    import datasets
 
 # %% ../nbs/37_trl_rloo.ipynb #6400d1bc
 def check_trl(task:Task)->None:
     "Raise `UsageError` if TRL cannot be imported or `task` is not for it."
-    try: import trl   # noqa: F401
+    try:
+        import trl  # noqa: F401
     except ImportError as e: raise UsageError(f"trl-rloo needs TRL ({e}); {install_extra('trl')}") from e
     if task.max_turns != 1:
         raise UsageError(f"task {task.name} takes up to {task.max_turns} turns, and TRL's RLOOTrainer knows one answer "

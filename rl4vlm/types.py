@@ -10,7 +10,9 @@ __all__ = ['RESPONSE_FIELDS', 'OLD_CAUSES', 'Frame', 'PastTurn', 'EncodedPrompt'
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 import numpy as np
-if TYPE_CHECKING: from torch import Tensor   # environments' worker processes import this module and need no torch
+
+if TYPE_CHECKING:
+    from torch import Tensor  # environments' worker processes import this module and need no torch
 
 # %% ../nbs/04_types.ipynb #8b3c6e5b
 @dataclass

@@ -8,7 +8,18 @@ __all__ = ['LOCK', 'NEEDED_GB', 'LAUNCHER', 'lock_lines', 'pick_platform', 'engi
            'lay_extension', 'serving_folder', 'healthy', 'reach', 'free_port', 'last_words', 'Server']
 
 # %% ../nbs/22_vllm_server.ipynb #3ac36911
-import hashlib, json, os, shlex, shutil, signal, socket, subprocess, sys, time, urllib.request, weakref
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files

@@ -2,8 +2,8 @@
 
 usage: python scripts/families.py [--write] [FAMILY ...]
 
-Builds a small model of each class (or of those that are named), holds it to every clause of the contract and prints a line.
-`--write` puts the outcomes into `rl4vlm/families.json`, from which the page "Model families" is made.
+Builds a small model of each class (or of those that are named), holds it to every clause of the contract and prints a
+line. `--write` puts the outcomes into `rl4vlm/families.json`, from which the page "Model families" is made.
 
 Exit status: 1 if an outcome is another than the file says (without `--write`), else 0.
 """

@@ -2,10 +2,11 @@
 
 usage: python scripts/outputs_check.py [--flags slow] NOTEBOOK ...
 
-Text and Markdown are compared cell by cell: words exactly; whole numbers exactly, others within 0.1 % or one unit of their
-last shown digit; white space counts as one space. What a run cannot repeat is left out by rule: times, rates, sizes of
-memory, ratios of speed, dates, addresses, temporary paths, ports, progress bars, images, warnings. A cell whose text varies
-otherwise says why: `#| varies: reason`. Cells that are not run (`eval: false`, `slow`) are not compared.
+Text and Markdown are compared cell by cell: words exactly; whole numbers exactly, others within 0.1 % or one unit of
+their last shown digit; white space counts as one space. What a run cannot repeat is left out by rule: times, rates,
+sizes of memory, ratios of speed, dates, addresses, temporary paths, ports, progress bars, images, warnings. A cell
+whose text varies otherwise says why: `#| varies: reason`. Cells that are not run (`eval: false`, `slow`) are not
+compared.
 
 Exit status: 1 if a cell fails, 3 if all run and an output differs (0 with `--report`).
 """
@@ -50,7 +51,8 @@ def text_of(cell):
 
 
 def close(a, b):
-    "Whether two numbers, as written, mean the same: whole ones exactly, others within 0.1 % or a unit of the last digit."
+    ("Whether two numbers, as written, mean the same: whole ones exactly, others within 0.1 % or a unit of the "
+     "last digit.")
     if a == b: return True
     if not any("." in x or "e" in x.lower() for x in (a, b)): return False
     x, y = (float(n.replace(",", "")) for n in (a, b))
@@ -83,7 +85,8 @@ def compare(saved, cells):
 
 
 def run(path, flags):
-    "(whether every cell ran, the code cells that were run, with their new outputs) of a notebook, as `nbdev_test` runs it."
+    ("(whether every cell ran, the code cells that were run, with their new outputs) of a notebook, "
+     "as `nbdev_test` runs it.")
     from execnb.shell import CaptureShell
     from fastcore.xtras import working_directory
     from nbdev.config import get_config
@@ -98,7 +101,8 @@ def run(path, flags):
     def left_out(cell):
         if cell.cell_type != "code": return True
         directives = getattr(cell, "directives_", {}) or {}
-        out = "nbdev_export" + "(" in cell.source or directives.get("eval:", [""])[0].lower() == "false" or skip & directives.keys()
+        out = ("nbdev_export" + "(" in cell.source or directives.get("eval:", [""])[0].lower() == "false"
+               or skip & directives.keys())
         if not out:
             cell.outputs = []
             ran.append(cell)

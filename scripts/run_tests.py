@@ -7,12 +7,21 @@
    rounds sums in another order, so a difference in digits is no fault of the code.
 4. tests/, by pytest.
 
-`--quick` leaves out tests marked slow, `--full` adds those marked full.
+`--quick` leaves out tests marked slow, `--full` adds those marked full. `--coverage` has pytest end with a table of the
+package's modules, the share of lines that tests/ run in pytest's own processes: commands that a test starts as a user
+does are not counted, nor are the notebooks. It makes the tests slower, so it is off unless asked for.
 """
-import argparse, filecmp, os, shutil, subprocess, sys, tempfile, time
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import xml.etree.ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600   # seconds for one notebook
@@ -29,7 +38,8 @@ def run(command, timeout, **kwargs):
     "(ok, output, seconds) of a command; one that runs too long counts as failed."
     start = time.time()
     try:
-        p = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, **kwargs)
+        p = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           errors="replace", timeout=timeout, **kwargs)
         return p.returncode == 0, p.stdout, time.time() - start
     except subprocess.TimeoutExpired as e:
         return False, f"{(e.stdout or b'').decode(errors='replace')}\nno end after {timeout} s", time.time() - start
@@ -38,14 +48,16 @@ def run(command, timeout, **kwargs):
 def same_tree(a, b, pattern):
     "Names of files that differ between two folders."
     names = {p.relative_to(d) for d in (a, b) for p in d.rglob(pattern) if "__pycache__" not in p.parts}
-    return sorted(str(n) for n in names if not ((a/n).exists() and (b/n).exists() and filecmp.cmp(a/n, b/n, shallow=False)))
+    return sorted(str(n)
+                  for n in names if not ((a/n).exists() and (b/n).exists() and filecmp.cmp(a/n, b/n, shallow=False)))
 
 
 def check_export():
     "The modules are what the notebooks export, and the notebooks are clean."
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)/"repo"
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info"))
+        shutil.copytree(ROOT, copy, symlinks=True,
+                        ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info"))
         for module in (copy/"rl4vlm").rglob("*.py"): module.unlink()
         subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
         for command in ("nbdev_clean", "nbdev_export"):
@@ -62,10 +74,18 @@ def test_notebook(path, flags, strict):
     return run([sys.executable, "scripts/outputs_check.py", *told, str(path), "--flags", flags], LIMIT, env=env)
 
 
+def pytest_command(marks, xml, coverage=False, tests=("tests",)):
+    "The command that runs tests of these marks and writes their results to `xml`; with `coverage` it prints a table."
+    more = ["--cov=rl4vlm", "--cov-report=term"] if coverage else []
+    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks, f"--junitxml={xml}",
+            "--durations=8", *more, *map(str, tests)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--full", action="store_true", help="every seed and every kill")
+    parser.add_argument("--coverage", action="store_true", help="a table at the end: what tests/ run of each module")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rl4vlm-test-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder   # a run leaves gigabytes of models and compiled code behind
@@ -86,18 +106,22 @@ def test(args):
     if ok: passed += 1
     else: failed.append("pages")
 
-    notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
+    notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb")
+                       if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
     with ThreadPoolExecutor(2) as pool:
-        for path, (ok, output, seconds) in zip(notebooks, pool.map(lambda p: test_notebook(p, "slow" if args.full else "", args.full), notebooks)):
+        for path, (ok, output, seconds) in zip(
+                notebooks, pool.map(lambda p: test_notebook(p, "slow" if args.full else "", args.full), notebooks)):
             name = path.relative_to(ROOT)
-            print(f"{'ok    ' if ok else 'FAILED'} {name} {seconds:.0f} s" + ("" if ok and "saved outputs:" not in output else "\n" + output[-6000:]), flush=True)
+            print(f"{'ok    ' if ok else 'FAILED'} {name} {seconds:.0f} s"
+                  + ("" if ok and "saved outputs:" not in output else "\n" + output[-6000:]), flush=True)
             if ok: passed += 1
             else: failed.append(str(name))
 
     marks = "not slow and not full" if args.quick else "" if args.full else "not full"
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder)/"tests.xml"
-        code = subprocess.run([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks, f"--junitxml={xml}", "--durations=8", "tests"], cwd=ROOT).returncode
+        code = subprocess.run(pytest_command(marks, xml, args.coverage), cwd=ROOT,
+                              env={**os.environ, "COVERAGE_FILE": f"{folder}/coverage"}).returncode
         cases = list(ET.parse(xml).getroot().iter("testcase")) if xml.exists() else []
     bad = [c.get("name") for c in cases if c.find("failure") is not None or c.find("error") is not None]
     skipped = sum(c.find("skipped") is not None for c in cases)

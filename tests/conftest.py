@@ -1,20 +1,26 @@
 "What several tests share: commands run as a user runs them, and a tiny model made once."
-import os, signal, subprocess, sys
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["OMP_NUM_THREADS"] = "1"   # two tests run side by side; with two threads each, they wait for each other (one test: 233 s, now 39)
-signal.signal(signal.SIGINT, signal.default_int_handler)   # a job started in the background ignores Ctrl-C, and so would every process the tests start
+# two tests run side by side; with two threads each, they wait for each other (one test: 233 s, now 39)
+os.environ["OMP_NUM_THREADS"] = "1"
+# a job started in the background ignores Ctrl-C, and so would every process the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def rl4vlm(tmp_path):
     "Run `rl4vlm ...` in an empty folder: rl4vlm('ppo', '--rollout.steps', '2') -> completed process."
     def run(*arguments, timeout=600, code=0, **env):
-        done = subprocess.run([sys.executable, "-m", "rl4vlm.cli", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-m", "rl4vlm.cli", *map(str, arguments)],
+                              cwd=tmp_path, capture_output=True, text=True,
                               timeout=timeout, env={**os.environ, **env})
         if code is not None: assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
         return done

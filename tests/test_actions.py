@@ -1,5 +1,8 @@
-"Actions of every kind: parsed from whatever a model writes, played, stored, resumed, trained on; wrong ones counted by cause."
-import json, os, random
+("Actions of every kind: parsed from whatever a model writes, played, stored, resumed, trained on; "
+ "wrong ones counted by cause.")
+import json
+import os
+import random
 from collections import Counter
 import gymnasium as gym
 import numpy as np
@@ -15,9 +18,11 @@ from rl4vlm.types import Response
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")   # pygame needs no screen to draw
 
-SCREEN = Calls(click=dict(at=Point(64, 48)), type=dict(text=Text(20), how=OneOf(("once", "twice"))), turn=dict(by=Number(-90, 90), times=Number(1, 3, whole=True)), wait={})
+SCREEN = Calls(click=dict(at=Point(64, 48)), type=dict(text=Text(20), how=OneOf(("once", "twice"))),
+               turn=dict(by=Number(-90, 90), times=Number(1, 3, whole=True)), wait={})
 KINDS = {
-    "one": Actions(["up", "down", "turn left"]), "several": Several(["up", "down", "turn left"], most=3), "call": SCREEN, "text": FreeText(30),
+    "one": Actions(["up", "down", "turn left"]),
+    "several": Several(["up", "down", "turn left"], most=3), "call": SCREEN, "text": FreeText(30),
     "vector": Vector(gym.spaces.Box(-1, 1, (2,))), "numbers": Vector(gym.spaces.MultiDiscrete([3, 2])),
 }
 EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -25,9 +30,12 @@ EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 # what a model may write
 
-PIECES = ["{", "}", "[", "]", '"', "'", "“", "\\", ":", ",", " ", "\n", "```json\n", '"action"', "action:", '"thoughts": "', '"action": "', '"action": {"name": "', '"arguments": {', '"arguments": "',
-          '{"name": "click", "arguments": {"at": [3, 4]}}', '"at": [', '"at": [64, 0]', '"at": {"x": 1, "y": 2}', "up", "up, ", "down; ", "turn left", "->", "1e999", "-1", "NaN", "null", "true", "9" * 400, "0.5",
-          "\x00", "\ud800", "\\u00e9", "\\ud83d", "北", '"a1": 0.5', '"a2": ', "wait", "type", "act", "<tool_call>", "once"]
+PIECES = ["{", "}", "[", "]", '"', "'", "“", "\\", ":", ",", " ", "\n", "```json\n", '"action"', "action:",
+          '"thoughts": "', '"action": "', '"action": {"name": "', '"arguments": {', '"arguments": "',
+          '{"name": "click", "arguments": {"at": [3, 4]}}', '"at": [', '"at": [64, 0]', '"at": {"x": 1, "y": 2}', "up",
+          "up, ", "down; ", "turn left", "->", "1e999", "-1", "NaN", "null", "true", "9" * 400, "0.5",
+          "\x00", "\ud800", "\\u00e9", "\\ud83d", "北", '"a1": 0.5', '"a2": ', "wait", "type", "act", "<tool_call>",
+          "once"]
 
 def hostile(kind, source):
     "A text that no parser would like: pieces at random, or a right answer that something was done to."
@@ -35,17 +43,22 @@ def hostile(kind, source):
     text = json.dumps(dict(thoughts="so", action=kind.value(kind.sample(source.randrange(10**6)))))
     for _ in range(source.randrange(1, 4)):
         at, end = source.randrange(len(text) + 1), source.randrange(len(text) + 1)
-        text = source.choice([text[:at], text[:at] + source.choice(PIECES) + text[at:], text[:min(at, end)] + text[max(at, end):], text + text, text[:at] + chr(source.randrange(1, 0x2ff)) + text[at + 1:]])
+        text = source.choice([text[:at], text[:at] + source.choice(PIECES) + text[at:],
+                              text[:min(at, end)] + text[max(at, end):], text + text,
+                              text[:at] + chr(source.randrange(1, 0x2ff)) + text[at + 1:]])
     return text[:5000]
 
 def is_valid(kind, action):
     "Whether an action is one of its kind, found out without its parser."
-    if isinstance(kind, Several): return 1 <= len(names := action.split(", ")) <= kind.most and set(names) <= set(kind.known)
+    if isinstance(kind, Several):
+        return 1 <= len(names := action.split(", ")) <= kind.most and set(names) <= set(kind.known)
     if isinstance(kind, FreeText): return 0 < len(action) <= 30
     if not isinstance(kind, Calls): return action in kind
     name, given = call_of(action)
     def fits(k, v):
-        if isinstance(k, Point): return isinstance(v, list) and [type(x) for x in v] == [int, int] and 0 <= v[0] < k.width and 0 <= v[1] < k.height
+        if isinstance(k, Point):
+            return (isinstance(v, list) and [type(x) for x in v] == [int, int] and 0 <= v[0] < k.width
+                    and 0 <= v[1] < k.height)
         if isinstance(k, Number): return type(v) in ((int,) if k.whole else (int, float)) and k.low <= v <= k.high
         return v in k.names if isinstance(k, OneOf) else isinstance(v, str) and len(v) <= k.most
     return list(given) == list(kind.functions[name]) and all(fits(k, given[a]) for a, k in kind.functions[name].items())
@@ -69,21 +82,32 @@ def test_hostile_answers_get_an_action_or_a_cause(kind):
 
 
 @pytest.mark.parametrize("said, cause", [
-    ('{"action": {"name": "click", "arguments": {"at": [64, 10]}}}', "outside_image"), ('{"action": {"name": "click", "arguments": {"at": [-1, 10]}}}', "outside_image"),
-    ('{"action": {"name": "click", "arguments": {"at": "the button"}}}', "wrong_type"), ('{"action": {"name": "click", "arguments": {"at": [1, 2, 3]}}}', "wrong_type"),
-    ('{"action": {"name": "turn", "arguments": {"by": "left", "times": 1}}}', "wrong_type"), ('{"action": {"name": "turn", "arguments": {"by": 91, "times": 1}}}', "out_of_range"),
-    ('{"action": {"name": "turn", "arguments": {"by": 1, "times": 1.5}}}', "wrong_type"), ('{"action": {"name": "turn", "arguments": {"by": 1}}}', "missing_argument"),
-    ('{"action": {"name": "wait", "arguments": {"by": 1}}}', "extra_argument"), ('{"action": "click"}', "missing_argument"), ('{"action": "tap"}', "wrong_tool"),
-    ('{"action": {"name": "type", "arguments": {"text": "%s", "how": "once"}}}' % ("x" * 21), "too_long"), ('{"action": {"name": "type", "arguments": {"text": "x", "how": "often"}}}', "unknown_action"),
-    ('{"action": [{"name": "wait"}, {"name": "wait"}]}', "too_many"), ('{"name": "wait", "arguments": {}} {"name": "click", "arguments": {"at": [1, 2]}}', "ambiguous"),
-    ('{"action": 7}', "wrong_type"), ("click at 3, 4", "no_json"), ('{"action": {"name": "click", "arguments": {"at": [1, 2', "unknown_action"),
+    ('{"action": {"name": "click", "arguments": {"at": [64, 10]}}}', "outside_image"),
+    ('{"action": {"name": "click", "arguments": {"at": [-1, 10]}}}', "outside_image"),
+    ('{"action": {"name": "click", "arguments": {"at": "the button"}}}', "wrong_type"),
+    ('{"action": {"name": "click", "arguments": {"at": [1, 2, 3]}}}', "wrong_type"),
+    ('{"action": {"name": "turn", "arguments": {"by": "left", "times": 1}}}', "wrong_type"),
+    ('{"action": {"name": "turn", "arguments": {"by": 91, "times": 1}}}', "out_of_range"),
+    ('{"action": {"name": "turn", "arguments": {"by": 1, "times": 1.5}}}', "wrong_type"),
+    ('{"action": {"name": "turn", "arguments": {"by": 1}}}', "missing_argument"),
+    ('{"action": {"name": "wait", "arguments": {"by": 1}}}', "extra_argument"),
+    ('{"action": "click"}', "missing_argument"), ('{"action": "tap"}', "wrong_tool"),
+    ('{"action": {"name": "type", "arguments": {"text": "%s", "how": "once"}}}' % ("x" * 21), "too_long"),
+    ('{"action": {"name": "type", "arguments": {"text": "x", "how": "often"}}}', "unknown_action"),
+    ('{"action": [{"name": "wait"}, {"name": "wait"}]}', "too_many"),
+    ('{"name": "wait", "arguments": {}} {"name": "click", "arguments": {"at": [1, 2]}}', "ambiguous"),
+    ('{"action": 7}', "wrong_type"), ("click at 3, 4", "no_json"),
+    ('{"action": {"name": "click", "arguments": {"at": [1, 2', "unknown_action"),
 ])
 def test_wrong_calls_are_counted_by_cause(said, cause): assert SCREEN.parse(said).cause == cause
 
 
 @pytest.mark.parametrize("said, cause", [
-    ('{"action": "up, up, up, up"}', "too_many"), ('{"action": ["up", "up", "up", "up"]}', "too_many"), ('{"action": "up, jump"}', "unknown_action"), ('{"action": ["up", ["down"]]}', "unknown_action"),
-    ('{"action": ""}', "unknown_action"), ('{"action": ","}', "unknown_action"), ('{"action": {"up": 1}}', "unknown_action"), ("up, down", "no_json"), ('{"action": "up or down, up"}', "ambiguous"), ('{"action": "up, up', "unknown_action"),
+    ('{"action": "up, up, up, up"}', "too_many"), ('{"action": ["up", "up", "up", "up"]}', "too_many"),
+    ('{"action": "up, jump"}', "unknown_action"), ('{"action": ["up", ["down"]]}', "unknown_action"),
+    ('{"action": ""}', "unknown_action"), ('{"action": ","}', "unknown_action"),
+    ('{"action": {"up": 1}}', "unknown_action"), ("up, down", "no_json"), ('{"action": "up or down, up"}', "ambiguous"),
+    ('{"action": "up, up', "unknown_action"),
 ])
 def test_wrong_lists_are_counted_by_cause(said, cause): assert KINDS["several"].parse(said).cause == cause
 
@@ -109,20 +133,32 @@ class Line(gym.Env):
     metadata, render_mode = {"render_modes": ["rgb_array"], "render_fps": 4}, "rgb_array"
     observation_space = gym.spaces.Discrete(9)
     def __init__(self, space, render_mode="rgb_array"): self.action_space = space
-    def reset(self, *, seed=None, options=None): super().reset(seed=seed); self.place, self.seen = int(self.np_random.integers(9)), []; return self.place, {}
-    def render(self): image = np.zeros((24, 90, 3), np.uint8); image[:, 10 * self.place:10 * self.place + 10] = 255; return image
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.seen = int(self.np_random.integers(9)), []
+        return self.place, {}
+    def render(self):
+        image = np.zeros((24, 90, 3), np.uint8)
+        image[:, 10 * self.place:10 * self.place + 10] = 255
+        return image
     def step(self, action):
         self.seen.append(action)
-        self.place = min(8, self.place + 1) if np.sum(action if not isinstance(action, (str, tuple)) else 1) > 0 else max(0, self.place - 1)
+        self.place = (min(8, self.place + 1) if np.sum(action if not isinstance(action, (str, tuple)) else 1) > 0
+                      else max(0, self.place - 1))
         return self.place, float(self.place == 8), self.place == 8, False, dict(seen=list(self.seen))
 
 gym.register("TestLine-v0", entry_point=Line)
 
-def task_of(space, actions=None, **more): return type("Marker", (Task,), dict(env_id="TestLine-v0", env_kwargs=dict(space=space), actions=actions, goal="Go right.", max_turns=6, **more))()
+def task_of(space, actions=None, **more):
+    return type("Marker", (Task,), dict(env_id="TestLine-v0", env_kwargs=dict(space=space), actions=actions,
+                                        goal="Go right.", max_turns=6, **more))()
 
-SPACES = {"discrete": gym.spaces.Discrete(3), "from one": gym.spaces.Discrete(3, start=1), "several numbers": gym.spaces.MultiDiscrete([3, 2]), "box": gym.spaces.Box(-1, 1, (2,)), "bytes": gym.spaces.Box(0, 3, (2, 2), np.uint8)}
+SPACES = {"discrete": gym.spaces.Discrete(3), "from one": gym.spaces.Discrete(3, start=1),
+          "several numbers": gym.spaces.MultiDiscrete([3, 2]), "box": gym.spaces.Box(-1, 1, (2,)),
+          "bytes": gym.spaces.Box(0, 3, (2, 2), np.uint8)}
 def called(self, action, info): name, given = call_of(action); return len(name)
-TASKS = {**{name: task_of(space) for name, space in SPACES.items()}, "text": task_of(gym.spaces.Text(30), FreeText(30)), "several": task_of(gym.spaces.Discrete(2), Several(["left", "right"], most=4)),
+TASKS = {**{name: task_of(space) for name, space in SPACES.items()}, "text": task_of(gym.spaces.Text(30), FreeText(30)),
+         "several": task_of(gym.spaces.Discrete(2), Several(["left", "right"], most=4)),
          "call": task_of(gym.spaces.Discrete(99), Calls(click=dict(at=Point()), wait={}), to_env=called)}
 PLAYED = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -136,8 +172,10 @@ def test_every_kind_is_played_and_stored(task, workers, tmp_path):
     assert all(t.span and '"action"' in t.text[slice(*t.span)] for t in turns)       # what λ weighs
     EpisodeStore(tmp_path).write(episodes)
     rows, light = EpisodeStore(tmp_path).read(), EpisodeStore(tmp_path).episodes()
-    assert rows["action"] == [t.action for t in turns] and rows["steps"] == [t.steps for t in turns] and rows["span"] == [list(t.span) for t in turns]
-    assert [[(t.action, t.played, t.steps, t.reward) for t in e.turns] for e in light] == [[(t.action, t.played, t.steps, t.reward) for t in e.turns] for e in episodes]
+    assert rows["action"] == [t.action for t in turns]
+    assert rows["steps"] == [t.steps for t in turns] and rows["span"] == [list(t.span) for t in turns]
+    assert ([[(t.action, t.played, t.steps, t.reward) for t in e.turns] for e in light]
+            == [[(t.action, t.played, t.steps, t.reward) for t in e.turns] for e in episodes])
 
 
 def test_the_environment_gets_what_its_space_holds():
@@ -151,9 +189,11 @@ def test_the_environment_gets_what_its_space_holds():
 
 def test_prompts_say_what_may_be_answered():
     def asked(name): env = TaskEnv(TASKS[name]); return TASKS[name].prompt(env.reset(0))[0]["content"][-1]["text"]
-    assert "act(a1: a number from -1 to 1, a2: a number from -1 to 1)" in asked("box") and "a2: a whole number from 0 to 1" in asked("several numbers")
+    assert "act(a1: a number from -1 to 1, a2: a number from -1 to 1)" in asked("box")
+    assert "a2: a whole number from 0 to 1" in asked("several numbers")
     assert "click(at: a point [x, y] of the image, x from 0 to 89, y from 0 to 23); wait()" in asked("call")
-    assert asked("several").endswith('"action": (1 to 4 of the actions in order, with commas between)}') and asked("text").endswith('"action": (a text, at most 30 characters)}')
+    assert asked("several").endswith('"action": (1 to 4 of the actions in order, with commas between)}')
+    assert asked("text").endswith('"action": (a text, at most 30 characters)}')
     assert 'Actions: "1", "2", "3"' in asked("from one")
 
 
@@ -164,7 +204,8 @@ def test_several_steps_stop_at_the_end_and_are_counted():
     task = TASKS["several"]
     for episode in play(task, Right(), range(9)):
         start = TaskEnv(task).reset(episode.seed).observation
-        assert sum(t.steps for t in episode.turns) == episode.columns["env_steps"] == max(8 - start, 1) and len(episode) == -(-max(8 - start, 1) // 4)
+        assert sum(t.steps for t in episode.turns) == episode.columns["env_steps"] == max(8 - start, 1)
+        assert len(episode) == -(-max(8 - start, 1) // 4)
         assert episode.turns[-1].terminated and episode.total_reward == 1.0
 
 
@@ -174,7 +215,8 @@ def test_an_answer_that_is_refused_takes_no_step():
         def act(self, prompts): return [Response('{"action": "right, up"}')] * len(prompts)
     task = task_of(gym.spaces.Discrete(2), Several(["left", "right"]), invalid="noop")
     [episode] = play(task, Mumbler(), [0])
-    assert {(t.cause, t.steps, t.played) for t in episode.turns} == {("unknown_action", 0, None)} and episode.columns["env_steps"] == 0
+    assert {(t.cause, t.steps, t.played) for t in episode.turns} == {("unknown_action", 0, None)}
+    assert episode.columns["env_steps"] == 0
 
 
 @PLAYED
@@ -184,7 +226,8 @@ def test_a_player_goes_on_where_it_was(task):
     first.rollout(4)
     second.restore(json.loads(json.dumps(first.state())))
     a, b = first.rollout(4), second.rollout(4)
-    assert [[(t.text, t.reward, t.steps, t.index) for t in row] for row in a] == [[(t.text, t.reward, t.steps, t.index) for t in row] for row in b]
+    assert ([[(t.text, t.reward, t.steps, t.index) for t in row] for row in a]
+            == [[(t.text, t.reward, t.steps, t.index) for t in row] for row in b])
 
 
 def test_an_oracle_that_errs():
@@ -198,16 +241,22 @@ def test_an_oracle_that_errs():
 # mistakes of a task's author
 
 @pytest.mark.parametrize("space, actions, says", [
-    (gym.spaces.Box(-np.inf, np.inf, (2,)), None, "no actions follow from Box.*override to_env"), (gym.spaces.Dict(a=gym.spaces.Discrete(2)), None, "no actions follow from Dict"),
-    (gym.spaces.Discrete(2), Several(["left", "right", "up"]), r"names 3 actions \(left, right, up\) but TestLine-v0 has Discrete\(2\)"), (gym.spaces.Discrete(2), Calls(wait={}), "override to_env"),
+    (gym.spaces.Box(-np.inf, np.inf, (2,)), None, "no actions follow from Box.*override to_env"),
+    (gym.spaces.Dict(a=gym.spaces.Discrete(2)), None, "no actions follow from Dict"),
+    (gym.spaces.Discrete(2), Several(["left", "right", "up"]),
+     r"names 3 actions \(left, right, up\) but TestLine-v0 has Discrete\(2\)"),
+    (gym.spaces.Discrete(2), Calls(wait={}), "override to_env"),
 ])
 def test_actions_that_do_not_fit_are_named(space, actions, says):
     with pytest.raises(UsageError, match=says): TaskEnv(task_of(space, actions))
 
 
 def test_wrong_declarations_are_named():
-    for make, says in [(lambda: Several(["a, b"]), "hold no comma"), (lambda: Several(["a"], most=0), "1 or more"), (lambda: Calls(), "needs a function"), (lambda: Calls(a=dict(b=1)), "argument b of a"),
-                       (lambda: Number(2, 1), "two finite bounds"), (lambda: Several([]) and None or task_of(gym.spaces.Discrete(2), Several([])), "allows no action")]:
+    for make, says in [(lambda: Several(["a, b"]), "hold no comma"), (lambda: Several(["a"], most=0), "1 or more"),
+                       (lambda: Calls(), "needs a function"), (lambda: Calls(a=dict(b=1)), "argument b of a"),
+                       (lambda: Number(2, 1), "two finite bounds"),
+                       (lambda: Several([]) and None or task_of(gym.spaces.Discrete(2), Several([])),
+                        "allows no action")]:
         with pytest.raises(UsageError, match=says): make()
 
 
@@ -218,7 +267,9 @@ def test_fewer_names_stay_of_their_kind():
     class Half(type(task)):
         def allowed(self, info): return ["left"]
     frame = TaskEnv(Half()).reset(0)
-    assert isinstance(frame.actions, Several) and frame.actions.parse('{"action": "left, right"}').action == "left, right" and frame.actions.parse('{"action": "right"}').cause == "unknown_action"
+    assert isinstance(frame.actions, Several)
+    assert frame.actions.parse('{"action": "left, right"}').action == "left, right"
+    assert frame.actions.parse('{"action": "right"}').cause == "unknown_action"
 
 
 def test_calls_are_quoted_in_short():

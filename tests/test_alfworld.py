@@ -1,21 +1,34 @@
 "ALFWorld: games that the engine and its own loader read, an oracle that wins them, a view, rewards, errors, leaks."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("alfworld", reason="needs the extra rl4vlm[alfworld]")
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool, TaskEnv
 from rl4vlm.envs import alfworld_games as games_module
 from rl4vlm.envs.alfworld import ALFWorldEnv, goal_rate, scene_of, useful
-from rl4vlm.envs.alfworld_games import PLACES, ROOMS, TYPES, Engine, Game, find_games, generate_games, make_game, read_game, write_game
+from rl4vlm.envs.alfworld_games import (
+    PLACES,
+    ROOMS,
+    TYPES,
+    Engine,
+    Game,
+    find_games,
+    generate_games,
+    make_game,
+    read_game,
+    write_game,
+)
 from rl4vlm.envs.alfworld_view import THINGS, Scene, Thing, draw_scene
 from rl4vlm.evaluate import evaluate
-from rl4vlm.statistics import summarise
 from rl4vlm.rollout import OracleActor, RandomActor, play
+from rl4vlm.statistics import summarise
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool, TaskEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,11 +68,14 @@ def test_games_make_sense_in_every_size(kind):
         for seed in range(15):
             game = make_game(kind, seed, places)
             assert game == make_game(kind, seed, places)
-            assert sum("(receptacleAtLocation " in line and " loc" in line for line in game.problem.splitlines()) == places
+            assert sum("(receptacleAtLocation " in line and " loc" in line
+                       for line in game.problem.splitlines()) == places
             assert game.object.lower() in game.task and (game.lamp or game.place).lower() in game.task
             assert game.object.lower() in THINGS                          # can be drawn
-            goal = [line for line in game.problem.splitlines() if "inReceptacle" in line and f"{game.object}_bar" in line]
-            assert len(goal) == 1 + (kind == "two") and not any(f" {game.place}_bar" in line for line in goal if game.place)   # not there already
+            goal = [line for line in game.problem.splitlines()
+                    if "inReceptacle" in line and f"{game.object}_bar" in line]
+            assert len(goal) == 1 + (kind == "two")
+            assert not any(f" {game.place}_bar" in line for line in goal if game.place)   # not there already
     assert len({make_game(kind, s).problem for s in range(20)}) == 20
 
 
@@ -76,11 +92,13 @@ for seed in range(4):
     image, info = env.reset(seed=seed)
     while not env.over:
         command = env.plan()[0]
-        said.append((command, info["observation_text"], info["admissible_commands"], hashlib.md5(image.tobytes()).hexdigest()))
+        drawn = hashlib.md5(image.tobytes()).hexdigest()
+        said.append((command, info["observation_text"], info["admissible_commands"], drawn))
         image, *_, info = env.step(command)
 print(hashlib.md5(repr(said).encode()).hexdigest())
 """
-    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONHASHSEED=h)).stdout for h in ("1", "2")}
+    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              env=dict(os.environ, PYTHONHASHSEED=h)).stdout for h in ("1", "2")}
     assert len(outputs) == 1 and len(outputs.pop()) == 33
 
 
@@ -88,7 +106,8 @@ def test_engine_leaves_the_process_as_it_was(capsys):
     argv, out, home = list(sys.argv), sys.stdout, os.environ.get("ALFWORLD_DATA")
     engine = Engine()
     engine.start(make_game("pick", 0, 5)); engine.plan(); engine.close(); engine.close()
-    with pytest.raises(RL4VLMError, match="cannot read game broken"): Engine().start(Game("pick", "", "Apple", "Fridge", "", "(define (problem", "broken"))
+    with pytest.raises(RL4VLMError, match="cannot read game broken"):
+        Engine().start(Game("pick", "", "Apple", "Fridge", "", "(define (problem", "broken"))
     assert sys.argv == argv and sys.stdout is out and os.environ.get("ALFWORLD_DATA") == home
     assert capsys.readouterr().out == ""
 
@@ -120,27 +139,32 @@ def test_our_engine_is_textworld_s(tmp_path):
         plan = ours.plan()
         for command in [str(random.choice(sorted(ours.commands))) for _ in range(3)] + ["fly"] + plan:
             words, (state, _, done) = ours.do(command), theirs.step(command)
-            assert words == state.feedback and sorted(ours.commands) == [c.strip() for c in state.admissible_commands] and ours.won() == done
+            assert words == state.feedback
+            assert sorted(ours.commands) == [c.strip() for c in state.admissible_commands] and ours.won() == done
         sys.argv = argv
 
 
 # --- folders ---
 
 def test_alfworld_s_own_loader_plays_our_folder(tmp_path, rl4vlm):
-    out = rl4vlm("alfworld", "generate", tmp_path/"games", "--n", 7, "--types", "pick,clean,look", "--seed", 3, "--places", 5).stdout
+    out = rl4vlm("alfworld", "generate", tmp_path/"games", "--n", 7, "--types", "pick,clean,look", "--seed", 3,
+                 "--places", 5).stdout
     assert "7 games" in out and len(list((tmp_path/"games").rglob("game.tw-pddl"))) == 7
     code = f"""
 import os; os.environ["ALFWORLD_DATA"] = {str(tmp_path/"data")!r}
 import json, textworld, textworld.gym
 from alfworld.agents.environment import get_environment
-config = dict(dataset=dict(data_path={str(tmp_path/"games")!r}, num_train_games=-1), env=dict(goal_desc_human_anns_prob=0.0, task_types=[1, 2, 3, 4, 5, 6], domain_randomization=False, expert_type="planner"),
+config = dict(dataset=dict(data_path={str(tmp_path/"games")!r}, num_train_games=-1),
+              env=dict(goal_desc_human_anns_prob=0.0, task_types=[1, 2, 3, 4, 5, 6], domain_randomization=False,
+                       expert_type="planner"),
               general=dict(training_method="dqn"), rl=dict(training=dict(max_nb_steps_per_episode=50)))
 env = get_environment("AlfredTWEnv")(config, train_eval="train")
 assert env.num_games == 7, env.num_games
 if __name__ == "__main__":
     played = env.init_env(batch_size=1)
     observation, info = played.reset()
-    for command in json.load(open(info["extra.gamefile"][0]))["walkthrough"]: observation, scores, dones, info = played.step([command])
+    for command in json.load(open(info["extra.gamefile"][0]))["walkthrough"]:
+        observation, scores, dones, info = played.step([command])
     assert info["won"] == (True,) or info["won"] == [True], info["won"]
     played.close()
 """
@@ -152,7 +176,8 @@ if __name__ == "__main__":
 def test_a_folder_is_kept_and_played_by_seed(tmp_path):
     made = generate_games(tmp_path, 6, "pick,heat", seed=1, places=5)
     before = [(m/"game.tw-pddl").stat().st_mtime_ns for m in made]
-    assert generate_games(tmp_path, 6, "pick,heat", seed=1, places=5) == made and [(m/"game.tw-pddl").stat().st_mtime_ns for m in made] == before
+    assert generate_games(tmp_path, 6, "pick,heat", seed=1, places=5) == made
+    assert [(m/"game.tw-pddl").stat().st_mtime_ns for m in made] == before
     assert len(find_games(tmp_path)) == 6 and len(find_games(tmp_path, "heat")) == 3
     task = make_task("ALFWorld", games=str(tmp_path), types="heat")
     rows, episodes = evaluate(task, OracleActor(task), range(8), envs=2)
@@ -165,7 +190,8 @@ def test_alfworld_data_is_used_when_it_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
     env = ALFWorldEnv(games="valid_seen")
     assert oracle_turns(env, 0)
-    with pytest.raises(UsageError, match="no games under .*valid_unseen.*alfworld-download"): ALFWorldEnv(games="valid_unseen")
+    with pytest.raises(UsageError, match="no games under .*valid_unseen.*alfworld-download"):
+        ALFWorldEnv(games="valid_unseen")
 
 
 def test_games_that_cannot_be_played_are_named(tmp_path, monkeypatch):
@@ -175,11 +201,15 @@ def test_games_that_cannot_be_played_are_named(tmp_path, monkeypatch):
     with pytest.raises(RL4VLMError, match="cannot be solved"): read_game(folder)
     with pytest.raises(UsageError, match="1 of other types or unsolvable"): find_games(tmp_path)
     thing = json.loads((folder/"traj_data.json").read_text())["pddl_params"]["object_target"]
-    (folder/"game.tw-pddl").write_text(json.dumps(dict(data, pddl_problem=data["pddl_problem"].replace(f"{thing}_bar_01 {thing}Type", f"{thing}_bar_01 KnifeType"))))   # nothing of the kind is left
-    with pytest.raises(RL4VLMError, match="cannot be solved: nothing in it can fulfil its goal"): ALFWorldEnv(games=str(tmp_path)).reset(seed=0)
+    # nothing of the kind is left
+    problem = data["pddl_problem"].replace(f"{thing}_bar_01 {thing}Type", f"{thing}_bar_01 KnifeType")
+    (folder/"game.tw-pddl").write_text(json.dumps(dict(data, pddl_problem=problem)))
+    with pytest.raises(RL4VLMError, match="cannot be solved: nothing in it can fulfil its goal"):
+        ALFWorldEnv(games=str(tmp_path)).reset(seed=0)
     with pytest.raises(RL4VLMError, match="cannot be solved"): write_game(read_game(folder), tmp_path/"again", Engine())
     monkeypatch.setattr(Engine, "plan", lambda self: [])
-    with pytest.raises(RL4VLMError, match="the planner finds no way to its goal"): write_game(make_game("pick", 0, 5), tmp_path/"again", Engine())
+    with pytest.raises(RL4VLMError, match="the planner finds no way to its goal"):
+        write_game(make_game("pick", 0, 5), tmp_path/"again", Engine())
     with pytest.raises(RL4VLMError, match="the planner finds no way to its goal"): ALFWorldEnv(places=5).reset(seed=0)
     trajectory = json.loads((folder/"traj_data.json").read_text())
     (folder/"traj_data.json").write_text(json.dumps(dict(trajectory, task_type="pick_and_place_with_movable_recep")))
@@ -189,14 +219,20 @@ def test_games_that_cannot_be_played_are_named(tmp_path, monkeypatch):
 def test_a_foreign_grammar_is_never_run(tmp_path):
     [folder] = generate_games(tmp_path, 1, "pick", places=5)
     data = json.loads((folder/"game.tw-pddl").read_text())
-    evil = data["grammar"].replace("Your task is to: ", "Your task is to: {__import__('pathlib').Path('%s').touch()} " % (tmp_path/"pwned")).replace("You open the {r.name}", "{__import__('os').abort()}")
+    touch = "{__import__('pathlib').Path('%s').touch()} " % (tmp_path/"pwned")
+    evil = data["grammar"].replace("Your task is to: ", "Your task is to: " + touch)
+    evil = evil.replace("You open the {r.name}", "{__import__('os').abort()}")
     (folder/"game.tw-pddl").write_text(json.dumps(dict(data, grammar=evil, pddl_domain="(define (domain nothing))")))
     env = ALFWorldEnv(games=str(tmp_path))
     assert oracle_turns(env, 0) and not (tmp_path/"pwned").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [(["alfworld"], "rl4vlm alfworld generate OUT"), (["alfworld", "generate"], "generate OUT"), (["alfworld", "make", "x"], "generate OUT"),
-    (["alfworld", "generate", "x", "--types", "pikc"], "did you mean 'pick'?"), (["alfworld", "generate", "x", "--n", "0"], "n"), (["alfworld", "generate", "x", "--places", "99"], "from 4 to 22")])
+@pytest.mark.parametrize("arguments, says",
+                         [(["alfworld"], "rl4vlm alfworld generate OUT"),
+                          (["alfworld", "generate"], "generate OUT"), (["alfworld", "make", "x"], "generate OUT"),
+                          (["alfworld", "generate", "x", "--types", "pikc"], "did you mean 'pick'?"),
+                          (["alfworld", "generate", "x", "--n", "0"], "n"),
+                          (["alfworld", "generate", "x", "--places", "99"], "from 4 to 22")])
 def test_wrong_commands(rl4vlm, arguments, says):
     assert says in rl4vlm(*arguments, code=2).stderr
 
@@ -205,7 +241,8 @@ def test_wrong_commands(rl4vlm, arguments, says):
 
 def test_a_missing_engine_is_told_with_what_to_do(monkeypatch):
     found = games_module.importlib.util.find_spec
-    monkeypatch.setattr(games_module.importlib.util, "find_spec", lambda name: None if name == "textworld" else found(name))
+    monkeypatch.setattr(games_module.importlib.util, "find_spec",
+                        lambda name: None if name == "textworld" else found(name))
     with pytest.raises(UsageError, match=r"pip install .*\[alfworld\]"): make_task("ALFWorld").make_env()
     monkeypatch.setattr(games_module.shutil, "which", lambda tool: None if tool == "g++" else tool)
     with pytest.raises(UsageError, match="g\\+\\+ is not on the PATH"): games_module.require_alfworld()
@@ -215,28 +252,35 @@ def test_the_modules_import_without_the_engine():
     code = """
 import sys
 sys.modules.update(alfworld=None, textworld=None, fast_downward=None)
-import importlib.util as u; real = u.find_spec; u.find_spec = lambda n, *a: None if n in ("alfworld", "textworld", "fast_downward") else real(n, *a)
+import importlib.util as u
+real, hidden = u.find_spec, ("alfworld", "textworld", "fast_downward")
+u.find_spec = lambda n, *a: None if n in hidden else real(n, *a)
 from rl4vlm.tasks import make_task
 import rl4vlm.envs.alfworld, rl4vlm.envs.alfworld_thor
 try: rl4vlm.envs.alfworld.ALFWorld().make_env()
 except Exception as e: print(type(e).__name__, e)
 """
-    assert "UsageError ALFWorld's engine is not installed" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "UsageError ALFWorld's engine is not installed" in said
 
 
 def test_the_package_declares_it():
     import tomllib
     project = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
     extras, entries = project["optional-dependencies"], project["entry-points"]["rl4vlm.tasks"]
-    assert "alfworld==0.4.2" in extras["alfworld"] and any("alfworld" in line for line in extras["dev"]) and "rl4vlm[alfworld]" in extras["alfworld-thor"]
-    assert {k: v for k, v in entries.items() if "alf" in k.lower()} == dict(ALFWorld="rl4vlm.envs.alfworld:ALFWorld", ALFWorldPick="rl4vlm.envs.alfworld:ALFWorldPick", AlfThor="rl4vlm.envs.alfworld_thor:AlfThor")
+    assert "alfworld==0.4.2" in extras["alfworld"]
+    assert any("alfworld" in line for line in extras["dev"]) and "rl4vlm[alfworld]" in extras["alfworld-thor"]
+    assert {k: v for k, v in entries.items() if "alf" in k.lower()} == dict(
+        ALFWorld="rl4vlm.envs.alfworld:ALFWorld", ALFWorldPick="rl4vlm.envs.alfworld:ALFWorldPick",
+        AlfThor="rl4vlm.envs.alfworld_thor:AlfThor")
 
 
 # --- scene, reward, commands ---
 
 def test_a_closed_door_hides_what_is_behind_it():
-    facts = dict(receptacleatlocation=[("fridge 1", "l1"), ("shelf 10", "l2"), ("shelf 2", "l3")], openable=[("fridge 1",)], opened=[], inreceptacle=[("apple 2", "fridge 1"), ("mug 1", "shelf 2")],
-        holds=[("agent1", "egg 1")], ishot=[("egg 1",)], iscool=[("apple 2",)], isclean=[], istoggled=[])
+    facts = dict(receptacleatlocation=[("fridge 1", "l1"), ("shelf 10", "l2"), ("shelf 2", "l3")],
+                 openable=[("fridge 1",)], opened=[], inreceptacle=[("apple 2", "fridge 1"), ("mug 1", "shelf 2")],
+                 holds=[("agent1", "egg 1")], ishot=[("egg 1",)], iscool=[("apple 2",)], isclean=[], istoggled=[])
     closed, opened = scene_of(facts, "fridge 1"), scene_of(dict(facts, opened=[("fridge 1",)]), "fridge 1")
     assert (closed.opened, closed.things) == (False, ()) and opened.things == (Thing("apple 2", ("cold",)),)
     assert closed.held == Thing("egg 1", ("hot",)) and closed.places == ("fridge 1", "shelf 2", "shelf 10")
@@ -258,7 +302,9 @@ def test_what_is_drawn_is_what_the_engine_says():
             if not scene.place: continue
             told = env.engine.do(f"examine {scene.place}")
             if scene.opened is False: assert told == f"The {scene.place} is closed."
-            else: assert {t.name for t in scene.things} == {w.removeprefix("and ").removeprefix("a ").rstrip(".") for w in told.split("you see ")[1].split(", ")} - {"nothing"}
+            else:
+                assert {t.name for t in scene.things} == {w.removeprefix("and ").removeprefix("a ").rstrip(".")
+                                                          for w in told.split("you see ")[1].split(", ")} - {"nothing"}
             held = env.engine.do("inventory")
             assert (scene.held.name in held) if scene.held else "not carrying" in held
 
@@ -281,15 +327,19 @@ def test_rewards_mended_and_published():
 
 
 def test_goal_rate_counts_alfworld_s_conditions():
-    facts = dict(objecttype=[("mug 1", "mugtype"), ("mug 2", "mugtype"), ("lamp 1", "desklamptype")], receptacletype=[("shelf 1", "shelftype"), ("shelf 2", "shelftype"), ("desk 1", "desktype")],
-        inreceptacle=[("mug 1", "shelf 1"), ("lamp 1", "desk 1")], isclean=[("mug 2",)], ishot=[], iscool=[], istoggled=[("lamp 1",)], holds=[("agent1", "mug 2")],
-        atlocation=[("agent1", "l1")], receptacleatlocation=[("desk 1", "l1"), ("shelf 1", "l2")])
+    facts = dict(objecttype=[("mug 1", "mugtype"), ("mug 2", "mugtype"), ("lamp 1", "desklamptype")],
+                 receptacletype=[("shelf 1", "shelftype"), ("shelf 2", "shelftype"), ("desk 1", "desktype")],
+                 inreceptacle=[("mug 1", "shelf 1"), ("lamp 1", "desk 1")], isclean=[("mug 2",)], ishot=[],
+                 iscool=[], istoggled=[("lamp 1",)], holds=[("agent1", "mug 2")],
+                 atlocation=[("agent1", "l1")], receptacleatlocation=[("desk 1", "l1"), ("shelf 1", "l2")])
     rate = lambda kind, **changes: goal_rate({**facts, **changes}, Game(kind, "", "Mug", "Shelf", "DeskLamp", ""))
     assert rate("pick") == 1 and rate("two") == 0.5
-    assert rate("two", inreceptacle=[("mug 1", "shelf 1"), ("mug 2", "shelf 2")]) == 0.5         # in two different shelves
+    assert rate("two", inreceptacle=[("mug 1", "shelf 1"), ("mug 2", "shelf 2")]) == 0.5   # in two different shelves
     assert rate("two", inreceptacle=[("mug 1", "shelf 1"), ("mug 2", "shelf 1")]) == 1
-    assert rate("clean") == pytest.approx(2/3) and rate("clean", isclean=[("mug 1",)]) == 1 and rate("heat") == pytest.approx(1/3)
-    assert rate("look") == 1 and rate("look", istoggled=[]) == 0.5 and rate("look", atlocation=[("agent1", "l2")]) == 0.5 and rate("look", holds=[]) == 0.5
+    assert rate("clean") == pytest.approx(2/3)
+    assert rate("clean", isclean=[("mug 1",)]) == 1 and rate("heat") == pytest.approx(1/3)
+    assert rate("look") == 1 and rate("look", istoggled=[]) == 0.5
+    assert rate("look", atlocation=[("agent1", "l2")]) == 0.5 and rate("look", holds=[]) == 0.5
 
 
 def test_ends():
@@ -311,7 +361,8 @@ def test_commands_are_case_sensitive_and_only_whole():
     assert not info["is_legal_action"] and info["observation_text"] == "Nothing happens."
     task = make_task("ALFWorld", types="pick", places=22)
     frame = TaskEnv(task).reset(0)
-    for place in frame.info["scene"].places: assert task.parse(f'{{"action": "Go to {place}."}}', frame.actions).action == f"go to {place}"
+    for place in frame.info["scene"].places:
+        assert task.parse(f'{{"action": "Go to {place}."}}', frame.actions).action == f"go to {place}"
     assert task.parse('{"action": "go to cabinet 99"}', frame.actions).cause == "unknown_action"
 
 
@@ -325,8 +376,10 @@ def test_prompts_are_short_and_complete():
             frame, ended = env.reset(seed), False
             while not ended:
                 text = task.prompt(frame)[0]["content"][-1]["text"]
-                assert f"Task: {frame.info['task']}.\n" in text and all(f'"{a}"' in text for a in frame.actions) and len(text.split()) < most
-                assert frame.suggestion in frame.actions and task.parse(task.answer(frame.suggestion, frame.info), frame.actions).action == frame.suggestion
+                assert f"Task: {frame.info['task']}.\n" in text
+                assert all(f'"{a}"' in text for a in frame.actions) and len(text.split()) < most
+                assert frame.suggestion in frame.actions
+                assert task.parse(task.answer(frame.suggestion, frame.info), frame.actions).action == frame.suggestion
                 frame, _, terminated, truncated = env.step(frame.suggestion)
                 ended = terminated or truncated
 
@@ -339,7 +392,8 @@ def test_long_lists_are_cut_at_places_to_go():
         menu = task.menu(frame.actions)
         assert menu.count('"') == 16 and f"and {len(frame.actions) - 8} more" in menu
         assert all(f'"{a}"' in menu for a in frame.actions if not a.startswith("go to"))
-        assert task.parse(f'{{"action": "{frame.actions[-1]}"}}', frame.actions).action == frame.actions[-1]   # what is not listed is accepted
+        # what is not listed is accepted
+        assert task.parse(f'{{"action": "{frame.actions[-1]}"}}', frame.actions).action == frame.actions[-1]
         frame, *_ = env.step(frame.suggestion)
 
 
@@ -350,7 +404,8 @@ def test_text_only_shows_the_scene_in_words(monkeypatch):
     frame = env.reset(0)
     frame, *_ = env.step(frame.suggestion)
     text = task.prompt(frame)[0]["content"]
-    assert len(text) == 1 and frame.images == [] and f"Now: {frame.text}" in text[0]["text"] and "image" not in text[0]["text"] and f"You read: {frame.info['observation_text']}" in text[0]["text"]
+    assert len(text) == 1 and frame.images == [] and f"Now: {frame.text}" in text[0]["text"]
+    assert "image" not in text[0]["text"] and f"You read: {frame.info['observation_text']}" in text[0]["text"]
 
 
 def test_success_by_type_is_reported():
@@ -376,12 +431,16 @@ def test_random_play_wins_less_than_fifteen_percent(kind):
     assert evaluate(task, RandomActor(task), range(100), envs=10, keep_images=0, workers=2)[0]["success"] < 0.15
 
 
-@pytest.mark.parametrize("wrong, says", [(dict(types="heet"), "did you mean 'heat'"), (dict(types=""), "no type"), (dict(types=[]), "no type"), (dict(max_commands=0), "1 or more")])
+@pytest.mark.parametrize("wrong, says", [(dict(types="heet"), "did you mean 'heat'"), (dict(types=""), "no type"),
+                                         (dict(types=[]), "no type"), (dict(max_commands=0), "1 or more")])
 def test_wrong_options(wrong, says):
     with pytest.raises(UsageError, match=says): make_task("ALFWorld", **wrong)
 
 
-@pytest.mark.parametrize("wrong, says", [(dict(places=3), "from 4 to 22"), (dict(things=-1), "from 0 to 60"), (dict(reward="shaped"), "mended or published"), (dict(max_turns=0), "1 or more"), (dict(games="nowhere"), "no games under nowhere")])
+@pytest.mark.parametrize("wrong, says",
+                         [(dict(places=3), "from 4 to 22"), (dict(things=-1), "from 0 to 60"),
+                          (dict(reward="shaped"), "mended or published"), (dict(max_turns=0), "1 or more"),
+                          (dict(games="nowhere"), "no games under nowhere")])
 def test_wrong_options_of_the_environment(wrong, says):
     with pytest.raises(UsageError, match=says): make_task("ALFWorld", **wrong).make_env()
 
@@ -391,11 +450,18 @@ def test_wrong_options_of_the_environment(wrong, says):
 def test_images_differ_where_it_matters():
     base = Scene("fridge 1", True, (Thing("apple 1"), Thing("mug 1")), None, ("fridge 1", "shelf 1"))
     from dataclasses import replace
-    variants = [base, replace(base, opened=False), replace(base, place="shelf 1", opened=None), replace(base, place="fridge 2"), replace(base, things=base.things[:1]), replace(base, things=(Thing("apple 1", ("hot",)), base.things[1])),
-        replace(base, things=(Thing("apple 1", ("cold",)), base.things[1])), replace(base, things=(Thing("apple 1", ("clean",)), base.things[1])), replace(base, held=Thing("egg 1")), replace(base, held=Thing("egg 1", ("hot",))), replace(base, place="")]
+    variants = [base, replace(base, opened=False), replace(base, place="shelf 1", opened=None),
+                replace(base, place="fridge 2"), replace(base, things=base.things[:1]),
+                replace(base, things=(Thing("apple 1", ("hot",)), base.things[1])),
+                replace(base, things=(Thing("apple 1", ("cold",)), base.things[1])),
+                replace(base, things=(Thing("apple 1", ("clean",)), base.things[1])),
+                replace(base, held=Thing("egg 1")), replace(base, held=Thing("egg 1", ("hot",))),
+                replace(base, place="")]
     images = [draw_scene(v).tobytes() for v in variants]
     assert len(set(images)) == len(images)
-    for odd in (Scene("unheard-of thing 3", None, tuple(Thing(f"gadget {i}") for i in range(40))), Scene(), Scene("x"), Scene("shelf 1", None, (Thing("mug"),))): assert draw_scene(odd).shape == (300, 300, 3)
+    for odd in (Scene("unheard-of thing 3", None, tuple(Thing(f"gadget {i}") for i in range(40))), Scene(), Scene("x"),
+                Scene("shelf 1", None, (Thing("mug"),))):
+        assert draw_scene(odd).shape == (300, 300, 3)
 
 
 # --- leaks and hangs ---
@@ -420,7 +486,8 @@ def test_a_hanging_engine_is_counted_and_nothing_is_left(tmp_path):
     frames = pool.reset({0: 0, 1: 1})
     frames = {i: r[0] for i, r in pool.step({i: f.actions[0] for i, f in frames.items()}).items()}
     pool.workers[0].timeout = 3
-    with pytest.warns(RuntimeWarning, match="no answer within 3 s"): assert pool.step({0: frames[0].actions[0]}) == {0: None, 1: None}
+    with pytest.warns(RuntimeWarning, match="no answer within 3 s"):
+        assert pool.step({0: frames[0].actions[0]}) == {0: None, 1: None}
     assert pool.lost == 2 and process.poll() is not None
     pool.workers[0].timeout = 120
     assert pool.reset({0: 0})[0].text                     # a fresh worker goes on

@@ -1,18 +1,18 @@
 "AlfThor without its simulator: every preflight message, and the protocol with stand-ins."
-import socket, time
+import socket
+import time
 from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("alfworld", reason="needs the extra rl4vlm[alfworld]")
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool
 from rl4vlm.envs import alfworld_thor as module
 from rl4vlm.envs.alfworld_games import Game, generate_games
 from rl4vlm.envs.alfworld_thor import BUILD, AlfThor, AlfThorEnv, Simulator, Thor, preflight, translated
 from rl4vlm.evaluate import evaluate
 from rl4vlm.rollout import RandomActor
-from rl4vlm.env_pool import EnvPool
 
 STAND_IN = '''
 import json, sys; sys.path[:] = json.loads(sys.argv[2])
@@ -22,8 +22,10 @@ class StandIn:
     def __init__(self): self.turn = 0
     def seen(self, words):
         commands = ["go to shelf 1", "go to drawer 1", "take mug 1 from shelf 1", "move mug 1 to shelf 1", "look"]
-        return dict(words=words, commands=commands, won=words.startswith("move"), rate=0.5 + 0.5 * words.startswith("move"), frame=np.full((300, 300, 3), self.turn, np.uint8),
-            here="" if words == "reset" else "drawer 1", closed=True, places=["drawer 1", "shelf 1"], things=[], held=[["mug 1", ["clean"]]])
+        won = words.startswith("move")
+        return dict(words=words, commands=commands, won=won, rate=0.5 + 0.5 * won,
+                    frame=np.full((300, 300, 3), self.turn, np.uint8), here="" if words == "reset" else "drawer 1",
+                    closed=True, places=["drawer 1", "shelf 1"], things=[], held=[["mug 1", ["clean"]]])
     def reset(self, trajectory):
         self.turn = 0
         if os.path.exists("hang_at_reset"): time.sleep(600)
@@ -79,8 +81,11 @@ def everything(monkeypatch, tmp_path, *lacking):
     monkeypatch.setenv("DISPLAY", ":993")
 
 
-@pytest.mark.parametrize("lacking, says", [("alfworld", r"pip install .*\[alfworld\]"), ("ai2thor", r"no module ai2thor\): pip install .*\[alfworld-thor\]"), ("cv2", r"no module cv2\): pip install"),
-    ("display", r"no X server at DISPLAY=':993'; THOR needs one with GLX.*Xvfb"), ("build", rf"THOR's program is missing: no .*releases/{BUILD}.*390 MB")])
+@pytest.mark.parametrize("lacking, says", [("alfworld", r"pip install .*\[alfworld\]"),
+                                           ("ai2thor", r"no module ai2thor\): pip install .*\[alfworld-thor\]"),
+                                           ("cv2", r"no module cv2\): pip install"),
+                                           ("display", r"no X server at DISPLAY=':993'; THOR needs one with GLX.*Xvfb"),
+                                           ("build", rf"THOR's program is missing: no .*releases/{BUILD}.*390 MB")])
 def test_preflight_names_what_is_missing(lacking, says, games, monkeypatch, tmp_path):
     everything(monkeypatch, tmp_path)
     assert len(preflight(games)) == 3
@@ -93,7 +98,9 @@ def test_preflight_names_what_is_missing(lacking, says, games, monkeypatch, tmp_
 def test_preflight_without_games(monkeypatch, tmp_path):
     everything(monkeypatch, tmp_path)
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path/"data"))
-    with pytest.raises(UsageError, match="no games under .*data/json_2.1.1/train; .*alfworld-download, and ALFWORLD_DATA.*rl4vlm alfworld generate"): preflight()
+    with pytest.raises(UsageError, match="no games under .*data/json_2.1.1/train; .*alfworld-download, "
+                                         "and ALFWORLD_DATA.*rl4vlm alfworld generate"):
+        preflight()
 
 
 def test_an_x_server_that_answers_is_found(tmp_path):
@@ -124,19 +131,23 @@ def test_the_simulator_gives_rgb_frames_and_the_scene():
         def reset(self, path): self.path = path
         def step(self, command): self.steps.append(command)
         def get_results(self): return "words", False, ["look"], False, 0.5, []
-        def get_last_frame(self): return np.dstack([np.full((2, 2), v, np.uint8) for v in (1, 2, 3)])   # blue, green, red
+        def get_last_frame(self):
+            return np.dstack([np.full((2, 2), v, np.uint8) for v in (1, 2, 3)])   # blue, green, red
     simulator = Simulator.__new__(Simulator)
     simulator.thor = FakeThor()
     seen = simulator.reset("a.json")
     assert seen["frame"][0, 0].tolist() == [3, 2, 1] and seen["frame"].flags["C_CONTIGUOUS"]
-    assert (seen["here"], seen["closed"], seen["places"], seen["things"], seen["held"]) == ("fridge 1", False, ["fridge 1", "shelf 1"], [["egg 1", ["clean"]]], [["mug 1", ["hot"]]])
+    assert (seen["here"], seen["closed"], seen["places"]) == ("fridge 1", False, ["fridge 1", "shelf 1"])
+    assert (seen["things"], seen["held"]) == ([["egg 1", ["clean"]]], [["mug 1", ["hot"]]])
     simulator.step("move mug 1 to shelf 1")
     assert simulator.thor.steps == ["put mug 1 in/on shelf 1"]
     FakeController.curr_recep = "nothing"
     assert simulator.seen()["here"] == ""
 
 
-@pytest.mark.parametrize("command, says", [("hang", "no answer within 1 s"), ("die", "the simulator ended"), ("half", "the simulator ended"), ("fail", "the simulator failed: KeyError: 'object gone'")])
+@pytest.mark.parametrize("command, says",
+                         [("hang", "no answer within 1 s"), ("die", "the simulator ended"),
+                          ("half", "the simulator ended"), ("fail", "the simulator failed: KeyError: 'object gone'")])
 def test_what_goes_wrong_is_told_and_nothing_is_left(command, says):
     thor = Thor(seconds=20, boot=STAND_IN)
     assert thor.start(GAME) == "reset"
@@ -154,7 +165,8 @@ def test_a_simulator_that_never_starts():
     Path("hang_at_reset").touch()
     thor = Thor(seconds=2, boot=STAND_IN)
     with pytest.raises(RL4VLMError, match="asked for reset .*no answer within 2 s"): thor.start(GAME)
-    with pytest.raises(RL4VLMError, match="the simulator ended"): Thor(seconds=20, boot="import no_such_module").start(GAME)
+    with pytest.raises(RL4VLMError, match="the simulator ended"):
+        Thor(seconds=20, boot="import no_such_module").start(GAME)
 
 
 def test_a_forgotten_simulator_ends():
@@ -171,10 +183,12 @@ def test_a_forgotten_simulator_ends():
 def test_the_interface_is_that_of_alfworld(games):
     env = AlfThorEnv(games=games, boot=STAND_IN, seconds=20)
     image, info = env.reset(seed=0)
-    assert set(info) >= {"observation_text", "admissible_commands", "won", "goal_condition_success_rate", "task_type", "task", "is_legal_action", "scene"}
+    assert set(info) >= {"observation_text", "admissible_commands", "won", "goal_condition_success_rate", "task_type",
+                         "task", "is_legal_action", "scene"}
     assert (image == 0).all() and info["scene"].place == ""
     image, reward, terminated, truncated, info = env.step("go to drawer 1")
-    assert (image == 1).all() and (reward, terminated) == (0.0, False) and info["scene"].opened is False and info["scene"].held.states == ("clean",)
+    assert (image == 1).all() and (reward, terminated) == (0.0, False)
+    assert info["scene"].opened is False and info["scene"].held.states == ("clean",)
     assert env.step("fly")[1] == -1
     assert env.step("move mug 1 to shelf 1")[1:3] == (50.5, True)
     env.close()

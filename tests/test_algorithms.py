@@ -1,9 +1,10 @@
 "Advantages and losses held against Stable-Baselines3, TRL and finite differences."
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from rl4vlm.advantages import following_values, gae, grpo, rloo
 from rl4vlm.config import PPOConfig
 from rl4vlm.losses import ppo_loss, value_loss
-
 
 # ---- Stable-Baselines3 ----
 
@@ -12,7 +13,8 @@ sb3 = pytest.importorskip("stable_baselines3", reason="pip install stable-baseli
 
 @pytest.mark.parametrize("gamma,lam", [(0.9, 0.95), (0.99, 0.5), (1.0, 1.0), (0.8, 0.0)])
 def test_gae_is_that_of_stable_baselines3(gamma, lam):
-    "Terminations and truncations; SB3 adds the discounted value of the final observation to the last reward of a truncated episode."
+    ("Terminations and truncations; SB3 adds the discounted value of the final observation to the last reward "
+     "of a truncated episode.")
     import gymnasium as gym
     from stable_baselines3.common.buffers import RolloutBuffer
     rng = np.random.default_rng(0)
@@ -26,13 +28,16 @@ def test_gae_is_that_of_stable_baselines3(gamma, lam):
     buffer = RolloutBuffer(T, box, box, gamma=gamma, gae_lambda=lam, n_envs=N)
     start = np.ones(N, bool)
     for t in range(T):
-        buffer.add(np.zeros((N, 1)), np.zeros((N, 1)), rewards[t] + gamma * cut[t] * truncated[t], start, torch.tensor(values[t]), torch.zeros(N))
+        buffer.add(np.zeros((N, 1)), np.zeros((N, 1)), rewards[t] + gamma * cut[t] * truncated[t], start,
+                   torch.tensor(values[t]), torch.zeros(N))
         start = ends[t]
     last = rng.normal(size=N).astype(np.float32)     # values after the buffer
     buffer.compute_returns_and_advantage(torch.tensor(last), dones=ends[-1])
     cut[-1] = np.where(ends[-1], cut[-1], last)
     tensor = torch.tensor
-    advantages, returns = gae(tensor(rewards), tensor(values), following_values(tensor(values), tensor(cut), tensor(ends)), tensor(terminated), tensor(ends), gamma, lam)
+    advantages, returns = gae(tensor(rewards), tensor(values),
+                              following_values(tensor(values), tensor(cut), tensor(ends)), tensor(terminated),
+                              tensor(ends), gamma, lam)
     np.testing.assert_allclose(advantages, buffer.advantages, atol=2e-5)
     np.testing.assert_allclose(returns, buffer.returns, atol=2e-5)
 
@@ -40,7 +45,8 @@ def test_gae_is_that_of_stable_baselines3(gamma, lam):
 def test_losses_are_those_of_stable_baselines3():
     "SB3's own `train`, one epoch of one batch, after the policy has moved away from the one that played."
     from stable_baselines3 import PPO
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, n_epochs=1, clip_range=0.2, seed=0, device="cpu", normalize_advantage=False, learning_rate=1e-12)
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, n_epochs=1, clip_range=0.2, seed=0, device="cpu",
+                normalize_advantage=False, learning_rate=1e-12)
     model.learn(64)                                  # fills the buffer
     with torch.no_grad():
         for p in model.policy.parameters(): p.add_(0.15 * torch.randn_like(p))
@@ -49,12 +55,14 @@ def test_losses_are_those_of_stable_baselines3():
     values, logprobs = values.flatten().detach(), logprobs.detach()
     model.train()
     theirs = model.logger.name_to_value
-    loss, parts = ppo_loss(logprobs[:, None], batch.old_log_prob[:, None], torch.ones(64, 1), batch.advantages, clip=0.2, ratio="turn")
+    loss, parts = ppo_loss(logprobs[:, None], batch.old_log_prob[:, None], torch.ones(64, 1), batch.advantages,
+                           clip=0.2, ratio="turn")
     assert theirs["train/clip_fraction"] > 0.05
     assert loss.item() == pytest.approx(theirs["train/policy_gradient_loss"], abs=1e-5)
     assert parts["clip_fraction"] == pytest.approx(theirs["train/clip_fraction"], abs=1e-6)
     assert parts["kl"] == pytest.approx(theirs["train/approx_kl"], abs=1e-5)
-    assert 2 * value_loss(values, batch.returns, torch.tensor(1.0)).mean().item() == pytest.approx(theirs["train/value_loss"], rel=1e-4)
+    assert 2 * value_loss(values, batch.returns,
+                          torch.tensor(1.0)).mean().item() == pytest.approx(theirs["train/value_loss"], rel=1e-4)
 
 
 def test_clipped_value_loss_line_by_line():
@@ -66,7 +74,9 @@ def test_clipped_value_loss_line_by_line():
     for a, b, r in zip(v, old, R):
         moved = b + min(max(a - b, -clip * scale), clip * scale)
         expected.append(0.5 * max(((a - r) / scale) ** 2, ((moved - r) / scale) ** 2))
-    np.testing.assert_allclose(value_loss(*map(torch.tensor, (v, R)), torch.tensor(scale, dtype=torch.float64), torch.tensor(old), clip), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        value_loss(*map(torch.tensor, (v, R)), torch.tensor(scale, dtype=torch.float64), torch.tensor(old), clip),
+        expected, rtol=1e-6)
 
 
 # ---- TRL ----
@@ -77,12 +87,15 @@ def tiny_text(tmp_path_factory):
     from transformers import AutoProcessor, Qwen2Config, Qwen2ForCausalLM
     from rl4vlm.tiny import build_tiny
     folder = tmp_path_factory.mktemp("text")
-    processor = AutoProcessor.from_pretrained(build_tiny(folder/"vlm", texts=["Say a word about the weather, the sea and the wind."] * 3))
+    processor = AutoProcessor.from_pretrained(
+        build_tiny(folder/"vlm", texts=["Say a word about the weather, the sea and the wind."] * 3))
     torch.manual_seed(0)
     tokenizer = processor.tokenizer
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-                                         initializer_range=0.2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+                                         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                                         initializer_range=0.2, eos_token_id=tokenizer.eos_token_id,
+                                         pad_token_id=tokenizer.pad_token_id))
     return model, tokenizer
 
 
@@ -94,10 +107,12 @@ def trl_batch(kind, tiny_text, tmp_path, **options):
     model, tokenizer = copy.deepcopy(tiny_text[0]), tiny_text[1]
     rewards = torch.tensor([0.0, 1.0, 1.0, 3.0, 2.0, 2.0, 0.5, -1.0])
     Config, Trainer = (trl.RLOOConfig, trl.RLOOTrainer) if kind == "rloo" else (trl.GRPOConfig, trl.GRPOTrainer)
-    config = Config(output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", per_device_train_batch_size=8, num_generations=4,
+    config = Config(output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False,
+                    report_to="none", per_device_train_batch_size=8, num_generations=4,
                     max_completion_length=6, epsilon=0.2, **options)
     data = Dataset.from_list([dict(prompt=[dict(role="user", content=t)]) for t in ("the sea", "the wind")])
-    trainer = Trainer(model=model, reward_funcs=lambda completions, **_: rewards[:len(completions)].tolist(), args=config, train_dataset=data, processing_class=tokenizer)
+    trainer = Trainer(model=model, reward_funcs=lambda completions, **_: rewards[:len(completions)].tolist(),
+                      args=config, train_dataset=data, processing_class=tokenizer)
     batch = trainer._generate_and_score_completions([data[i // 4] for i in range(8)])
     with torch.no_grad():
         for p in trainer.model.parameters(): p.add_(0.1 * torch.randn_like(p))     # the policy has moved
@@ -137,16 +152,17 @@ def test_grpo_is_that_of_trl(tiny_text, tmp_path):
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     "A policy in float64 and two segments that it played."
+    from rl4vlm.env_pool import TaskEnv
     from rl4vlm.models import load_vlm
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.rollout import Plan, Player, PolicyActor
     from rl4vlm.tasks import make_task
     from rl4vlm.tiny import build_tiny
-    from rl4vlm.env_pool import TaskEnv
     torch.manual_seed(0)
     task = make_task("NumberLine")
     frames = [TaskEnv(task).reset(seed) for seed in range(3)]
-    folder = build_tiny(tmp_path_factory.mktemp("tiny"), texts=[task.prompt(f)[0]["content"][-1]["text"] + task.answer("+", f.info) for f in frames])
+    folder = build_tiny(tmp_path_factory.mktemp("tiny"),
+                        texts=[task.prompt(f)[0]["content"][-1]["text"] + task.answer("+", f.info) for f in frames])
     policy = VLMPolicy(*load_vlm(str(folder)))
     policy.eval(); policy.disable_dropout()
     player = Player(task, PolicyActor(policy, max_new_tokens=12), None, envs=2)
@@ -170,8 +186,10 @@ def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
         def loss():
             states, ids, mask = policy.response_states(batch.prompts, batch.responses)
             logits = policy.base.get_output_embeddings()(states[mask])
-            logp = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, TokenScores.apply(logits, ids[mask], policy.forbidden, False)[1])
-            return ppo_loss(logp, batch.old_logprobs.double() + 0.01, batch.weights.double(), batch.advantages.double(), 0.2, "turn")[0]
+            logp = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(
+                mask, TokenScores.apply(logits, ids[mask], policy.forbidden, False)[1])
+            return ppo_loss(logp, batch.old_logprobs.double() + 0.01, batch.weights.double(), batch.advantages.double(),
+                            0.2, "turn")[0]
         parameters = [p for n, p in policy.model.named_parameters() if "visual" not in n]
         gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
         for seed in range(3):
@@ -184,24 +202,28 @@ def test_gradient_of_the_weighted_turn_loss_by_finite_differences(played):
                     for p, d in zip(parameters, directions): p.add_(sign * h * d)
                     ends.append(loss().item())
                     for p, d in zip(parameters, directions): p.sub_(sign * h * d)
-            assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-3, abs=1e-6)     # the model's norms round to float32
+            # the model's norms round to float32
+            assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-3, abs=1e-6)
     finally:
         policy.float(); policy._features.clear(); policy._features.used = 0
 
 
 def test_order_and_padding_change_nothing(played):
-    "The loss of a minibatch does not depend on the order of its turns, nor on how long the longest answer or prompt is."
+    ("The loss of a minibatch does not depend on the order of its turns, nor on how long the "
+     "longest answer or prompt is.")
     from rl4vlm.ppo import PPO
     policy, segments = played
     learner = PPO("NumberLine", policy, PPOConfig(kl=dict(max=0), loss=dict(entropy_coef=0.01)))
     from rl4vlm.batch import make_batch
     batch, _ = make_batch(policy, segments, learner.config)
-    totals = lambda rows: dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(batch.responses[i]) for i in rows)))
+    totals = lambda rows: dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)),
+                               tokens=float(sum(len(batch.responses[i]) for i in rows)))
     rows = np.arange(len(batch))
     loss = lambda rows: learner.loss(batch, rows, totals(rows), False)[0].item()
     assert loss(rows) == pytest.approx(loss(rows[::-1].copy()), abs=1e-5)
     with torch.no_grad():
         alone = [policy.score([batch.prompts[i]], [batch.responses[i]]).logprobs[0] for i in rows]
-        long = policy.score([*batch.prompts, batch.prompts[0]], [*batch.responses, np.resize(batch.responses[0], 40)]).logprobs
+        long = policy.score([*batch.prompts, batch.prompts[0]],
+                            [*batch.responses, np.resize(batch.responses[0], 40)]).logprobs
     for i, one in enumerate(alone): assert (long[i, :len(one)] - one).abs().max() < 1e-4
     learner.player.close()

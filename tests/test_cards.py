@@ -1,19 +1,24 @@
 "The Gym-Cards games against plain models of their rules, and their oracles against brute force."
-import itertools, re, time, tomllib, warnings
+import itertools
+import re
+import time
+import tomllib
+import warnings
 from fractions import Fraction
 from pathlib import Path
-
-import gymnasium as gym, numpy as np, pytest
+import gymnasium as gym
+import numpy as np
+import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-
 from rl4vlm.envs.arithmetic import FormulaError, completion, python_value, rational_value
 from rl4vlm.envs.card_images import RANKS, SUITS, card_image
 from rl4vlm.envs.cards import BlackjackEnv, EZPointsEnv, NumberLineEnv, Points24Env, blackjack_values
 from rl4vlm.tasks import make_task
 
-IDS = [f"gym_cards/{name}-v{version}" for name in ("NumberLine", "EZPoints", "Points24", "Blackjack") for version in (0, 1)]
+IDS = [f"gym_cards/{name}-v{version}" for name in ("NumberLine", "EZPoints", "Points24", "Blackjack")
+       for version in (0, 1)]
 pytestmark = pytest.mark.filterwarnings("ignore:.*out of date", "ignore::SyntaxWarning")
 
 
@@ -31,11 +36,13 @@ def formulas(draw, numbers=st.integers(1, 13), size=4):
     def grow(size):
         if size == 1: return [str(draw(numbers))]
         split = draw(st.integers(1, size - 1))
-        inner = grow(split) + [draw(st.sampled_from(["+", "-", "*", "/", "**", "//", "- -", "*-", "/+", ""]))] + grow(size - split)
+        inner = (grow(split) + [draw(st.sampled_from(["+", "-", "*", "/", "**", "//", "- -", "*-", "/+", ""]))]
+                 + grow(size - split))
         return ["(", *inner, ")"] if draw(st.booleans()) else inner
     tokens = grow(draw(st.integers(1, size)))
     for _ in range(draw(st.integers(0, 2))):
-        tokens.insert(draw(st.integers(0, len(tokens))), draw(st.sampled_from(["+", "-", "*", "/", "(", ")", " ", "()"])))
+        tokens.insert(draw(st.integers(0, len(tokens))),
+                      draw(st.sampled_from(["+", "-", "*", "/", "(", ")", " ", "()"])))
     return "".join(tokens)
 
 def quick(text):
@@ -62,12 +69,15 @@ def test_token_soup_is_worth_what_python_says(text):
 def test_towers_of_small_powers(text):
     assert same(value_or_none(python_value, text), value_or_none(eval, text)), text
 
-@pytest.mark.parametrize("text", ["5//9**9**5", "-5//9**9**5", "5//-9**9**5", "-5//-9**9**5", "5/9**9**5", "1**9**9**5", "(-1)**9**9**5", "(-1)**8**9**5", "(-1)**-9**9**5", "5//(-9)**9**5", "5//(-9)**8**6",
-                                  "9**9**5/3", "9**9**5*1.", "2(3)", "2 (3)", "()", "()*3", "-()", " 1", "1 ", "(1)(2)", "2--3", "2-+-3", "2**-1", "(1-1)**-1", "00", "01", "", " ", "* 2", "2***3", "2///3"])
+@pytest.mark.parametrize("text", ["5//9**9**5", "-5//9**9**5", "5//-9**9**5", "-5//-9**9**5", "5/9**9**5", "1**9**9**5",
+                                  "(-1)**9**9**5", "(-1)**8**9**5", "(-1)**-9**9**5", "5//(-9)**9**5", "5//(-9)**8**6",
+                                  "9**9**5/3", "9**9**5*1.", "2(3)", "2 (3)", "()", "()*3", "-()", " 1", "1 ", "(1)(2)",
+                                  "2--3", "2-+-3", "2**-1", "(1-1)**-1", "00", "01", "", " ", "* 2", "2***3", "2///3"])
 def test_corners_of_python(text):
     assert same(value_or_none(python_value, text), value_or_none(eval, text)), text
 
-@pytest.mark.parametrize("text", ["9**9**9**9", "13**13**13**13", "(9**9**9)**9", "9**(9**9**9)", "-9**9**9-9", "9**9**9//9", "13**131313", "9" * 4000 + "**" + "9" * 4000, "(" * 4000, "-" * 10**5])
+@pytest.mark.parametrize("text", ["9**9**9**9", "13**13**13**13", "(9**9**9)**9", "9**(9**9**9)", "-9**9**9-9",
+                                  "9**9**9//9", "13**131313", "9" * 4000 + "**" + "9" * 4000, "(" * 4000, "-" * 10**5])
 def test_what_python_does_not_finish_is_refused_at_once(text):
     start = time.perf_counter()
     with pytest.raises(FormulaError): python_value(text)
@@ -76,7 +86,8 @@ def test_what_python_does_not_finish_is_refused_at_once(text):
 def test_rational_reading():
     assert rational_value([8, "/", "(", 3, "-", 8, "/", 3, ")"]) == 24
     assert rational_value(["-", 2, "+", 3]) == 1
-    for tokens in ([2, 4], [2, "*", "*", 3], [6, "/", "/", 2], ["(", ")"], [2, "(", 3, ")"], [1, "/", "(", 2, "-", 2, ")"], []):
+    for tokens in ([2, 4], [2, "*", "*", 3], [6, "/", "/", 2], ["(", ")"], [2, "(", 3, ")"],
+                   [1, "/", "(", 2, "-", 2, ")"], []):
         with pytest.raises(FormulaError): rational_value(tokens)
 
 # --- the solver ---
@@ -94,16 +105,19 @@ def test_completions_are_shortest():
         for target in (6, -1, 5, 0, Fraction(1, 2), 7):
             shortest = {}
             for tokens in worth.get(target, []):
-                for cut in range(len(tokens) + 1): shortest[tokens[:cut]] = min(shortest.get(tokens[:cut], 9), len(tokens) - cut)
+                for cut in range(len(tokens) + 1):
+                    shortest[tokens[:cut]] = min(shortest.get(tokens[:cut], 9), len(tokens) - cut)
             for length in range(4):
                 for prefix in itertools.product(alphabet, repeat=length):
                     ours = completion((a, b), prefix, target)
                     if ours is not None: assert rational_value(prefix + ours) == target
-                    if ours is not None and len(prefix + ours) <= 5: assert len(ours) == shortest.get(prefix), (prefix, target, ours)
+                    if ours is not None and len(prefix + ours) <= 5:
+                        assert len(ours) == shortest.get(prefix), (prefix, target, ours)
                     else: assert prefix not in shortest, (prefix, target)
 
 def test_beyond_repair():
-    for formula in [(2, "/", "(", 3, "-", 3, ")"), (2, 3), ("*",), (")",), (2, "("), (2, "*", "*"), (7,), (2, 2), ("(", ")"), ("=",)]:
+    for formula in [(2, "/", "(", 3, "-", 3, ")"), (2, 3), ("*",), (")",), (2, "("), (2, "*", "*"), (7,), (2, 2),
+                    ("(", ")"), ("=",)]:
         assert completion((2, 3, 3, 4), formula) is None, formula
 
 def makes(values, target):
@@ -164,11 +178,13 @@ def test_points_games_play_as_published(game, count, limit, target, data):
     cards = data.draw(st.lists(card_names, min_size=count, max_size=count))
     entries = [int(n) if n.isdigit() else n for n in env.action_names]
     on_cards = [min(RANKS.index(c[1]) + 1, 10) for c in cards]
-    moves = data.draw(st.lists(st.sampled_from(entries[:-1] + 3 * on_cards + 2 * entries[10:-1]), max_size=limit + 3)) + ["="]
+    moves = (data.draw(st.lists(st.sampled_from(entries[:-1] + 3 * on_cards + 2 * entries[10:-1]), max_size=limit + 3))
+             + ["="])
     if not quick("".join(map(str, moves))): return
     info = env.reset(options=dict(cards=cards))[1]
     assert info == dict(Cards=cards, Numbers=on_cards, Formula=[])
-    for move, (reward, terminated, truncated, formula) in zip(moves, published_points(cards, moves, target, limit, count)):
+    published = published_points(cards, moves, target, limit, count)
+    for move, (reward, terminated, truncated, formula) in zip(moves, published):
         observation, *rest, info = env.step(entries.index(move))
         assert rest == [reward, terminated, truncated] and info == dict(Cards=cards, Numbers=on_cards, Formula=formula)
         assert [type(e) for e in info["Formula"]] == [type(e) for e in formula]
@@ -193,12 +209,14 @@ def test_what_v1_repairs(tokens, cards, v0, v1):
 
 def test_points_arguments():
     court = Points24Env(treat_face_cards_as_10=False)
-    assert court.action_space.n == 20 and court.reset(options=dict(cards=["HK", "DQ", "SJ", "CT"]))[1]["Numbers"] == [13, 12, 11, 10]
+    assert court.action_space.n == 20
+    assert court.reset(options=dict(cards=["HK", "DQ", "SJ", "CT"]))[1]["Numbers"] == [13, 12, 11, 10]
     assert points_result(Points24Env(target_points=10), "4+3+2+1=", ["H4", "D3", "S2", "CA"])[0] == 10
 
 @pytest.mark.parametrize("version", [0, 1])
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 8).flatmap(lambda m: st.tuples(st.just(m), st.integers(0, m), st.integers(0, m))), st.lists(st.integers(0, 1), min_size=20, max_size=20))
+@given(st.integers(1, 8).flatmap(lambda m: st.tuples(st.just(m), st.integers(0, m), st.integers(0, m))),
+       st.lists(st.integers(0, 1), min_size=20, max_size=20))
 def test_number_line_rules(version, start, actions):
     highest, target, current = start
     env = NumberLineEnv(max_position=highest, version=version)
@@ -225,18 +243,21 @@ def test_ez_points_deals():
     for pair, chance in counts.items():
         share = np.mean([sorted(i["Numbers"]) == list(pair) for i in infos])
         assert abs(share - chance) < 5 * (chance * (1 - chance) / 3000) ** 0.5, (pair, share, chance)
-    assert 0.45 < np.mean([i["Numbers"][0] > i["Numbers"][1] for i in infos if i["Numbers"][0] != i["Numbers"][1]]) < 0.55
+    assert (0.45 < np.mean([i["Numbers"][0] > i["Numbers"][1] for i in infos if i["Numbers"][0] != i["Numbers"][1]])
+            < 0.55)
 
 # --- Blackjack ---
 
-jack_cards = st.tuples(st.integers(1, 10), st.sampled_from("JQK"), st.sampled_from("CDHS")).map(lambda c: (c[0], "A" if c[0] == 1 else c[1] if c[0] == 10 else str(c[0]), c[2]))
+jack_cards = st.tuples(st.integers(1, 10), st.sampled_from("JQK"), st.sampled_from("CDHS")).map(
+    lambda c: (c[0], "A" if c[0] == 1 else c[1] if c[0] == 10 else str(c[0]), c[2]))
 
 def points_of(cards):
     values = [c[0] for c in cards]
     return sum(values) + 10 * (1 in values and sum(values) + 10 <= 21)
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(jack_cards, min_size=2, max_size=2), st.lists(jack_cards, min_size=2, max_size=2), st.lists(jack_cards, min_size=40, max_size=40), st.lists(st.integers(0, 1), min_size=25, max_size=25),
+@given(st.lists(jack_cards, min_size=2, max_size=2), st.lists(jack_cards, min_size=2, max_size=2),
+       st.lists(jack_cards, min_size=40, max_size=40), st.lists(st.integers(0, 1), min_size=25, max_size=25),
        st.booleans(), st.booleans(), st.sampled_from([0, 1]))
 def test_blackjack_rules(player, dealer, deck, actions, natural, sab, version):
     env = BlackjackEnv(natural=natural, sab=sab, version=version)
@@ -254,10 +275,12 @@ def test_blackjack_rules(player, dealer, deck, actions, natural, sab, version):
         elif version and not action and natural and not sab and blackjack[0] and reward == 1: reward = 1.5
         observation, *rest, info = env.step(action)
         assert rest == [reward, lost or not action, False]
-        assert info == {"Dealer Card": dealer, "Player Card": player} and all(type(c) is tuple for c in info["Player Card"])
+        assert info == {"Dealer Card": dealer, "Player Card": player}
+        assert all(type(c) is tuple for c in info["Player Card"])
         if rest[1]: return
 
-@pytest.mark.parametrize("dealer, plain, natural, sab", [([10, 7], 1, 1.5, 1), ([10, 1], 0, 0, 0), ([6, 10, 5], 0, 0, 1)])
+@pytest.mark.parametrize("dealer, plain, natural, sab",
+                         [([10, 7], 1, 1.5, 1), ([10, 1], 0, 0, 0), ([6, 10, 5], 0, 0, 1)])
 def test_naturals_count_in_v1_only(dealer, plain, natural, sab):
     face = {1: "A", 10: "Q"}
     start = dict(player=[[1, "A", "H"], [10, "K", "S"]], dealer=[[v, face.get(v, str(v)), "C"] for v in dealer])
@@ -265,7 +288,8 @@ def test_naturals_count_in_v1_only(dealer, plain, natural, sab):
         env = BlackjackEnv(**arguments)
         env.reset(options=start)
         return env.step(0)[1]
-    assert [stand(version=1), stand(natural=True, version=1), stand(sab=True, version=1), stand(natural=True, sab=True, version=1)] == [plain, natural, sab, sab]
+    assert [stand(version=1), stand(natural=True, version=1), stand(sab=True, version=1),
+            stand(natural=True, sab=True, version=1)] == [plain, natural, sab, sab]
     assert [stand(), stand(natural=True), stand(sab=True)] == [plain] * 3
 
 def test_blackjack_deals_a_seed_as_published():
@@ -292,21 +316,26 @@ def returns_of(choose, env, episodes):
         while not terminated: _, reward, terminated, _, info = env.step(choose(info))
         yield reward
 
-@pytest.mark.parametrize("choose, wins, mean", [("oracle", .429, -.047), ("stand", .381, -.186), ("random", .281, -.396)])
+@pytest.mark.parametrize("choose, wins, mean",
+                         [("oracle", .429, -.047), ("stand", .381, -.186), ("random", .281, -.396)])
 def test_blackjack_play(choose, wins, mean):
     task, rng = make_task("Blackjack"), np.random.default_rng(1)
-    choices = dict(oracle=lambda info: task.actions.index(task.oracle(None, info)), stand=lambda info: 0, random=lambda info: int(rng.integers(2)))
+    choices = dict(oracle=lambda info: task.actions.index(task.oracle(None, info)), stand=lambda info: 0,
+                   random=lambda info: int(rng.integers(2)))
     returns = np.array(list(returns_of(choices[choose], BlackjackEnv(is_pixel=False), 6000)))
     assert abs((returns > 0).mean() - wins) < 4 * 0.5 / 6000**0.5 and abs(returns.mean() - mean) < 4 / 6000**0.5
 
 def test_blackjack_table():
-    hits = {(points, ace): {d for d in range(1, 11) if np.subtract(*blackjack_values(points - 10 * ace, ace, d)) < 0} for ace in (False, True) for points in range(12, 21)}
-    assert all(hits[points, False] == {7, 8, 9, 10, 1} for points in (13, 14, 15, 16)) and hits[12, False] == {7, 8, 9, 10, 1, 2, 3}
+    hits = {(points, ace): {d for d in range(1, 11) if np.subtract(*blackjack_values(points - 10 * ace, ace, d)) < 0}
+            for ace in (False, True) for points in range(12, 21)}
+    assert all(hits[points, False] == {7, 8, 9, 10, 1} for points in (13, 14, 15, 16))
+    assert hits[12, False] == {7, 8, 9, 10, 1, 2, 3}
     assert all(not hits[points, False] for points in (17, 18, 19, 20))
     assert all(hits[points, True] == set(range(1, 11)) for points in range(12, 18)) and hits[18, True] == {9, 10, 1}
     task = make_task("Blackjack")
     for points, value in itertools.product(range(4, 18), range(1, 11)):   # two cards, without an ace
-        info = {"Player Card": [(points - points // 2, "", "H"), (points // 2, "", "H")], "Dealer Card": [(value, "", "H")]}
+        info = {"Player Card": [(points - points // 2, "", "H"), (points // 2, "", "H")],
+                "Dealer Card": [(value, "", "H")]}
         assert task.oracle(None, info) == ("hit" if points < 12 or value in hits[points, False] else "stand")
     stand, hit = blackjack_values(20, False, 10)
     assert stand > 0.4 and hit < -0.8
@@ -358,23 +387,29 @@ def test_what_cannot_be_played(id):
 
 @pytest.mark.parametrize("game, options, message", [
     (NumberLineEnv, dict(target=6), "from 0 to 5"), (NumberLineEnv, dict(current="a"), "from 0 to 5"),
-    (EZPointsEnv, dict(cards=["H2"]), "has 1 cards"), (EZPointsEnv, dict(cards=["2H", "H2"]), "'2H' is no card"), (Points24Env, dict(cards=[1, 2, 3, 4]), "1 is no card"),
-    (BlackjackEnv, dict(player=[[10, "J", "H"]]), "two cards or more"), (BlackjackEnv, dict(dealer=[[10, "9", "H"]] * 2), "is no card"),
-    (BlackjackEnv, dict(deck=[3]), "3 is no card"), (BlackjackEnv, dict(player=[[10, "J", "H"]] * 3), "no more than 21")])
+    (EZPointsEnv, dict(cards=["H2"]), "has 1 cards"), (EZPointsEnv, dict(cards=["2H", "H2"]), "'2H' is no card"),
+    (Points24Env, dict(cards=[1, 2, 3, 4]), "1 is no card"),
+    (BlackjackEnv, dict(player=[[10, "J", "H"]]), "two cards or more"),
+    (BlackjackEnv, dict(dealer=[[10, "9", "H"]] * 2), "is no card"),
+    (BlackjackEnv, dict(deck=[3]), "3 is no card"),
+    (BlackjackEnv, dict(player=[[10, "J", "H"]] * 3), "no more than 21")])
 def test_starts_that_do_not_exist(game, options, message):
     with pytest.raises(ValueError, match=message): game().reset(options=options)
 
 def test_cards_differ_at_the_size_that_small_models_see():
     names = [suit + rank for suit in SUITS for rank in RANKS]
     for width, height in ((67, 93), (70, 98), (135, 189)):
-        small = [np.asarray(Image.fromarray(card_image(n, width, height)).resize((width * 112 // 300, height * 112 // 300))).astype(float) for n in names]
+        small = [np.asarray(Image.fromarray(card_image(n, width, height))
+                            .resize((width * 112 // 300, height * 112 // 300))).astype(float) for n in names]
         different = min((np.abs(a - b).max(-1) > 60).sum() for a, b in itertools.combinations(small, 2))
         assert different >= 10   # pixels by which the most similar two cards clearly differ
 
 def test_every_entry_is_seen():
     env, ez = Points24Env(), EZPointsEnv()
-    for env, cards, tokens in ((env, ["HT", "ST", "DT", "CT"], (["10", "+"] * 4 + ["+"] * 20)[:21]), (ez, ["HT", "ST"], ["10", "*", "10", "+", "+", "*"])):
-        images = [env.reset(options=dict(cards=cards))[0]] + [env.step(env.action_names.index(token))[0] for token in tokens]
+    for env, cards, tokens in ((env, ["HT", "ST", "DT", "CT"], (["10", "+"] * 4 + ["+"] * 20)[:21]),
+                               (ez, ["HT", "ST"], ["10", "*", "10", "+", "+", "*"])):
+        images = [env.reset(options=dict(cards=cards))[0]] + [env.step(env.action_names.index(token))[0]
+                                                              for token in tokens]
         assert all((a != b).any() for a, b in zip(images, images[1:]))
 
 # --- tasks ---
@@ -388,8 +423,10 @@ def test_tasks(name):
         while reward is None:
             assert frame.actions == list(env.unwrapped.action_names)
             prompt, action = task.prompt(frame)[0]["content"][-1]["text"], task.oracle(env, frame.info)
-            if name != "Blackjack": assert f"Formula so far: {task.true_fields(frame.info)['formula'] or 'empty'}\n" in prompt
-            assert set(task.true_fields(frame.info)) == set(task.fields) and all(f'"{f}"' in prompt for f in task.fields)
+            if name != "Blackjack":
+                assert f"Formula so far: {task.true_fields(frame.info)['formula'] or 'empty'}\n" in prompt
+            assert set(task.true_fields(frame.info)) == set(task.fields)
+            assert all(f'"{f}"' in prompt for f in task.fields)
             parsed = task.parse(task.answer(action, frame.info), frame.actions)
             assert parsed.action == action
             observation, step_reward, terminated, truncated, info = env.step(task.to_env(action, frame.info))
@@ -412,9 +449,11 @@ def test_tasks_with_other_arguments():
     task = make_task("Points24", env_kwargs=dict(treat_face_cards_as_10=False, target_points=36))
     env = task.make_env()
     frame = task.frame(*env.reset(options=dict(cards=["HK", "DQ", "SJ", "CT"])), env)
-    assert frame.actions == list(env.unwrapped.action_names) and "worth 36" in task.goal and "11, 12 and 13" in task.goal
+    assert frame.actions == list(env.unwrapped.action_names)
+    assert "worth 36" in task.goal and "11, 12 and 13" in task.goal
     while True:
-        observation, reward, terminated, truncated, info = env.step(task.to_env(task.oracle(env, frame.info), frame.info))
+        observation, reward, terminated, truncated, info = env.step(
+            task.to_env(task.oracle(env, frame.info), frame.info))
         frame = task.frame(observation, info, env)
         if terminated: break
     assert (reward == 10) == makes([Fraction(n) for n in (13, 12, 11, 10)], 36)

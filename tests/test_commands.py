@@ -1,8 +1,10 @@
 "The commands, run as subprocesses the way a user runs them."
 import json
-import pytest, yaml
+import pytest
+import yaml
 
-TINY = ["--updates", 2, "--rollout.envs", 4, "--rollout.steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1, "--sampling.max_new_tokens", 8, "--run.save_every", 1]
+TINY = ["--updates", 2, "--rollout.envs", 4, "--rollout.steps", 2, "--optim.minibatch", 4, "--optim.epochs", 1,
+        "--sampling.max_new_tokens", 8, "--run.save_every", 1]
 
 
 def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
@@ -12,11 +14,13 @@ def test_stages_one_by_one(rl4vlm, tmp_path, blind_model):
     rows = [json.loads(line) for line in (tmp_path/"runs/b/sft/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and all("loss" in r for r in rows)     # short as it is, it is logged
     rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", *TINY)
-    table = rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--out", "runs/d").stdout
+    table = rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8,
+                   "--out", "runs/d").stdout
     assert all(f"| {name} |" in table for name in ("random", "oracle", "model"))
     results = json.loads((tmp_path/"runs/d/results.json").read_text())
     assert results["panel"] == "val-50" and {"name", "success", "low", "high", "episodes"} <= set(results["rows"][0])
-    assert [json.loads(line)["step"] for line in (tmp_path/"runs/c/metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+    assert ([json.loads(line)["step"] for line in (tmp_path/"runs/c/metrics.jsonl").read_text().splitlines()]
+            == [0, 1, 2])
     rl4vlm("report", "--runs", "[runs/d]")
     assert "http:" not in (page := (tmp_path/"runs/d/report.html").read_text()) and "https:" not in page
 
@@ -28,7 +32,8 @@ def test_adapters_go_the_same_way(rl4vlm, tmp_path, blind_model):
     assert (tmp_path/"runs/b/sft/adapter_config.json").exists() and (tmp_path/"runs/b/sft/heads.safetensors").exists()
     rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--optim.activation_checkpointing", *TINY)
     rl4vlm("ppo", "--model", "runs/b/sft", "--out", "runs/c", "--optim.activation_checkpointing", "--resume", *TINY)
-    rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8, "--baselines", "false", "--out", "runs/d")
+    rl4vlm("eval", "--model", "runs/c/ppo/best", "--panel", "val-50", "--sampling.max_new_tokens", 8,
+           "--baselines", "false", "--out", "runs/d")
 
 
 def test_print_config_reads_back(rl4vlm, tmp_path):

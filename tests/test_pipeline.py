@@ -1,5 +1,6 @@
 "Which stages are done again, and which are not."
-import json, os
+import json
+import os
 from dataclasses import replace
 import pytest
 from rl4vlm.config import CollectConfig, EvalConfig, PipelineConfig, PPOConfig, SFTConfig
@@ -12,7 +13,8 @@ ALL = ["base", "collect", "preprocess", "sft", "ppo", "eval", "report"]
 def config(tmp_path_factory, blind_model):
     os.chdir(tmp_path_factory.mktemp("pipeline"))
     small = dict(max_new_tokens=8)
-    return PipelineConfig(model=str(blind_model), out="run", collect=CollectConfig(episodes=20), sft=SFTConfig(steps=2), eval=EvalConfig(panel="val-50", **small),
+    return PipelineConfig(model=str(blind_model), out="run", collect=CollectConfig(episodes=20),
+                          sft=SFTConfig(steps=2), eval=EvalConfig(panel="val-50", **small),
                           ppo=PPOConfig(updates=1, rollout=dict(envs=4, steps=2), optim=dict(minibatch=8, epochs=1),
                                         **small))
 
@@ -42,10 +44,12 @@ def test_stages_are_done_again_when_something_changed(config):
     assert run(slower, from_stage="ppo") == ["ppo", "eval", "report"]                 # with other options
     assert run(slower, resume=True) == [] and len([json.loads(line) for line in open("run/metrics.jsonl")]) == 2
     more = replace(slower, collect=replace(config.collect, error_rate=0.5))
-    with pytest.raises(UsageError, match="earlier stage collect have changed; --from collect"): run(more, from_stage="sft")
+    with pytest.raises(UsageError, match="earlier stage collect have changed; --from collect"):
+        run(more, from_stage="sft")
     assert run(slower, from_stage="eval") == ["eval", "report"]
     from datasets import Dataset
-    rows = Dataset.from_parquet("run/data/train.parquet", cache_dir="cache"); rows.select(range(20)).to_parquet("run/data/train.parquet")
+    rows = Dataset.from_parquet("run/data/train.parquet", cache_dir="cache")
+    rows.select(range(20)).to_parquet("run/data/train.parquet")
     assert run(slower, resume=True) == ["sft", "ppo", "eval", "report"]               # an input was edited by hand
     with pytest.raises(UsageError, match="did you mean 'preprocess'"): run(slower, from_stage="preproces")
     with pytest.raises(UsageError, match="holds no run"): run(slower, from_stage="ppo", out="elsewhere")
@@ -60,7 +64,8 @@ def test_an_interrupted_stage_goes_on(config, monkeypatch):
     with pytest.raises(KeyboardInterrupt): run(config, out="cut")
     shards = os.stat("cut/data/episodes/00000.parquet").st_mtime_ns
     monkeypatch.setattr(pipeline.STAGES["preprocess"], "run", real)
-    assert run(config, out="cut", resume=True) == ALL[2:] and os.stat("cut/data/episodes/00000.parquet").st_mtime_ns == shards
+    assert run(config, out="cut", resume=True) == ALL[2:]
+    assert os.stat("cut/data/episodes/00000.parquet").st_mtime_ns == shards
 
 
 def test_from_is_an_option_of_the_command(rl4vlm):

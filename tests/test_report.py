@@ -1,15 +1,24 @@
-"""The report: one closed file, safe with any text, useful with any part of a run missing; and alive in a real browser."""
-import base64, hashlib, io, json, os, shutil, tempfile, time
+"""The report: one closed file, safe with any text, useful with any part of a run missing; and alive in a real
+browser."""
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
 from html.parser import HTMLParser
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
+import pytest
 from PIL import Image
 from rl4vlm.core import UsageError
+from rl4vlm.figures import episode_strip, learning_curves, write_gif
 from rl4vlm.files import write_json
+from rl4vlm.report import write_report
 from rl4vlm.store import EpisodeStore
 from rl4vlm.types import Episode, turn_of
-from rl4vlm.figures import episode_strip, learning_curves, write_gif
-from rl4vlm.report import write_report
 
 HOSTILE = {
     "script": "<script>document.title='owned'</script>",
@@ -38,23 +47,32 @@ def make_episode(seed, actor, success, turns=3, texts=None, first=0, images=imag
     for i in range(turns):
         text = (texts or ['{"thoughts": "look", "action": "+"}'] * turns)[i]
         at = text.find('"action"')
-        made.append(turn_of([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])], [images(first + i)], text, action="+" if at > 0 else None,
-                         cause=None if at > 0 else "no_json", span=(at, len(text)) if at > 0 else None, played="+" if at > 0 else "-", reward=float(success and i == turns - 1),
-                         terminated=i == turns - 1, state=f"state {first + i}", episode=f"0-{seed}", index=i, seed=seed, value=0.25, logprobs=np.log([0.9, 0.5, 1.0])))
+        made.append(turn_of([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which way?")])],
+                            [images(first + i)], text, action="+" if at > 0 else None,
+                            cause=None if at > 0 else "no_json", span=(at, len(text)) if at > 0 else None,
+                            played="+" if at > 0 else "-", reward=float(success and i == turns - 1),
+                            terminated=i == turns - 1, state=f"state {first + i}", episode=f"0-{seed}", index=i,
+                            seed=seed, value=0.25, logprobs=np.log([0.9, 0.5, 1.0])))
     return Episode(task, seed, made, success=success, actor=actor)
 
 
 def make_run(folder, episodes=None, **files):
     "A run folder with all its parts."
     folder = Path(folder)
-    rows = [dict(name=name, success=s, low=s - 0.1, high=s + 0.1, episodes=20, mean_return=s, return_low=s - 0.2, return_high=s + 0.2, mean_turns=3.0, failed_parses=0.1, causes=dict(no_json=2), target_reached=0.9)
+    rows = [dict(name=name, success=s, low=s - 0.1, high=s + 0.1, episodes=20, mean_return=s, return_low=s - 0.2,
+                 return_high=s + 0.2, mean_turns=3.0, failed_parses=0.1, causes=dict(no_json=2), target_reached=0.9)
             for name, s in (("random", 0.3), ("ppo", 0.8))]
     write_json(folder/"results.json", dict(task="NumberLine", panel="test-200", rows=rows))
-    steps = [dict(step=0, val_success=0.4)] + [dict(step=i, success=0.4 + i / 20, mean_return=i / 10, kl=0.001 * i, failed_parses=0.1, policy_loss=0.1) for i in range(1, 9)]
+    steps = [dict(step=0, val_success=0.4)] + [dict(step=i, success=0.4 + i / 20, mean_return=i / 10, kl=0.001 * i,
+                                                    failed_parses=0.1, policy_loss=0.1) for i in range(1, 9)]
     (folder/"metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in steps))
     (folder/"config.yaml").write_text("task: NumberLine\nseed: 0\n")
-    if episodes is None: episodes = [make_episode(s, a, (s + k) % 2 == 0, first=20 * k + 3 * s) for k, a in enumerate(("random", "ppo")) for s in range(5)]
-    for actor in dict.fromkeys(e.actor for e in episodes): EpisodeStore(folder/"episodes").write([e for e in episodes if e.actor == actor], hashlib.md5(actor.encode()).hexdigest())
+    if episodes is None:
+        episodes = [make_episode(s, a, (s + k) % 2 == 0, first=20 * k + 3 * s) for k, a in enumerate(("random", "ppo"))
+                    for s in range(5)]
+    for actor in dict.fromkeys(e.actor for e in episodes):
+        EpisodeStore(folder/"episodes").write([e for e in episodes if e.actor == actor],
+                                              hashlib.md5(actor.encode()).hexdigest())
     for name, text in files.items(): (folder/name).write_text(text)
     return folder
 
@@ -65,7 +83,8 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.text, self.tags, self.inline, self.open = Path(path).read_text(encoding="utf-8"), [], [], None
         self.feed(self.text)
-        self.data = json.loads(next(text for tag, a, text in self.inline if a.get("type") == "application/json"), parse_constant=self.refuse)
+        self.data = json.loads(next(text for tag, a, text in self.inline if a.get("type") == "application/json"),
+                               parse_constant=self.refuse)
 
     def refuse(self, name): raise ValueError(f"{name} is no JSON")     # Python reads NaN, a browser does not
 
@@ -86,11 +105,14 @@ def run(tmp_path): return make_run(tmp_path/"run")
 def test_one_closed_file(run):
     page = Page(write_report(run))
     assert run/"report.html" == write_report(run)
-    assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "object", "embed", "base", "form", "video", "audio")]
-    assert not [a for _, attributes in page.tags for a in attributes if a in ("src", "srcset", "style", "action") or a.startswith("on")]
+    assert not [tag for tag, _ in page.tags
+                if tag in ("link", "img", "iframe", "object", "embed", "base", "form", "video", "audio")]
+    assert not [a for _, attributes in page.tags for a in attributes
+                if a in ("src", "srcset", "style", "action") or a.startswith("on")]
     assert all(a["href"].startswith("#") for _, a in page.tags if "href" in a)
     code = "".join(text for _, a, text in page.inline if a.get("type") != "application/json")
-    for word in ("http:", "https:", "//cdn", "url(", "@import", "fetch(", "XMLHttp", "WebSocket", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("):
+    for word in ("http:", "https:", "//cdn", "url(", "@import", "fetch(", "XMLHttp", "WebSocket", "innerHTML",
+                 "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("):
         assert word not in code, word
 
 
@@ -107,20 +129,25 @@ def test_security_policy_names_exactly_this_script_and_style(run):
 
 def test_texts_arrive_as_they_were_and_never_as_markup(tmp_path):
     texts = list(HOSTILE.values())
-    page = Page(write_report(make_run(tmp_path/"run", [make_episode(0, HOSTILE["image"], False, len(texts), texts)], **{"config.yaml": HOSTILE["end"]})))
+    page = Page(write_report(make_run(tmp_path/"run", [make_episode(0, HOSTILE["image"], False, len(texts), texts)],
+                                      **{"config.yaml": HOSTILE["end"]})))
     plain = Page(write_report(make_run(tmp_path/"plain")))
     assert page.tags == plain.tags                                  # not one element more than with harmless texts
     shown = ["".join(t["response"]) for t in page.data["episodes"][0]["turns"]]
-    for text, got in zip(texts, shown): assert got == text if len(text) < 1000 else got.startswith(text[:1000]) and "are left out here" in got
-    assert next(t for _, a, t in page.inline if a.get("type") == "application/json").isascii() and page.data["episodes"][0]["actor"] == HOSTILE["image"]
+    for text, got in zip(texts, shown):
+        assert got == text if len(text) < 1000 else got.startswith(text[:1000]) and "are left out here" in got
+    assert next(t for _, a, t in page.inline if a.get("type") == "application/json").isascii()
+    assert page.data["episodes"][0]["actor"] == HOSTILE["image"]
 
 
 def test_folder_names_and_damaged_unicode_are_harmless(tmp_path):
     run = make_run(tmp_path/"<b>{{data}}<i title=", [make_episode(0, "ppo", True)])
-    (run/"results.json").write_text('{"task": "\\ud800", "rows": [{"name": "ppo \\udfff", "success": 0.5, "low": "many", "mean_return": NaN, "causes": 3}]}')
+    (run/"results.json").write_text('{"task": "\\ud800", "rows": [{"name": "ppo \\udfff", "success": 0.5, '
+                                    '"low": "many", "mean_return": NaN, "causes": 3}]}')
     page = Page(write_report(run))
     assert page.text.count("&lt;b&gt;{{data}}&lt;i title=") == 2             # title and heading
-    assert "b" not in [tag for tag, _ in page.tags] and page.data["table"] == [dict(task="\ud800", name="ppo \udfff", success=0.5, run=0)]
+    assert "b" not in [tag for tag, _ in page.tags]
+    assert page.data["table"] == [dict(task="\ud800", name="ppo \udfff", success=0.5, run=0)]
 
 
 def test_span_counts_characters_as_python_does(tmp_path):
@@ -131,7 +158,8 @@ def test_span_counts_characters_as_python_does(tmp_path):
 
 def test_limit_is_kept_by_leaving_out_evenly(tmp_path):
     noise = lambda n: np.random.default_rng(n).integers(0, 256, (120, 120, 3), np.uint8)
-    made = [make_episode(s, actor, s % 4 == 0, first=1000 * k + 3 * s, images=noise) for k, actor in enumerate(("random", "sft", "ppo")) for s in range(16)]
+    made = [make_episode(s, actor, s % 4 == 0, first=1000 * k + 3 * s, images=noise)
+            for k, actor in enumerate(("random", "sft", "ppo")) for s in range(16)]
     run = make_run(tmp_path/"run", made)
     path = write_report(run, limit_mb=0.4)
     page = Page(path)
@@ -143,34 +171,42 @@ def test_limit_is_kept_by_leaving_out_evenly(tmp_path):
 
 
 def test_equal_images_are_kept_once(tmp_path):
-    one = Page(write_report(make_run(tmp_path/"run", [make_episode(s, "ppo", True, images=lambda n: image(7)) for s in range(30)])))
+    one = Page(write_report(make_run(tmp_path/"run",
+                                     [make_episode(s, "ppo", True, images=lambda n: image(7)) for s in range(30)])))
     assert len([s for s in one.data["shared"] if s.startswith("data:image/")]) == 1
 
 
-@pytest.mark.parametrize("part, note", [("results.json", "no results.json"), ("metrics.jsonl", "no learning curves"), ("episodes", "No episodes were kept"), ("config.yaml", None)])
+@pytest.mark.parametrize("part, note", [("results.json", "no results.json"), ("metrics.jsonl", "no learning curves"),
+                                        ("episodes", "No episodes were kept"), ("config.yaml", None)])
 def test_missing_part_is_named_and_the_rest_is_shown(run, part, note):
     shutil.rmtree(run/part) if (run/part).is_dir() else (run/part).unlink()
     data = Page(write_report(run)).data
     assert any(note in n for n in data["notes"]) if note else not data["notes"]
-    assert len(data["table"]) == 2 and bool(data["episodes"]) == (part != "episodes") and bool(data["runs"][0]["curves"]["ppo"]) == (part != "metrics.jsonl")
+    assert len(data["table"]) == 2 and bool(data["episodes"]) == (part != "episodes")
+    assert bool(data["runs"][0]["curves"]["ppo"]) == (part != "metrics.jsonl")
 
 
 def test_half_written_and_strange_files(run):
-    with open(run/"metrics.jsonl", "a") as f: f.write('{"step": 9, "kl": NaN, "success": Infinity}\n[1, 2]\n{"kl": 1}\n{"step": 10, "k')
+    with open(run/"metrics.jsonl", "a") as f:
+        f.write('{"step": 9, "kl": NaN, "success": Infinity}\n[1, 2]\n{"kl": 1}\n{"step": 10, "k')
     (run/"results.json").write_text('{"rows": {}}')
     data = Page(write_report(run)).data
     assert data["runs"][0]["curves"]["ppo"]["step"][-1] == 9 and data["runs"][0]["curves"]["ppo"]["kl"][-1] is None
-    assert any("3 of 13 lines cannot be read" in n for n in data["notes"]) and any("another version" in n for n in data["notes"])
+    assert any("3 of 13 lines cannot be read" in n for n in data["notes"])
+    assert any("another version" in n for n in data["notes"])
     assert {r["name"] for r in data["table"]} == {"random", "ppo"}             # computed from the episodes
 
 
 def test_damaged_shard_and_images(run):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     shards = sorted((run/"episodes").glob("*.parquet"))
     shards[0].write_bytes(shards[0].read_bytes()[:-200])
     table = pq.read_table(shards[1])
-    images = [[dict(bytes=b"no image", path=None)], [dict(bytes=None, path="gone.png")], [], None] + table.column("images").to_pylist()[4:]
-    pq.write_table(table.set_column(table.schema.get_field_index("images"), "images", pa.array(images, table.schema.field("images").type)), shards[1])
+    images = ([[dict(bytes=b"no image", path=None)], [dict(bytes=None, path="gone.png")], [], None]
+              + table.column("images").to_pylist()[4:])
+    pq.write_table(table.set_column(table.schema.get_field_index("images"), "images",
+                                    pa.array(images, table.schema.field("images").type)), shards[1])
     data = Page(write_report(run)).data
     assert any(shards[0].name in n and "cannot be read" in n for n in data["notes"])
     assert any("2 images are missing or cannot be read" in n for n in data["notes"]) and len(data["episodes"]) == 5
@@ -186,7 +222,8 @@ def test_shard_of_another_version(run):
 
 def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path/"photos").mkdir(); (tmp_path/"photos"/"cat.png").touch(); (tmp_path/"file").touch()
-    with pytest.raises(UsageError, match="not a run folder; expected at least one of results.json"): write_report(tmp_path/"photos")
+    with pytest.raises(UsageError, match="not a run folder; expected at least one of results.json"):
+        write_report(tmp_path/"photos")
     with pytest.raises(UsageError, match="did you mean 'photos'"): write_report(tmp_path/"photo")
     with pytest.raises(UsageError, match="is not a folder"): write_report(tmp_path/"file")
     with pytest.raises(UsageError, match="at least one run folder"): write_report([])
@@ -197,14 +234,16 @@ def test_several_runs(tmp_path):
     runs = [make_run(tmp_path/f"seed_{s}"/"ppo") for s in range(3)]
     path = write_report(runs, tmp_path/"all.html")
     data = Page(path).data
-    assert path == tmp_path/"all.html" and [r["name"] for r in data["runs"]] == ["seed_0/ppo", "seed_1/ppo", "seed_2/ppo"]
+    assert path == tmp_path/"all.html"
+    assert [r["name"] for r in data["runs"]] == ["seed_0/ppo", "seed_1/ppo", "seed_2/ppo"]
     assert [r["run"] for r in data["table"]] == [0, 0, 1, 1, 2, 2] and {e["run"] for e in data["episodes"]} == {0, 1, 2}
 
 
 def test_strip_and_film(tmp_path):
     episode = make_episode(0, "ppo", True, 3, [HOSTILE["nul"], HOSTILE["line"], HOSTILE["direction"]])
     strip = episode_strip(episode, size=100)
-    assert strip.width == 3 * 100 + 2 * 8 and number_of(_png(strip.crop((20, 20, 60, 60)))) == 0 and number_of(_png(strip.crop((236, 20, 276, 60)))) == 2
+    assert strip.width == 3 * 100 + 2 * 8
+    assert number_of(_png(strip.crop((20, 20, 60, 60)))) == 0 and number_of(_png(strip.crop((236, 20, 276, 60)))) == 2
     assert np.asarray(strip.crop((0, 102, 100, strip.height))).min() < 100       # there is a caption
     film = Image.open(write_gif(episode, tmp_path/"film.gif"))
     assert film.n_frames == 3
@@ -213,7 +252,8 @@ def test_strip_and_film(tmp_path):
 
 
 def test_curves_for_papers():
-    rows = [dict(step=0, val_success=0.4), dict(step=1, success=0.5, kl=float("nan")), dict(step=2, success=None, kl=0.1)]
+    rows = [dict(step=0, val_success=0.4), dict(step=1, success=0.5, kl=float("nan")),
+            dict(step=2, success=None, kl=0.1)]
     axes = learning_curves(dict(a=rows, b=rows)).axes
     assert [len(axis.lines) for axis in axes] == [4, 0, 0, 2, 0, 0] and list(axes[0].lines[1].get_ydata()) == [50.0]
     assert all(axis.get_ylabel() and axis.get_xlabel() == "update" for axis in axes)
@@ -227,15 +267,21 @@ def _png(image):
 
 # ---- in a real browser
 
-FLAGS = "--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900".split()
+FLAGS = ("--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run "
+         "--disable-background-networking --disable-component-update --disable-sync --window-size=1200,900".split())
 
 
 def start_browser(profile):
     chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    try: from selenium import webdriver
+    try:
+        from selenium import webdriver
     except ImportError: webdriver = None
-    missing = [what for what, there in (("chromium (Debian: apt install chromium)", chromium), ("chromedriver (Debian: apt install chromium-driver)", driver), ("selenium (pip install selenium)", webdriver)) if not there]
-    if missing: (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("the report is tested in a browser; install " + ", ".join(missing))
+    missing = [what for what, there in (("chromium (Debian: apt install chromium)", chromium),
+                                        ("chromedriver (Debian: apt install chromium-driver)", driver),
+                                        ("selenium (pip install selenium)", webdriver)) if not there]
+    if missing:
+        (pytest.fail if os.environ.get("CI") == "true"
+         else pytest.skip)("the report is tested in a browser; install " + ", ".join(missing))
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in [*FLAGS, f"--user-data-dir={profile}"]: options.add_argument(flag)
@@ -258,7 +304,8 @@ def browser(chromium):
     chromium.get("about:blank"); chromium.get_log("browser")
     yield chromium
     assert chromium.get_log("browser") == []
-    assert chromium.execute_script("return performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:'))") == []
+    assert chromium.execute_script("return performance.getEntriesByType('resource').map(r => r.name).filter(n => "
+                                   "!n.startsWith('data:'))") == []
 
 
 def visit(browser, page, hash=""):
@@ -286,7 +333,8 @@ def press(browser, *keys):
 
 def shown_image(browser):
     [image] = browser.find_elements("css selector", "#frames img")
-    assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0 and image.get_attribute("alt")
+    assert browser.execute_script("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
+    assert image.get_attribute("alt")
     return number_of(base64.b64decode(image.get_attribute("src").split(",")[1]))
 
 
@@ -294,7 +342,8 @@ def test_browser_shows_every_part(browser, run):
     visit(browser, write_report(run))
     assert [r.text.split()[0] for r in browser.find_elements("css selector", "#results tbody tr")] == ["random", "ppo"]
     assert "80.0 %" in text(browser, "results") and "70.0 – 90.0" in text(browser, "results")
-    charts = {c.find_element("css selector", "h3").text: c for c in browser.find_elements("css selector", "#curves > .charts > .chart")}
+    charts = {c.find_element("css selector", "h3").text: c
+              for c in browser.find_elements("css selector", "#curves > .charts > .chart")}
     assert {"Success", "Mean return", "Approximate KL divergence", "Failed parses"} <= set(charts)
     assert len(charts["Success"].find_elements("css selector", ":scope > svg .series path:not(.marker)")) == 2
     assert "at update 8" in charts["Success"].find_element("css selector", ":scope > svg").get_attribute("aria-label")
@@ -307,7 +356,8 @@ def test_browser_shows_every_part(browser, run):
 
 
 def test_browser_filters(browser, tmp_path):
-    made = [make_episode(s, "ppo", s < 4) for s in range(6)] + [make_episode(s, "random", False, texts=["what?"] * 3, task="Blackjack") for s in range(3)]
+    made = ([make_episode(s, "ppo", s < 4) for s in range(6)]
+            + [make_episode(s, "random", False, texts=["what?"] * 3, task="Blackjack") for s in range(3)])
     visit(browser, write_report(make_run(tmp_path/"run", made)))
     count = lambda: text(browser, "count")
     assert count() == "9 of 9 episodes"
@@ -315,12 +365,17 @@ def test_browser_filters(browser, tmp_path):
     choose(browser, "outcome", "failure"); assert count() == "2 of 9 episodes"
     assert {o.text.split(" · ")[3] for o in browser.find_elements("css selector", "#episode option")} == {"failure"}
     kept = browser.find_element("id", "episode").get_attribute("value")
-    browser.refresh(); assert count() == "2 of 9 episodes" and browser.find_element("id", "episode").get_attribute("value") == kept     # as a served page does by itself
-    choose(browser, "cause", "no json"); assert count() == "0 of 9 episodes" and not browser.find_element("id", "stage").is_displayed()
-    choose(browser, "actor", "all actors"); assert count() == "3 of 9 episodes" and browser.find_element("id", "stage").is_displayed()
+    browser.refresh()
+    # as a served page does by itself
+    assert count() == "2 of 9 episodes" and browser.find_element("id", "episode").get_attribute("value") == kept
+    choose(browser, "cause", "no json")
+    assert count() == "0 of 9 episodes" and not browser.find_element("id", "stage").is_displayed()
+    choose(browser, "actor", "all actors")
+    assert count() == "3 of 9 episodes" and browser.find_element("id", "stage").is_displayed()
     choose(browser, "task", "NumberLine"); assert count() == "0 of 9 episodes"
     choose(browser, "task", "Blackjack"); assert count() == "3 of 9 episodes"
-    assert "No action was understood: no json" in text(browser, "response-note") and "-, chosen at random" in text(browser, "facts")
+    assert "No action was understood: no json" in text(browser, "response-note")
+    assert "-, chosen at random" in text(browser, "facts")
 
 
 def test_browser_steps_and_shows_the_right_frame(browser, run):
@@ -329,7 +384,8 @@ def test_browser_steps_and_shows_the_right_frame(browser, run):
     for seed in range(5):
         for turn in range(3):
             assert text(browser, "turn-title").startswith(f"Turn {turn + 1} of 3")
-            assert shown_image(browser) == 20 + 3 * seed + turn and text(browser, "state") == f"state {20 + 3 * seed + turn}"
+            assert shown_image(browser) == 20 + 3 * seed + turn
+            assert text(browser, "state") == f"state {20 + 3 * seed + turn}"
             assert browser.find_element("css selector", "#timeline [aria-current]").text.startswith(f"turn {turn + 1}")
             press(browser, "ARROW_RIGHT")
         press(browser, "SHIFT", "ARROW_RIGHT")
@@ -341,7 +397,8 @@ def test_browser_steps_and_shows_the_right_frame(browser, run):
     press(browser, "ARROW_LEFT"); focus = browser.switch_to.active_element
     assert focus.tag_name == "button" and focus.text.startswith("turn 2")      # the focus goes along
     press(browser, "ARROW_RIGHT")
-    assert browser.find_element("css selector", "#response mark").text == '"action": "+"}' and "Value" in text(browser, "facts")
+    assert browser.find_element("css selector", "#response mark").text == '"action": "+"}'
+    assert "Value" in text(browser, "facts")
     assert "3 tokens" in text(browser, "tokens") and len(browser.find_elements("css selector", "#tokens rect")) == 3
 
 
@@ -353,7 +410,8 @@ def test_browser_link_to_a_turn(browser, run):
     link = browser.find_element("id", "link").get_attribute("href")
     assert browser.current_url == link and link.endswith("#episode=random%2F0-3&turn=3")
     choose(browser, "actor", "ppo")
-    browser.execute_script("location.hash = '#episode=random%2F0-1&turn=1'")      # as a click on a link to another actor's episode
+    # as a click on a link to another actor's episode
+    browser.execute_script("location.hash = '#episode=random%2F0-1&turn=1'")
     time.sleep(0.2)
     assert shown_image(browser) == 3 and text(browser, "count") == "10 of 10 episodes"
     visit(browser, page, "#episode=nobody%2F1&turn=1")
@@ -364,8 +422,10 @@ def test_browser_link_to_a_turn(browser, run):
 
 def test_browser_is_not_fooled(browser, tmp_path):
     texts = list(HOSTILE.values())
-    run = make_run(tmp_path/HOSTILE["image"].replace("/", ""), [make_episode(0, HOSTILE["end"], False, len(texts), texts, task=HOSTILE["script"])])
-    (run/"results.json").write_text(json.dumps(dict(task=HOSTILE["end"], rows=[dict(name=HOSTILE["image"] + "\ud800", success=0.5, causes={HOSTILE["script"]: 1}, **{HOSTILE["image"]: 0.5})])))
+    run = make_run(tmp_path/HOSTILE["image"].replace("/", ""),
+                   [make_episode(0, HOSTILE["end"], False, len(texts), texts, task=HOSTILE["script"])])
+    row = dict(name=HOSTILE["image"] + "\ud800", success=0.5, causes={HOSTILE["script"]: 1}, **{HOSTILE["image"]: 0.5})
+    (run/"results.json").write_text(json.dumps(dict(task=HOSTILE["end"], rows=[row])))
     with open(run/"metrics.jsonl", "a") as f: f.write(json.dumps(dict(step=20, **{HOSTILE["image"]: 0.5})) + "\n")
     (run/"config.yaml").write_text(HOSTILE["end"])
     visit(browser, write_report(run))
@@ -378,22 +438,29 @@ def test_browser_is_not_fooled(browser, tmp_path):
         assert box["width"] < 1200 and box["height"] < 500
         assert shown_image(browser) == i
         press(browser, "ARROW_RIGHT")
-    assert browser.title.startswith("rl4vlm report: ") and not browser.find_elements("css selector", "main img:not(#frames img), main script, main b[onclick]")
+    assert browser.title.startswith("rl4vlm report: ")
+    assert not browser.find_elements("css selector", "main img:not(#frames img), main script, main b[onclick]")
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_browser_policy_really_blocks(chromium, run, tmp_path):
     "The second lock: were markup to slip through, it would not run."
     page = tmp_path/"slipped.html"
-    page.write_text(write_report(run).read_text().replace("<main>", "<main><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><p id=p style='color: red'>text</p>", 1))
+    slipped = ("<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+               "<p id=p style='color: red'>text</p>")
+    page.write_text(write_report(run).read_text().replace("<main>", "<main>" + slipped, 1))
     visit(chromium, page)
-    assert chromium.title.startswith("rl4vlm report") and chromium.execute_script("return getComputedStyle(document.getElementById('p')).color") != "rgb(255, 0, 0)"
+    assert chromium.title.startswith("rl4vlm report")
+    assert chromium.execute_script("return getComputedStyle(document.getElementById('p')).color") != "rgb(255, 0, 0)"
     assert sum("Content Security Policy" in m["message"] for m in chromium.get_log("browser")) >= 3
 
 
 def test_browser_theme_phone_and_keyboard(browser, run):
-    device = lambda width, scheme: (browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=844, deviceScaleFactor=1, mobile=width < 500)),
-                                    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[dict(name="prefers-color-scheme", value=scheme)])))
+    device = lambda width, scheme: (
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                dict(width=width, height=844, deviceScaleFactor=1, mobile=width < 500)),
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                                dict(features=[dict(name="prefers-color-scheme", value=scheme)])))
     paper = lambda: browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     visit(browser, write_report(run))
     try:
@@ -407,11 +474,15 @@ def test_browser_theme_phone_and_keyboard(browser, run):
         device(390, "light")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
         frame, response = (browser.find_element("css selector", s).rect for s in ("#frames", "#response"))
-        assert response["y"] > frame["y"] + frame["height"] and response["width"] > 300       # below each other, not squeezed
-    finally: browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {}); browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[]))
+        # below each other, not squeezed
+        assert response["y"] > frame["y"] + frame["height"] and response["width"] > 300
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[]))
     browser.find_element("id", "next").send_keys("\ue007")                        # Enter
     assert text(browser, "turn-title").startswith("Turn 2")
-    unnamed = "return [...document.querySelectorAll('button, select, img, svg[role=img]')].filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || e.getAttribute('alt'))).length"
+    unnamed = ("return [...document.querySelectorAll('button, select, img, svg[role=img]')].filter(e => "
+               "!(e.textContent.trim() || e.getAttribute('aria-label') || e.getAttribute('alt'))).length")
     assert browser.execute_script(unnamed) == 0
 
 
@@ -426,7 +497,8 @@ def test_browser_with_a_part_missing(browser, run, part):
 
 def test_browser_loads_500_trajectories_in_3_seconds(browser, tmp_path):
     ring = lambda n: np.roll(np.tile(np.arange(0, 240, 3, np.uint8)[:, None, None], (1, 80, 3)), n, axis=0)
-    made = [make_episode(s, actor, s % 2 == 0, turns=6, first=6 * s % 80, images=ring) for actor in ("sft", "ppo") for s in range(250)]
+    made = [make_episode(s, actor, s % 2 == 0, turns=6, first=6 * s % 80, images=ring) for actor in ("sft", "ppo")
+            for s in range(250)]
     page = write_report(make_run(tmp_path/"run", made))
     start = time.perf_counter()
     visit(browser, page)
@@ -440,24 +512,31 @@ def with_tokens(episode, cut):
     "The same episode with tokens: `cut` gives their texts."
     for t in episode.turns:
         pieces = cut(t.text)
-        t.token_ends, t.response.logprobs = np.cumsum([len(p) for p in pieces]).tolist(), np.log(np.linspace(0.05, 1, len(pieces)))
+        t.token_ends = np.cumsum([len(p) for p in pieces]).tolist()
+        t.response.logprobs = np.log(np.linspace(0.05, 1, len(pieces)))
     return episode
 
 
 def test_browser_colours_tokens(browser, tmp_path):
-    texts = ['😀 see {"action": "+"}', "שלום \u202eabc {\"action\": \"+\"}", HOSTILE["script"] + '{"action": "+"}', "x" * 100_000]
-    cut = lambda text: [text[i:i + 3] for i in range(0, len(text), 3)] + [""]      # three characters a token, and an end token
+    texts = ['😀 see {"action": "+"}', "שלום \u202eabc {\"action\": \"+\"}", HOSTILE["script"] + '{"action": "+"}',
+             "x" * 100_000]
+    # three characters a token, and an end token
+    cut = lambda text: [text[i:i + 3] for i in range(0, len(text), 3)] + [""]
     made = with_tokens(make_episode(0, "ppo", True, 4, texts), cut)
     visit(browser, write_report(make_run(tmp_path/"run", [made])))
     for i, wanted in enumerate(texts[:3]):
         spans = browser.find_elements("css selector", "#response span")
         assert text(browser, "response") == wanted.replace("\u202e", "⟨U+202E⟩")
-        assert browser.find_element("css selector", "#response mark").get_attribute("textContent") == wanted[wanted.index('"action"'):]
-        assert spans[0].get_attribute("class") == "p5" and "token 1: probability 0.050" in spans[0].get_attribute("title")
+        assert browser.find_element("css selector",
+                                    "#response mark").get_attribute("textContent") == wanted[wanted.index('"action"'):]
+        assert spans[0].get_attribute("class") == "p5"
+        assert "token 1: probability 0.050" in spans[0].get_attribute("title")
         colour = lambda span: browser.execute_script("return getComputedStyle(arguments[0]).backgroundColor", span)
-        assert colour(spans[0]) != "rgba(0, 0, 0, 0)" and f"token {len(cut(wanted)) - 1}" in spans[-1].get_attribute("title")
+        assert colour(spans[0]) != "rgba(0, 0, 0, 0)"
+        assert f"token {len(cut(wanted)) - 1}" in spans[-1].get_attribute("title")
         press(browser, "ARROW_RIGHT")
-    assert not browser.find_elements("css selector", "#response span") and len(browser.find_elements("css selector", "#tokens rect")) == 1000   # too long to colour
+    assert not browser.find_elements("css selector", "#response span")
+    assert len(browser.find_elements("css selector", "#tokens rect")) == 1000   # too long to colour
 
 
 def test_a_store_without_the_newer_columns_is_shown(tmp_path):
@@ -475,7 +554,8 @@ def seeds_of(folder, name, n, level):
     for seed in range(n):
         run = make_run(folder/f"{name}_{seed}", [make_episode(s, "ppo", True) for s in range(2)])
         (run/"config.yaml").write_text(f"task: NumberLine\nseed: {seed}\nclip: {level}\nout: runs/{name}_{seed}\n")
-        (run/"metrics.jsonl").write_text("".join(json.dumps(dict(step=i, success=level + 0.1 * seed)) + "\n" for i in range(4)))
+        (run/"metrics.jsonl").write_text("".join(json.dumps(dict(step=i, success=level + 0.1 * seed)) + "\n"
+                                                 for i in range(4)))
         yield run
 
 
@@ -483,23 +563,31 @@ def test_browser_draws_seeds_as_mean_and_shade(browser, tmp_path):
     runs = [*seeds_of(tmp_path, "narrow", 3, 0.1), *seeds_of(tmp_path, "wide", 1, 0.6)]
     visit(browser, write_report(runs, tmp_path/"all.html"))
     chart = browser.find_element("css selector", "#curves .chart")
-    assert [li.text for li in chart.find_elements("css selector", ".legend li")] == ["narrow_* (3 runs), training", "wide_0, training"]
+    assert ([li.text for li in chart.find_elements("css selector", ".legend li")]
+            == ["narrow_* (3 runs), training", "wide_0, training"])
     assert len(chart.find_elements("css selector", ".band path")) == 1
-    assert "narrow_* (3 runs), training: 20 at update 3" in chart.find_element("css selector", ":scope > svg").get_attribute("aria-label")   # the mean of 10, 20 and 30 %
+    # the mean of 10, 20 and 30 %
+    assert ("narrow_* (3 runs), training: 20 at update 3"
+            in chart.find_element("css selector", ":scope > svg").get_attribute("aria-label"))
     assert "shade from the lowest to the highest" in text(browser, "curves")
 
 
 def test_browser_shows_comparisons_and_kinds(browser, run):
     results = json.loads((run/"results.json").read_text())
-    results["rows"][1]["kinds"] = {"pick": dict(name="pick", success=0.5, low=0.3, high=0.7, episodes=10, mean_return=0.1), "heat": 3}
-    results["comparisons"] = [dict(task="NumberLine", a="sft", b=HOSTILE["image"], play="greedy", difference=0.12, low=0.05, high=0.19, only_a=3, only_b=15, episodes=100, return_difference=0.4, return_low=0.1, return_high=0.7), "nothing", {}]
+    results["rows"][1]["kinds"] = {
+        "pick": dict(name="pick", success=0.5, low=0.3, high=0.7, episodes=10, mean_return=0.1), "heat": 3}
+    results["comparisons"] = [dict(task="NumberLine", a="sft", b=HOSTILE["image"], play="greedy", difference=0.12,
+                                   low=0.05, high=0.19, only_a=3, only_b=15, episodes=100, return_difference=0.4,
+                                   return_low=0.1, return_high=0.7), "nothing", {}]
     results.update(version="0.0.1", notes=["Points24 could not be played: no cards."])
     (run/"results.json").write_text(json.dumps(results))
     visit(browser, write_report(run))
     [row] = [r.text for r in browser.find_elements("css selector", "#comparisons tbody tr") if "?" not in r.text]
     assert HOSTILE["image"] + " against sft" in row and "+12.0 %" in row and "+5.0 % to +19.0 %" in row
-    assert [r.find_element("css selector", "th").text for r in browser.find_elements("css selector", "#results tbody tr")] == ["random", "ppo", "ppo: pick"]
-    assert "Points24 could not be played" in text(browser, "notes") and "written by rl4vlm 0.0.1" in text(browser, "notes")
+    assert [r.find_element("css selector", "th").text
+            for r in browser.find_elements("css selector", "#results tbody tr")] == ["random", "ppo", "ppo: pick"]
+    assert "Points24 could not be played" in text(browser, "notes")
+    assert "written by rl4vlm 0.0.1" in text(browser, "notes")
 
 
 def test_browser_follows_a_run_that_goes_on(chromium, run):

@@ -1,15 +1,17 @@
 "Signal share and mutual information inside PPO: held against gradients taken by hand, and disturbing nothing."
 import math
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from rl4vlm.config import PPOConfig
+from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO, train_ppo
 from rl4vlm.signals import agreement, cross_scores, mutual_information, signal_share, two_halves
-from rl4vlm.policy import VLMPolicy
-
 
 def config(**options):
-    return PPOConfig(**{**dict(task="NumberLine", updates=2, rollout=dict(envs=6, steps=2), optim=dict(minibatch=6),
-                               sampling=dict(max_new_tokens=6), run=dict(eval_every=1, panel="val-50"), trainable="all"), **options})
+    return PPOConfig(
+        **{**dict(task="NumberLine", updates=2, rollout=dict(envs=6, steps=2), optim=dict(minibatch=6),
+                  sampling=dict(max_new_tokens=6), run=dict(eval_every=1, panel="val-50"), trainable="all"), **options})
 
 
 @pytest.fixture()
@@ -35,7 +37,8 @@ def test_the_share_is_that_of_gradients_taken_by_hand(played, ratio):
         scores = ppo.policy.score([batch.prompts[i] for i in rows], [batch.responses[i] for i in rows], 1.0)
         weights = batch.weights[rows][:, :scores.mask.shape[1]]
         change = scores.logprobs - batch.old_logprobs[rows][:, :scores.mask.shape[1]]   # zero: the policy has not moved
-        each = change.exp() * weights if ratio == "token" else ((change * weights).sum(1)).exp()[:, None] / weights.shape[1]
+        each = (change.exp() * weights if ratio == "token"
+                else ((change * weights).sum(1)).exp()[:, None] / weights.shape[1])
         total = weights.sum() if ratio == "token" else len(rows)
         (-(each * batch.advantages[rows][:, None]).sum() / total).backward()
         gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learning])
@@ -64,17 +67,20 @@ def test_measuring_leaves_no_trace(played, blind_model, tmp_path):
 def test_turns_of_one_episode_are_in_one_half_and_one_episode_has_no_share(played):
     groups = [f"e{i % 5}" for i in range(40)]
     first, second = two_halves(groups, 30, seed=3)
-    assert not {groups[i] for i in first} & {groups[i] for i in second} and 0 < len(first) <= 16 and 0 < len(second) <= 16
+    assert not {groups[i] for i in first} & {groups[i] for i in second}
+    assert 0 < len(first) <= 16 and 0 < len(second) <= 16
     ppo, batch, turns = played()
     for t in turns: t.episode = "one"
     assert ppo.halves_agree(batch, turns) == (0.0, 0.0) and ppo.signals(batch, turns)["signal_share"] == 0
 
 
 def test_a_policy_that_sees_and_one_that_does_not(blind_model):
-    "Log-probs of words that follow the image, of a policy made to depend on it, against one that gets every image shuffled."
+    ("Log-probs of words that follow the image, of a policy made to depend on it, "
+     "against one that gets every image shuffled.")
     policy = VLMPolicy.load(blind_model, device="cpu")
     images = [np.full((112, 112, 3), 60 * i, np.uint8) for i in range(4)]
-    prompts = [policy.encode([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])], [i]) for i in images]
+    prompts = [policy.encode([dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])], [i])
+               for i in images]
     words = [np.array([40 + i, policy.end_id]) for i in range(4)]
     states, score = {p.keys: i for i, p in enumerate(prompts)}, policy.score
     def honest(asked, answers, *rest, blind=False, **more):   # says word i of image i, or any word at random

@@ -1,5 +1,8 @@
 "Trackers in several processes: one writes, and all agree on an error."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 import pytest
 from conftest import ROOT
 
@@ -22,9 +25,13 @@ if ready:
 @pytest.mark.parametrize("when", ["ready", "early"])   # after the processes have found each other, or before
 def test_one_process_writes_and_all_stop_together(tmp_path, when):
     (tmp_path/"script.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path/"script.py", tmp_path/"run", when], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           tmp_path/"script.py", tmp_path/"run", when], capture_output=True, text=True,
                           timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [json.loads(line) for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()] == [dict(step=1, rank=0)]
+    assert ([json.loads(line) for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()]
+            == [dict(step=1, rank=0)])
     assert len([p for p in (tmp_path/"run/tensorboard").rglob("*tfevents*") if b"rank" in p.read_bytes()]) == 1
-    if when == "ready": assert "pip install wandb" in (tmp_path/"run/error_0").read_text() and (tmp_path/"run/error_0").read_text() == (tmp_path/"run/error_1").read_text()
+    if when == "ready":
+        assert "pip install wandb" in (tmp_path/"run/error_0").read_text()
+        assert (tmp_path/"run/error_0").read_text() == (tmp_path/"run/error_1").read_text()

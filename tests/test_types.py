@@ -1,9 +1,12 @@
-"What flows from an environment to an update: a prompt is read once and by whom it is asked; names and checkpoints of version 0.1.0."
-import importlib, warnings
+("What flows from an environment to an update: a prompt is read once and by whom it is asked; "
+ "names and checkpoints of version 0.1.0.")
+import importlib
+import warnings
 from collections import Counter
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from rl4vlm.batch import make_batch
 from rl4vlm.config import PPOConfig
 from rl4vlm.envs.cards import NumberLine
@@ -19,7 +22,6 @@ from rl4vlm.store import EpisodeStore
 from rl4vlm.tasks import Task, make_task
 from rl4vlm.types import EncodedPrompt, Prompt, Response
 
-
 class Reader:
     "Stands for a policy with a tokenizer of its own: it reads every prompt as the one token `word`."
     def __init__(self, word): self.word = word
@@ -29,7 +31,8 @@ class Reader:
 @pytest.fixture
 def readers(monkeypatch):
     "Two actors, each of which answers with the ids that it read."
-    monkeypatch.setattr("rl4vlm.generate.generate", lambda policy, prompts, *a, **k: [Response(str(policy.word), ids=p.ids) for p in prompts])
+    monkeypatch.setattr("rl4vlm.generate.generate",
+                        lambda policy, prompts, *a, **k: [Response(str(policy.word), ids=p.ids) for p in prompts])
     return PolicyActor(Reader(1)), PolicyActor(Reader(2))
 
 
@@ -43,7 +46,8 @@ def test_a_turn_keeps_the_tokens_of_the_response_that_it_keeps(readers):
     player, labeller = readers
     class Silent(RandomActor):
         def act(self, prompts): return [Response("nothing") for _ in prompts]
-    for actor, ids in ((Labelled(player, labeller), [2]), (Labelled(labeller, player), [1]), (Labelled(player, Silent(None)), None)):
+    for actor, ids in ((Labelled(player, labeller), [2]), (Labelled(labeller, player), [1]),
+                       (Labelled(player, Silent(None)), None)):
         prompt = Prompt([], [])
         actor.act([prompt])
         assert (prompt.tokens and prompt.tokens.ids.tolist()) == ids
@@ -54,7 +58,8 @@ def test_a_turn_is_encoded_once(blind_model, monkeypatch):
     from rl4vlm.policy import VLMPolicy
     policy, read, encode = VLMPolicy.load(str(blind_model)), [], VLMPolicy.encode
     monkeypatch.setattr(VLMPolicy, "encode", lambda *a: read.append(encode(*a)) or read[-1])
-    player = Player(make_task("NumberLine"), PolicyActor(policy, max_new_tokens=4), lambda i, k: Plan(k, (i, k)), envs=4)
+    player = Player(make_task("NumberLine"), PolicyActor(policy, max_new_tokens=4), lambda i, k: Plan(k, (i, k)),
+                    envs=4)
     rows = player.rollout(3)
     segments, played = [list(s) for s in zip(*rows)], len(read)
     bootstraps = sum(t.next_value is not None for row in rows for t in row)
@@ -79,11 +84,14 @@ def test_a_checkpoint_of_version_0_1_0_goes_on():
 
 
 @pytest.mark.parametrize("old, new", [
-    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"), ("config.ScoreConfig", "config.FilterConfig"), ("ppo.RunningDeviation", "ppo.RunningStd"),
+    ("tasks.Past", "types.PastTurn"), ("rollout.Answer", "types.Response"),
+    ("config.ScoreConfig", "config.FilterConfig"), ("ppo.RunningDeviation", "ppo.RunningStd"),
     *((f"evaluate.{n}", f"panels.{n}") for n in ("PANELS", "panel_seeds", "file_name")),
     *((f"evaluate.{n}", f"statistics.{n}") for n in ("wilson", "bootstrap", "paired_difference")),
-    *((f"core.{n}", f"files.{n}") for n in ("write_atomic", "write_json", "read_json", "replace_folder", "write_into", "recover_folder", "JsonLines", "scratch")),
-    *((f"core.{n}", f"run_folder.{n}") for n in ("claim_run_folder", "lock_run_folder", "others_run", "RUN_FILES", "MAY_DIFFER")),
+    *((f"core.{n}", f"files.{n}") for n in ("write_atomic", "write_json", "read_json",
+                                            "replace_folder", "write_into", "recover_folder", "JsonLines", "scratch")),
+    *((f"core.{n}", f"run_folder.{n}")
+      for n in ("claim_run_folder", "lock_run_folder", "others_run", "RUN_FILES", "MAY_DIFFER")),
 ])
 def test_old_names_are_told(old, new):
     (before, name), (after, called) = old.split("."), new.split(".")
@@ -109,7 +117,8 @@ def test_stored_episodes_of_version_0_1_0_say_cut(tmp_path):
     pq.write_table(stored, tmp_path/"episodes"/"ppo.parquet")
     store = EpisodeStore(tmp_path/"episodes")
     assert Counter(t.cause for e in store.episodes() for t in e.turns) == expected
-    assert Counter(r["cause"] for r in store.read()) == Counter(s["cause"] for s in turn_scores(store.read())) == expected
+    assert (Counter(r["cause"] for r in store.read()) == Counter(s["cause"] for s in turn_scores(store.read()))
+            == expected)
     run = read_run(tmp_path)
     assert Counter(t.cause for e in survey(run) for t in e.turns) == expected
     shown = Counter(t.get("cause") for e in read_turns(survey(run)) for t in e["turns"])
@@ -122,7 +131,8 @@ def test_results_of_version_0_1_0_say_cut():
     assert stored[3]["causes"] == {"truncated": 1}
     rows = read_run(RECORDINGS/"quickstart_0").results["rows"]
     assert [r["causes"] for r in rows] == [*(r["causes"] for r in stored[:3]), {"cut": 1}]
-    kinds = _causes_of_today(dict(name="all", kinds=dict(red=dict(name="red", causes={"truncated": 2, "empty": 1}))))["kinds"]
+    kinds = _causes_of_today(dict(name="all",
+                                  kinds=dict(red=dict(name="red", causes={"truncated": 2, "empty": 1}))))["kinds"]
     assert kinds["red"]["causes"] == {"cut": 2, "empty": 1}
     assert "(cut 1)" in as_markdown(stored) and "truncated" not in as_markdown(stored)
     assert "cause_cut" in as_csv(stored) and "cause_truncated" not in as_csv(stored)
@@ -140,11 +150,13 @@ def test_turns_of_a_checkpoint_of_version_0_1_0_say_cut():
 @pytest.mark.parametrize("parse", [
     lambda self, text, actions, truncated=False: parse_action(text, actions, cut=truncated),
     lambda self, text, actions, truncated=False: Task.parse(self, text, actions, truncated=truncated),
-    lambda self, text, actions, *, truncated: parse_action(text, actions, truncated=truncated)], ids=["action", "Task", "keyword"])
+    lambda self, text, actions, *, truncated: parse_action(text, actions, truncated=truncated)],
+                         ids=["action", "Task", "keyword"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_parse_of_version_0_1_0_is_told_of_a_cut(parse):
     "A stranger's task, whose `parse` takes `truncated`, plays on."
-    with pytest.warns(FutureWarning, match="task Older: parse's truncated is called cut now"): Older = type("Older", (NumberLine,), dict(parse=parse))
+    with pytest.warns(FutureWarning, match="task Older: parse's truncated is called cut now"):
+        Older = type("Older", (NumberLine,), dict(parse=parse))
 
     class Cut(RandomActor):
         def act(self, prompts): return [Response(CUT_ONCE, cut=True) for _ in prompts]
@@ -157,11 +169,14 @@ def test_a_parse_of_version_0_1_0_is_told_of_a_cut(parse):
 def test_a_parse_of_today_is_left_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        type("Newer", (NumberLine,), dict(parse=lambda self, text, actions, cut=False: parse_action(text, actions, cut=cut)))
+        type("Newer", (NumberLine,),
+             dict(parse=lambda self, text, actions, cut=False: parse_action(text, actions, cut=cut)))
 
 
-@pytest.mark.parametrize("call", [lambda **o: parse_action(CUT_ONCE, ["+"], **o), lambda **o: parse_tool_call('{"name": "pick', "pick", "index", ["1"], **o),
-                                  lambda **o: make_task("NumberLine").parse(CUT_ONCE, ["+"], **o)], ids=["parse_action", "parse_tool_call", "Task.parse"])
+@pytest.mark.parametrize("call", [lambda **o: parse_action(CUT_ONCE, ["+"], **o),
+                                  lambda **o: parse_tool_call('{"name": "pick', "pick", "index", ["1"], **o),
+                                  lambda **o: make_task("NumberLine").parse(CUT_ONCE, ["+"], **o)],
+                         ids=["parse_action", "parse_tool_call", "Task.parse"])
 def test_parsing_takes_the_old_name_with_a_note(call):
     with pytest.warns(FutureWarning, match="truncated= is cut= now"): assert call(truncated=True).cause == "cut"
     assert call(cut=True).cause == "cut" and call().cause != "cut"

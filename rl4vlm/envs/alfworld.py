@@ -7,15 +7,27 @@ __all__ = ['VERBS', 'TELLING', 'natural', 'scene_of', 'goal_rate', 'in_order', '
            'ALFWorldPick']
 
 # %% ../../nbs/18_alfworld.ipynb #5fd53f81
-import json, re, string
+import json
+import re
+import string
 from typing import Any
-import gymnasium as gym, numpy as np
+import gymnasium as gym
+import numpy as np
 from fastcore.basics import patch
+from rl4vlm.envs.alfworld_games import (
+    NEEDS,
+    TYPES,
+    Engine,
+    Game,
+    check_types,
+    find_games,
+    make_game,
+    read_game,
+    require_alfworld,
+)
 from ..core import RL4VLMError, UsageError, stream_seed
-from .alfworld_games import (NEEDS, TYPES, Engine, Game, check_types, find_games, make_game, read_game,
-                                        require_alfworld)
-from .alfworld_view import SIZE, Scene, Thing, draw_scene
 from ..tasks import Task, register_task
+from .alfworld_view import SIZE, Scene, Thing, draw_scene
 
 # %% ../../nbs/18_alfworld.ipynb #7d0f80d6
 _STATES = dict(hot="ishot", cold="iscool", clean="isclean", on="istoggled")

@@ -7,10 +7,15 @@ __all__ = ['TYPES', 'ROOMS', 'NEEDS', 'SCENES', 'LAMPS', 'PLACES', 'SPLITS', 're
            'write_game', 'read_game', 'check_types', 'generate_games', 'find_games']
 
 # %% ../../nbs/17_alfworld_games.ipynb #f77b1699
-import importlib.util, json, os, random, re, shutil, sys
-from typing import Any
-from collections.abc import Iterator
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, did_you_mean, install_extra, stream_seed
 from ..files import write_json

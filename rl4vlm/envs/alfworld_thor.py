@@ -6,17 +6,29 @@
 __all__ = ['BUILD', 'CONFIG', 'preflight', 'translated', 'Simulator', 'serve', 'Thor', 'AlfThorEnv', 'AlfThor']
 
 # %% ../../nbs/19_alfworld_thor.ipynb #7fa27969
-import importlib.util, json, os, pickle, platform, signal, socket, subprocess, sys, time, traceback, weakref
+import importlib.util
+import json
+import os
+import pickle
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-import gymnasium as gym, numpy as np
+import gymnasium as gym
+import numpy as np
 from fastcore.basics import patch
 from ..core import RL4VLMError, UsageError, cache_dir, install_extra
+from ..tasks import Task, register_task
 from .alfworld import ALFWorld, ALFWorldEnv
 from .alfworld_games import Game, find_games, require_alfworld
 from .alfworld_view import Scene, Thing
-from ..tasks import Task, register_task
 
 # %% ../../nbs/19_alfworld_thor.ipynb #b521f244
 def _x_answers(display:str)->bool:

@@ -6,13 +6,14 @@
 __all__ = ['LARGEST', 'FormulaError', 'python_value', 'rational_value', 'completion']
 
 # %% ../../nbs/11_arithmetic.ipynb #d76f0526
-import operator, re
-from typing import Any
+import operator
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 # %% ../../nbs/11_arithmetic.ipynb #64c0367d
 class FormulaError(ValueError):

@@ -7,15 +7,16 @@ __all__ = ['CardGame', 'NumberLineEnv', 'NumberLine', 'PointsGame', 'EZPointsEnv
            'Points24', 'BlackjackEnv', 'total', 'hand', 'dealer_outcomes', 'blackjack_values', 'Blackjack']
 
 # %% ../../nbs/14_cards.ipynb #beaf89cf
-from typing import Any
 from functools import lru_cache
-import gymnasium as gym, numpy as np
+from typing import Any
+import gymnasium as gym
+import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from ..core import did_you_mean
+from ..tasks import Task, register_task
 from .arithmetic import FormulaError, completion, python_value, rational_value
 from .card_images import FELT, RANKS, SUITS, card_image, paste, paste_row
-from ..tasks import Task, register_task
 
 # %% ../../nbs/14_cards.ipynb #1f639707
 class CardGame(gym.Env):

@@ -7,9 +7,10 @@ __all__ = ['DISCOUNT', 'NAMES', 'STEPS', 'LakeEnv', 'value_iteration', 'shortest
 
 # %% ../../nbs/16_frozen_lake.ipynb #2c78ac48
 from collections import deque
-from typing import Any
 from functools import lru_cache
-import gymnasium as gym, numpy as np
+from typing import Any
+import gymnasium as gym
+import numpy as np
 from ..core import UsageError
 from ..tasks import Task, register_task
 

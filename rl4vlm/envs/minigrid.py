@@ -8,13 +8,15 @@ __all__ = ['VIEWS', 'ACTIONS', 'RGBMiniGrid', 'relative', 'shortest_plan', 'full
            'MiniGridLavaGap']
 
 # %% ../../nbs/15_minigrid.ipynb #ea03c36e
-import io, json
-from typing import Any
+import io
+import json
 from collections import deque
 from contextlib import redirect_stdout
 from functools import lru_cache
-import gymnasium as gym, numpy as np
-import minigrid   # noqa: F401  (registers its environments with gymnasium)
+from typing import Any
+import gymnasium as gym
+import minigrid  # noqa: F401  (registers its environments with gymnasium)
+import numpy as np
 from fastcore.basics import patch
 from minigrid.core.grid import Grid
 from minigrid.core.world_object import Wall

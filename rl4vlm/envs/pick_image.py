@@ -8,7 +8,8 @@ __all__ = ['COLOURS', 'SHAPES', 'ENDINGS', 'draw_shape', 'find_images', 'load_im
 # %% ../../nbs/16_pick_image.ipynb #1dbb2c24
 from functools import lru_cache
 from pathlib import Path
-import gymnasium as gym, numpy as np
+import gymnasium as gym
+import numpy as np
 from ..core import UsageError
 from ..parsing import Parsed, make_tool_call, parse_tool_call
 from ..tasks import Task, register_task

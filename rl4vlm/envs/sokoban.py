@@ -7,11 +7,12 @@ __all__ = ['MOVES', 'OPEN', 'SHORTEST', 'LONGEST', 'SIGNS', 'COLOURS', 'Level', 
            'make_level', 'as_text', 'live_cells', 'least_moves', 'solve', 'tile', 'draw', 'SokobanEnv', 'Sokoban']
 
 # %% ../../nbs/16_sokoban.ipynb #c4925f48
+import heapq
 from collections import deque
 from functools import lru_cache
 from typing import NamedTuple
-import heapq
-import gymnasium as gym, numpy as np
+import gymnasium as gym
+import numpy as np
 from ..actions import Several
 from ..core import UsageError
 from ..tasks import Task, register_task

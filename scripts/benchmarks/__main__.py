@@ -1,6 +1,13 @@
 """Measure rl4vlm. Each other file of this folder is one subject: its docstring says what, `TITLE` heads its section of
 the report, and `run(options)` returns that section as markdown. A new file is a new subcommand."""
-import argparse, datetime, importlib, os, platform, re, shutil, sys
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,8 +42,10 @@ def main():
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     modules = {name: importlib.import_module(name) for name in subjects()}
     for name, module in modules.items():
-        command = commands.add_parser(name, help=module.__doc__.split("\n\n")[0], description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        command.add_argument("--device", default="cpu", help="where models run, for subjects that have one (default: cpu)")
+        command = commands.add_parser(name, help=module.__doc__.split("\n\n")[0], description=module.__doc__,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.add_argument("--device", default="cpu",
+                             help="where models run, for subjects that have one (default: cpu)")
         command.add_argument("--repeats", type=int, default=5, help="rounds, of which the best counts (default: 5)")
         command.add_argument("--out", type=Path, help="file to write the section to, such as BENCHMARKS.md")
     options = parser.parse_args()

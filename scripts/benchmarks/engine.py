@@ -1,10 +1,13 @@
 """sampling by a vLLM server beside this process's own, and playing while the policy learns
 
-A tiny Qwen2.5-VL with random weights, or with `--device cuda` one of the shapes of the 3B model, and a server that the benchmark starts itself
-(`rl4vlm engine install` makes its environment first). Wall time, since a server is another process; so an idle machine is needed."""
-import tempfile, time
+A tiny Qwen2.5-VL with random weights, or with `--device cuda` one of the shapes of the 3B model, and a server that the
+benchmark starts itself (`rl4vlm engine install` makes its environment first). Wall time, since a server is another
+process; so an idle machine is needed."""
+import tempfile
+import time
 from pathlib import Path
-import gymnasium, torch
+import gymnasium
+import torch
 from iteration import base_model
 from large import LARGE, make_policy
 from measure import median, ratio, table
@@ -19,6 +22,7 @@ from rl4vlm.tiny import sample_frames
 
 TITLE = "A served engine"
 SLOW = 0.05   # seconds of a step of the environment
+WAYS = (("in lock-step", True, 0), ("each by itself", False, 0), ("each by itself, while the policy learns", False, 1))
 
 
 class SlowEnv(gymnasium.Wrapper):
@@ -51,15 +55,17 @@ def sampling(policy, engine, batches, length, repeats):
     for batch in batches:
         some = [frames[i % len(frames)] for i in range(batch)]
         prompts, seeds = [policy.encode(task.prompt(f), f.images) for f in some], list(range(batch))
-        own, served = (batch * length / seconds(lambda: e.generate(prompts, seeds, max_new_tokens=length), repeats) for e in (Sampler(policy), engine))
+        rate = lambda e: batch * length / seconds(lambda: e.generate(prompts, seeds, max_new_tokens=length), repeats)
+        own, served = rate(Sampler(policy)), rate(engine)
         rows.append([f"{batch} prompts", f"{own:,.0f} /s", f"{served:,.0f} /s", ratio(served / own)])
     return rows
 
 
 def playing(policy, engine, length, updates, **options):
     "Turns a second of whole updates, and the median seconds that an update waits for its rollout and learns."
-    config = PPOConfig(rollout=dict(envs=8, steps=8), optim=dict(minibatch=32, epochs=2), sampling=dict(max_new_tokens=length), updates=updates,
-                       loss=dict(mismatch_clip_max=2.0), engine=dict(kind="vllm", **options))
+    config = PPOConfig(rollout=dict(envs=8, steps=8), optim=dict(minibatch=32, epochs=2), updates=updates,
+                       sampling=dict(max_new_tokens=length), loss=dict(mismatch_clip_max=2.0),
+                       engine=dict(kind="vllm", **options))
     ppo, rows = PPO(SlowLine(), policy, config, engine=engine), []
     if engine.lock_step: ppo.actor.served = False
     try:
@@ -90,13 +96,15 @@ def run(options):
         try:
             drawn = sampling(policy, engine, batches, length, min(options.repeats, 3))
             played = []
-            for name, lock_step, stale in (("in lock-step", True, 0), ("each by itself", False, 0), ("each by itself, while the policy learns", False, 1)):
-                engine.lock_step = lock_step
+            for name, engine.lock_step, stale in WAYS:
                 played.append((name, *playing(policy, engine, length, 3 + options.repeats, max_staleness=stale)))
         finally: engine.close()
+    model = "Shapes of the 3B model" if large else "Tiny model"
+    head = ["environments play", "turns", "waits for its rollout", "learns", "ratio"]
+    rows = [[name, f"{rate:.1f} /s", f"{waited:.2f} s", f"{learned:.2f} s", ratio(rate / played[0][1])]
+            for name, rate, waited, learned in played]
     return "\n\n".join([
-        f"{'Shapes of the 3B model' if large else 'Tiny model'}, random weights, answers of {length} tokens, one image a prompt; tokens a second:",
+        f"{model}, random weights, answers of {length} tokens, one image a prompt; tokens a second:",
         table(["", "own sampler", "vLLM", "ratio"], drawn),
-        f"PPO with vLLM, 8 environments whose steps take {1000 * SLOW:.0f} ms, 64 turns an update, weights handed over after each:",
-        table(["environments play", "turns", "waits for its rollout", "learns", "ratio"],
-              [[name, f"{rate:.1f} /s", f"{waited:.2f} s", f"{learned:.2f} s", ratio(rate / played[0][1])] for name, rate, waited, learned in played])])
+        f"PPO with vLLM, 8 environments whose steps take {1000 * SLOW:.0f} ms, 64 turns an update, "
+        "weights handed over after each:", table(head, rows)])

@@ -1,9 +1,10 @@
 """Families read as batches with a cache against the plain path, each row by itself; and what measuring signals costs.
 
-The same tiny model answers 16 prompts of NumberLine with 24 tokens each, greedily, and scores its answers with gradients.
-Processor time, the best of some rounds in which the two sides take turns.
+The same tiny model answers 16 prompts of NumberLine with 24 tokens each, greedily, and scores its answers with
+gradients. Processor time, the best of some rounds in which the two sides take turns.
 """
-import tempfile, time
+import tempfile
+import time
 from pathlib import Path
 
 TITLE = "Model families"
@@ -47,7 +48,8 @@ def signals(folder, repeats):
     from rl4vlm.config import PPOConfig
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import PPO
-    config = PPOConfig(task="NumberLine", rollout=dict(envs=32, steps=8), sampling=dict(max_new_tokens=40), trainable="language")
+    config = PPOConfig(task="NumberLine", rollout=dict(envs=32, steps=8), sampling=dict(max_new_tokens=40),
+                       trainable="language")
     ppo = PPO("NumberLine", VLMPolicy.load(folder, device="cpu", dtype="float32"), config)
     ppo.step = 1
     segments = ppo.play()
@@ -61,13 +63,15 @@ def run(options):
     from rl4vlm.tiny import build_tiny, frame_texts, sample_frames
     task = make_task("NumberLine")
     texts = frame_texts(task, sample_frames(task, 20))
-    lines = ["| family | sampling, plain | sampling, batched | ratio | scoring, plain | scoring, batched | ratio |", "| --- " + "| ---: " * 6 + "|"]
+    lines = ["| family | sampling, plain | sampling, batched | ratio | scoring, plain | scoring, batched | ratio |",
+             "| --- " + "| ---: " * 6 + "|"]
     with tempfile.TemporaryDirectory() as top:
         for family in FAMILIES:
             folder = build_tiny(Path(top)/family, family, texts)
             a, b, c, d = paths(folder, options.device, options.repeats)
             lines.append(f"| {family} | {a:.2f} s | {b:.2f} s | {a / b:.0f}× | {c:.2f} s | {d:.2f} s | {c / d:.1f}× |")
         whole, part = signals(Path(top)/"qwen2_5_vl", options.repeats)
-    lines += ["", f"Signals of a batch of 256 turns, measured at each validation: {part:.2f} s, {100 * part / whole:.0f} % of the learning of an update "
+    lines += ["", f"Signals of a batch of 256 turns, measured at each validation: {part:.2f} s, "
+              f"{100 * part / whole:.0f} % of the learning of an update "
               f"({whole:.2f} s, PPO's default options, answers of 40 tokens)."]
     return "\n".join(lines)

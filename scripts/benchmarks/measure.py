@@ -1,6 +1,7 @@
 "Timing in rounds, and tables."
-import gc, statistics, time
-
+import gc
+import statistics
+import time
 
 clock = time.thread_time   # processor time of this thread, on which other jobs have little influence
 
@@ -53,7 +54,8 @@ def ratio(value): return f"{float(f'{value:.2g}'):g}×"
 def rate(seconds): return f"{float(f'{1 / seconds:.3g}'):,.0f} /s".replace(",", " ")
 
 
-def verdict(value, target): return "" if target is None else f"{target:,} {'met' if value >= target else '**missed**'}".replace(",", " ")
+def verdict(value, target):
+    return "" if target is None else f"{target:,} {'met' if value >= target else '**missed**'}".replace(",", " ")
 
 
 def table(head, rows):

@@ -1,9 +1,13 @@
 """time by turns, memory by iterations
 
-Whether the time of an iteration grows in a straight line with its turns, and whether a process stays as large as it is over 50 iterations."""
-import gc, re, tempfile
+Whether the time of an iteration grows in a straight line with its turns, and whether a process stays as large as it is
+over 50 iterations."""
+import gc
+import re
+import tempfile
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from iteration import base_model, our_ppo
 from measure import clock_of, median, rounds, table
 
@@ -28,7 +32,8 @@ def run(options):
     with tempfile.TemporaryDirectory() as folder:
         base = base_model(Path(folder)/"base")
         loops = {steps: our_ppo(base, 32, 16 * steps, envs=16, minibatch=16) for steps in STEPS}
-        t = rounds({16 * steps: (lambda loop=loop: clock_of(loop.run_update)) for steps, loop in loops.items()}, options.repeats)
+        t = rounds({16 * steps: (lambda loop=loop: clock_of(loop.run_update)) for steps, loop in loops.items()},
+                   options.repeats)
         loop, sizes = loops[2], []
         for other in loops.values():
             if other is not loop: other.player.close()
@@ -40,7 +45,11 @@ def run(options):
     before, after = median(sizes[WARM - 5:WARM]), median(sizes[-5:])
     growth = after / before - 1
     return "\n\n".join([
-        "Iterations of PPO on NumberLine, 16 environments, minibatches of 16, 2 epochs, answers of 32 tokens; medians of processor time, one thread, sizes in turn.",
-        table(["turns", "time of an iteration", "of a turn"], [[n, f"{s:.3f} s", f"{1000 * s / n:.2f} ms"] for n, s in zip(turns, seconds)]),
-        f"A straight line: {1000 * slope:.2f} ms a turn and {1000 * start:.0f} ms besides, R² = {fit:.4f} (target: above 0.99, {'met' if fit > 0.99 else '**missed**'}).",
-        f"Resident memory over {ITERATIONS} iterations: {before:.0f} MB after {WARM}, {after:.0f} MB at the end, {growth:+.1%} (target: growth below 2 %, {'met' if growth < 0.02 else '**missed**'})."])
+        "Iterations of PPO on NumberLine, 16 environments, minibatches of 16, 2 epochs, answers of 32 tokens; "
+        "medians of processor time, one thread, sizes in turn.",
+        table(["turns", "time of an iteration", "of a turn"],
+              [[n, f"{s:.3f} s", f"{1000 * s / n:.2f} ms"] for n, s in zip(turns, seconds)]),
+        f"A straight line: {1000 * slope:.2f} ms a turn and {1000 * start:.0f} ms besides, R² = {fit:.4f} (target: "
+        f"above 0.99, {'met' if fit > 0.99 else '**missed**'}).",
+        f"Resident memory over {ITERATIONS} iterations: {before:.0f} MB after {WARM}, {after:.0f} MB at the end, "
+        f"{growth:+.1%} (target: growth below 2 %, {'met' if growth < 0.02 else '**missed**'})."])

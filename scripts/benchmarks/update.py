@@ -1,7 +1,9 @@
 """learning from turns, ours against one at a time
 
-Two epochs over the turns of one rollout of NumberLine: `PPO.learn` against the plain loop's update. And what each of our ideas is worth."""
-import copy, tempfile
+Two epochs over the turns of one rollout of NumberLine: `PPO.learn` against the plain loop's update. And what each of
+our ideas is worth."""
+import copy
+import tempfile
 from pathlib import Path
 import torch
 from iteration import PlainLoop, base_model, our_ppo
@@ -13,7 +15,8 @@ TITLE = "Update"
 
 def updates(base, new_tokens, turns, plain_turns):
     "{name: function that returns the processor seconds of a turn in an update}."
-    ours, plain = our_ppo(base, new_tokens, turns), PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"), new_tokens, plain_turns)
+    ours, plain = our_ppo(base, new_tokens, turns), PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"),
+                                                              new_tokens, plain_turns)
     played = plain.rollout()
     def learner(ppo):
         ppo.step = 1
@@ -27,12 +30,16 @@ def updates(base, new_tokens, turns, plain_turns):
         return again
     ones = our_ppo(base, new_tokens, turns, microbatches=turns)
     far = our_ppo(base, new_tokens, turns, entropy_coef=0.01)
-    return {"plain loop": lambda: clock_of(lambda: plain.update(played)) / plain_turns, "ours": learner(ours), "ours, a turn at a time": learner(ones), "ours, with an entropy bonus": learner(far)}
+    return {"plain loop": lambda: clock_of(lambda: plain.update(played)) / plain_turns, "ours": learner(ours),
+            "ours, a turn at a time": learner(ones), "ours, with an entropy bonus": learner(far)}
 
 
 def run(options):
     "The section of the report."
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder: t = rounds(updates(base_model(Path(folder)/"base"), 64, 64, 16), options.repeats)
-    return ("Two epochs, answers of 64 tokens, a tiny Qwen2.5-VL with a small vocabulary; medians of processor time, one thread, all in turn.\n\n"
-            + table(["update", "turns", "ratio"], [[name, f"{1 / s:.3g} /s", ratio(t["plain loop"] / s)] for name, s in t.items()]))
+    with tempfile.TemporaryDirectory() as folder:
+        t = rounds(updates(base_model(Path(folder)/"base"), 64, 64, 16), options.repeats)
+    return ("Two epochs, answers of 64 tokens, a tiny Qwen2.5-VL with a small vocabulary; "
+            "medians of processor time, one thread, all in turn.\n\n"
+            + table(["update", "turns", "ratio"],
+                    [[name, f"{1 / s:.3g} /s", ratio(t["plain loop"] / s)] for name, s in t.items()]))

@@ -4,11 +4,11 @@ from pathlib import Path
 import gymnasium
 from rl4vlm.envs.cards import NumberLine
 
-
 class Forgetful(gymnasium.Wrapper):
     def __init__(self, env, notes): super().__init__(env); self.notes = notes
     def reset(self, **kwargs):
-        for session in (False, True): (Path(self.notes)/str(subprocess.Popen(["sleep", "1000"], start_new_session=session).pid)).touch()
+        for session in (False, True):
+            (Path(self.notes)/str(subprocess.Popen(["sleep", "1000"], start_new_session=session).pid)).touch()
         return self.env.reset(**kwargs)
 
 

@@ -1,11 +1,13 @@
 "Commands that are started to be killed."
-import os, signal, subprocess
-
+import os
+import signal
+import subprocess
 
 def start(arguments):
     "In a process group of its own, so that all of its processes can be killed at once."
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+                            start_new_session=True)
 
 
 def finish(arguments, code=0):

@@ -11,7 +11,8 @@ from rl4vlm.tasks import Task, register_task
 import {helper} as helper
 
 class Game(gymnasium.Env):
-    action_space, observation_space, render_mode = gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8), None
+    action_space, render_mode = gymnasium.spaces.Discrete(2), None
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
     def reset(self, seed=None, options=None): return np.zeros((8, 8, 3), np.uint8), {{}}
     def step(self, action): return np.zeros((8, 8, 3), np.uint8), helper.REWARD, True, False, {{}}
 
@@ -41,7 +42,10 @@ def alive(monkeypatch):
     "The largest number of environments that were open at the same time."
     count = dict(now=0, most=0)
     make, close = env_pool.TaskEnv.__init__, env_pool.TaskEnv.close
-    def opened(self, *args, **options): make(self, *args, **options); count["now"] += 1; count["most"] = max(count["most"], count["now"])
+    def opened(self, *args, **options):
+        make(self, *args, **options)
+        count["now"] += 1
+        count["most"] = max(count["most"], count["now"])
     def closed(self): close(self); count["now"] -= 1
     monkeypatch.setattr(env_pool.TaskEnv, "__init__", opened); monkeypatch.setattr(env_pool.TaskEnv, "close", closed)
     return count

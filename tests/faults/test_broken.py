@@ -1,9 +1,11 @@
 "Disks, checkpoints, numbers and memory that fail."
 import subprocess
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 
-OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 4 --steps 2 --optim.minibatch 8 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1".split()
+OPTIONS = ("--task NumberLine --task_options.max_turns 8 --updates 2 --rollout.envs 4 --steps 2 --optim.minibatch 8 "
+           "--sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1".split())
 
 
 def test_a_full_disk_while_logging(tmp_path):
@@ -18,7 +20,8 @@ def test_a_full_disk_while_logging(tmp_path):
 def small_disk(tmp_path):
     "A file system of 8 MB; needs the right to mount."
     disk = tmp_path/"disk"; disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode: pytest.skip("mounting a small tmpfs needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
@@ -39,7 +42,9 @@ def test_a_folder_that_may_not_be_written(rl4vlm, blind_model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors", *(pytest.param(f, marks=pytest.mark.full) for f in ("heads.safetensors", "state.json"))])
+@pytest.mark.parametrize("file",
+                         ["optimizer.pt", "model.safetensors",
+                          *(pytest.param(f, marks=pytest.mark.full) for f in ("heads.safetensors", "state.json"))])
 def test_a_damaged_checkpoint_is_passed_over(rl4vlm, blind_model, tmp_path, file):
     run = tmp_path/"run"
     rl4vlm("ppo", *OPTIONS, "--updates", "2", "--model", blind_model, "--out", run)
@@ -76,10 +81,11 @@ def poison(learner, what):
     learner.play = poisoned
 
 
-@pytest.mark.parametrize("what,named", [("reward", "rewards has 1 values that are not finite"), ("log_probs", "log_probs has"), ("value", "advantages has")])
+@pytest.mark.parametrize("what,named", [("reward", "rewards has 1 values that are not finite"),
+                                        ("log_probs", "log_probs has"), ("value", "advantages has")])
 def test_nan_in_a_rollout_stops_with_the_batch_saved(learner, what, named):
-    from rl4vlm.core import InvariantError
     from safetensors.torch import load_file
+    from rl4vlm.core import InvariantError
     poison(learner, what)
     before = [p.detach().clone() for p in learner.policy.parameters()]
     with pytest.raises(InvariantError, match=named) as error: learner.run_update()
@@ -101,11 +107,13 @@ def test_no_memory_in_an_update(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     learner.loss = hungry
-    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --optim.microbatches \(now 1\)"): learner.run_update()
+    with pytest.raises(RL4VLMError, match=r"out of memory in update 1: raise --optim.microbatches \(now 1\)"):
+        learner.run_update()
 
 
 def test_no_memory_in_a_rollout(learner):
     from rl4vlm.core import RL4VLMError
     def hungry(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     learner.policy.prefill = hungry
-    with pytest.raises(RL4VLMError, match=r"out of memory in the rollout of update 1: lower --rollout.envs \(now 4\)"): learner.run_update()
+    with pytest.raises(RL4VLMError, match=r"out of memory in the rollout of update 1: lower --rollout.envs \(now 4\)"):
+        learner.run_update()

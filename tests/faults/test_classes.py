@@ -1,8 +1,11 @@
-"Checkpoints of other kinds, and with a processor, a template or a tokenizer that is not as it should be: one line each."
-import json, shutil
+("Checkpoints of other kinds, and with a processor, a template or a tokenizer that is not as it "
+ "should be: one line each.")
+import json
+import shutil
 from pathlib import Path
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
 from rl4vlm.core import InvariantError, UsageError
 from rl4vlm.families import build_family
@@ -14,10 +17,12 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
 ASK = [dict(role="user", content=[dict(type="image"), dict(type="text", text="Which?")])]
 
 OF_ANOTHER_KIND = dict(
-    llama="text-only or unknown kind .llama.", whisper="text-only or unknown kind .whisper.", mistral4="reads text, no images",
+    llama="text-only or unknown kind .llama.",
+    whisper="text-only or unknown kind .whisper.", mistral4="reads text, no images",
     instructblipvideo="reads video and text, no images", evolla="text", pi0="writes no text",
     t5gemma2="encoder-decoder", florence2="encoder-decoder", pix2struct="encoder-decoder", git="names no image token",
-    chameleon="words of a codebook", **{"vision-encoder-decoder": "encoder-decoder", "blip-2": "no text without an image"})
+    chameleon="words of a codebook",
+    **{"vision-encoder-decoder": "encoder-decoder", "blip-2": "no text without an image"})
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +55,7 @@ def logprobs(policy):
 def test_a_checkpoint_of_another_kind(kind, tmp_path):
     "Told by its configuration alone, before weights are looked at."
     if kind == "vision-encoder-decoder":
-        from transformers import VisionEncoderDecoderConfig, ViTConfig, BertConfig
+        from transformers import BertConfig, VisionEncoderDecoderConfig, ViTConfig
         config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(), BertConfig())
     else: config = CONFIG_MAPPING[kind]()
     config.save_pretrained(tmp_path)
@@ -110,7 +115,8 @@ def test_added_tokens_that_the_model_has(copy_of):
     processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
     rows = len(processor.tokenizer)
     processor.tokenizer.add_tokens(["thinking"])
-    processor.tokenizer.add_special_tokens(dict(additional_special_tokens=["<secret>"]), replace_extra_special_tokens=False)
+    processor.tokenizer.add_special_tokens(dict(additional_special_tokens=["<secret>"]),
+                                           replace_extra_special_tokens=False)
     model.resize_token_embeddings(rows + 6)
     for part in (model, processor): part.save_pretrained(folder)
     policy = policy_of(folder)
@@ -144,6 +150,7 @@ def test_a_processor_of_another_model(family, other, copy_of, built):
         if not ours(file): file.unlink()
     for file in built(other).iterdir():
         if not ours(file): shutil.copy(file, folder)
-    with pytest.raises((UsageError, InvariantError), match="does not fit its model|image features|processor of another model") as e:
+    with pytest.raises((UsageError, InvariantError),
+                       match="does not fit its model|image features|processor of another model") as e:
         logprobs(policy_of(folder))
     assert len(str(e.value).splitlines()) == 1

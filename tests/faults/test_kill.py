@@ -2,23 +2,32 @@
 
 Three moments in the default run, twenty in --full, with one process and with two.
 """
-import os, random, shutil, signal, sys, time
+import os
+import random
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 import pytest
 from processes import finish, kill, start
 from safetensors.numpy import load_file
 
-OPTIONS = "--task NumberLine --task_options.max_turns 8 --updates 4 --rollout.envs 4 --steps 2 --optim.minibatch 8 --sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1 --seed 3".split()
+OPTIONS = ("--task NumberLine --task_options.max_turns 8 --updates 4 --rollout.envs 4 --steps 2 --optim.minibatch 8 "
+           "--sampling.max_new_tokens 8 --run.eval_every 2 --run.save_every 1 --seed 3".split())
 
 
 def command(model, out, processes, *more):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    return [sys.executable, *launch, "-m", "rl4vlm.cli", "ppo", "--model", str(model), "--out", str(out), *OPTIONS, *more]
+    launch = (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1
+              else [])
+    return [sys.executable, *launch, "-m", "rl4vlm.cli", "ppo", "--model", str(model), "--out", str(out), *OPTIONS,
+            *more]
 
 
 def result(run):
     "What must be equal: the metrics' bytes, the weights of the last checkpoint and of the best."
-    tensors = {f"{p.parent.name}/{p.name}/{k}": v for p in sorted(run.glob("ppo/checkpoints/step_4/*.safetensors")) + sorted(run.glob("ppo/best/*.safetensors")) for k, v in load_file(p).items()}
+    tensors = {f"{p.parent.name}/{p.name}/{k}": v for p in sorted(run.glob("ppo/checkpoints/step_4/*.safetensors"))
+               + sorted(run.glob("ppo/best/*.safetensors")) for k, v in load_file(p).items()}
     return (run/"metrics.jsonl").read_bytes(), tensors
 
 
@@ -105,7 +114,8 @@ def test_a_rank_that_dies_ends_the_job(blind_model, tmp_path):
     "With its error code and within a time limit; nothing is left running."
     process = start([*command(blind_model, tmp_path/"run", 2), "--updates", "500"])
     while process.poll() is None and not (tmp_path/"run"/"metrics.jsonl").exists(): time.sleep(0.05)
-    ranks = [p for p in Path("/proc").iterdir() if p.name.isdigit() and str(tmp_path/"run") in _text(p/"cmdline") and "torch.distributed.run" not in _text(p/"cmdline")]
+    ranks = [p for p in Path("/proc").iterdir() if p.name.isdigit() and str(tmp_path/"run") in _text(p/"cmdline")
+             and "torch.distributed.run" not in _text(p/"cmdline")]
     victim = next(p for p in ranks if "RANK=1" in _text(p/"environ").split("\0"))
     os.kill(int(victim.name), signal.SIGKILL)
     output = process.communicate(timeout=120)[0]

@@ -1,23 +1,31 @@
 "Stores: bounded memory, files that can be read, images of others refused at the door, folders that cannot be written."
-import contextlib, os, shutil, subprocess, sys, tempfile
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
+import pytest
 from rl4vlm.core import UsageError
 from rl4vlm.store import Album, EpisodeStore, Kept
 from rl4vlm.types import Episode, turn_of
 
-
 @pytest.mark.parametrize("what, most", [("collect", 250), ("eval", 250), ("tiny", 350)])
 def test_frames_are_not_held(what, most, tmp_path):
     "30 episodes of 20 frames of 720 kB are 432 MB and more; what is held does not depend on their number."
-    done = subprocess.run([sys.executable, Path(__file__).parent/"big_images.py", what, "30", tmp_path/"out"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run([sys.executable, Path(__file__).parent/"big_images.py", what, "30", tmp_path/"out"],
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < most
 
 
 def episode(number, turns=3, side=30):
     rng = np.random.default_rng(number)
-    made = [turn_of([dict(role="user", content=[dict(type="image")])], [rng.integers(0, 256, (side, side, 3), np.uint8)], f"answer {i}", action="+", reward=1.0, episode=f"0-{number}", index=i, seed=number) for i in range(turns)]
+    made = [turn_of([dict(role="user", content=[dict(type="image")])],
+                    [rng.integers(0, 256, (side, side, 3), np.uint8)], f"answer {i}", action="+", reward=1.0,
+                    episode=f"0-{number}", index=i, seed=number) for i in range(turns)]
     return Episode("NumberLine", number, made, success=True, actor="a")
 
 
@@ -31,14 +39,16 @@ def test_a_shard_is_cut_by_bytes(tmp_path, small_files):
     import pyarrow.parquet as pq
     store, played = EpisodeStore(tmp_path), [episode(i, side=100) for i in range(12)]
     path = store.write(iter(played), "x")
-    assert path == tmp_path/"x.parquet" and len(store.files("x")) > 2 and max(p.stat().st_size for p in store.files("x")) < 450_000 and not list(tmp_path.glob("*.tmp"))
+    assert path == tmp_path/"x.parquet" and len(store.files("x")) > 2
+    assert max(p.stat().st_size for p in store.files("x")) < 450_000 and not list(tmp_path.glob("*.tmp"))
     assert pq.ParquetFile(path).num_row_groups > 3
     rows = store.read()
     assert rows["text"][:] == [t.text for e in played for t in e.turns]
-    for row, turn in zip(rows, (t for e in played for t in e.turns)): assert np.array_equal(np.asarray(row["images"][0]), turn.images[0])
+    for row, turn in zip(rows, (t for e in played for t in e.turns)):
+        assert np.array_equal(np.asarray(row["images"][0]), turn.images[0])
     again = store.episodes("x")
-    assert [(e.id, len(e), e.success) for e in again] == [(e.id, 3, True) for e in played]      # no episode is cut in two
-    store.write(played[:1], "x")                                                                # what is left of the longer one goes
+    assert [(e.id, len(e), e.success) for e in again] == [(e.id, 3, True) for e in played]   # no episode is cut in two
+    store.write(played[:1], "x")   # what is left of the longer one goes
     assert [p.name for p in store.shards] == ["x.parquet"] and len(store.episodes()) == 1
     store.write(played, "x"); store.write(played[:2], "y")
     assert len(store.episodes("y")) == 2 and store.whole("x")
@@ -70,7 +80,9 @@ def test_a_store_is_the_same_with_and_without_an_album(tmp_path):
     from rl4vlm.tasks import make_task
     for options in (dict(), dict(history=2, history_images=True)):
         task = make_task("NumberLine", **options)
-        with Album(tmp_path/"album") as album: one = EpisodeStore(tmp_path/"one").write(play(task, RandomActor(task), range(6), 3, album=album), "x").read_bytes()
+        with Album(tmp_path/"album") as album:
+            one = EpisodeStore(tmp_path/"one").write(play(task, RandomActor(task), range(6), 3, album=album),
+                                                     "x").read_bytes()
         assert one == EpisodeStore(tmp_path/"two").write(play(task, RandomActor(task), range(6), 3), "x").read_bytes()
 
 
@@ -79,7 +91,8 @@ def test_words_that_no_encoding_holds(tmp_path):
     e.turns[-1].action = "half \ud83d"
     e.turns[0].response.text, e.turns[0].prompt.messages = "half \ud83d", [dict(role="user", content="\udc00")]
     EpisodeStore(tmp_path).write([e])
-    assert EpisodeStore(tmp_path).read()["text"][0] == "half \ufffd" and EpisodeStore(tmp_path).episodes()[0].turns[-1].action == "half \ufffd"
+    assert EpisodeStore(tmp_path).read()["text"][0] == "half \ufffd"
+    assert EpisodeStore(tmp_path).episodes()[0].turns[-1].action == "half \ufffd"
 
 
 # -- images of others at the store's door
@@ -87,15 +100,18 @@ def test_words_that_no_encoding_holds(tmp_path):
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
 
 
-@pytest.mark.parametrize("image, says", [(dict(bytes=None, path="SECRET"), "only named"), (dict(bytes=None, path="https://example.org/a.png"), "only named"), (dict(bytes=EPS, path="a.eps"), "no image of a known kind"), (dict(bytes=b"", path="SECRET"), "no image")])
+@pytest.mark.parametrize("image, says", [(dict(bytes=None, path="SECRET"), "only named"),
+                                         (dict(bytes=None, path="https://example.org/a.png"), "only named"),
+                                         (dict(bytes=EPS, path="a.eps"), "no image of a known kind"),
+                                         (dict(bytes=b"", path="SECRET"), "no image")])
 def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     "Neither to a judge nor into new data, by any reader of a store."
     import pyarrow.parquet as pq
     from PIL import Image
-    from rl4vlm.config import PreprocessConfig, FilterConfig
-    from rl4vlm.store import write_card
+    from rl4vlm.config import FilterConfig, PreprocessConfig
     from rl4vlm.labellers import ServerActor
     from rl4vlm.preprocess import preprocess
+    from rl4vlm.store import write_card
     def no(*a, **k): raise AssertionError("a judge was asked")
     monkeypatch.setattr(ServerActor, "ask", no)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path/"secret.png")
@@ -104,17 +120,22 @@ def test_images_of_others_do_not_leave(image, says, tmp_path, monkeypatch):
     listed = rows.column("images").to_pylist()
     listed[4] = [{k: str(tmp_path/"secret.png") if v == "SECRET" else v for k, v in image.items()}]
     import pyarrow as pa
-    pq.write_table(rows.set_column(rows.schema.get_field_index("images"), rows.schema.field("images"), pa.array(listed, rows.schema.field("images").type)), path)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("images"), rows.schema.field("images"),
+                                   pa.array(listed, rows.schema.field("images").type)), path)
     score = FilterConfig(judge="openai:j@http://127.0.0.1:9/v1")
-    for read in (store.read, lambda: write_card(store, "NumberLine", "a"), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run"), filter=score)), lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run")))):
+    for read in (store.read, lambda: write_card(store, "NumberLine", "a"),
+                 lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run"), filter=score)),
+                 lambda: preprocess(PreprocessConfig(data=str(store.folder), out=str(tmp_path/"run")))):
         with pytest.raises(UsageError, match="00000.parquet, row 4: ") as error: read()
         assert says in str(error.value)
     assert not (tmp_path/"run"/"data"/"train.parquet").exists()
 
 
-@pytest.mark.parametrize("columns", [dict(question=["a"]), dict(images=[[1]], text=["a"]), dict(images=["a.png"], messages=["[]"], text=["a"])])
+@pytest.mark.parametrize("columns", [dict(question=["a"]), dict(images=[[1]], text=["a"]),
+                                     dict(images=["a.png"], messages=["[]"], text=["a"])])
 def test_a_store_of_something_else(columns, tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     pq.write_table(pa.table(columns), tmp_path/"00000.parquet")
     with pytest.raises(UsageError) as error: EpisodeStore(tmp_path).read()
     assert "\n" not in str(error.value)
@@ -144,11 +165,12 @@ def test_data_that_cannot_be_written_to(monkeypatch):
         EpisodeStore(folder/"episodes").write([episode(i) for i in range(3)])
         preprocess(PreprocessConfig(data=str(folder/"episodes"), out=str(folder), validation_share=0, export="llava"))
         for cache in folder.rglob(".cache"): shutil.rmtree(cache)
-        JsonConversations(folder/"data/llava/train.json")     # what Python has to import for it is where nobody may read
+        JsonConversations(folder/"data/llava/train.json")   # what Python has to import for it is where nobody may read
         with nobody(folder):
             with pytest.raises(OSError): (folder/"x").touch()
             assert len(EpisodeStore(folder/"episodes").read()[0]["images"]) == 1
             rows = Conversations(folder/"data"/"train.parquet")
-            assert len(rows) == 9 and len(rows[0]["images"]) == 1 and len(JsonConversations(folder/"data/llava/train.json")) == 9
+            assert len(rows) == 9
+            assert len(rows[0]["images"]) == 1 and len(JsonConversations(folder/"data/llava/train.json")) == 9
         assert not list(folder.rglob(".cache"))
     finally: shutil.rmtree(folder)

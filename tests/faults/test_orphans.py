@@ -1,9 +1,13 @@
 "Whatever ends a run ends what its environments have started, whether they live in this process or in workers."
-import os, signal, subprocess, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 import pytest
-from rl4vlm.env_pool import EnvPool, live_processes
 from forgetful import Starting
+from rl4vlm.env_pool import EnvPool, live_processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 SCRIPT = """
@@ -43,7 +47,8 @@ def test_a_closed_pool_leaves_nothing(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("way", ["normal", "error", "SIGINT", "SIGTERM", "SIGTERM twice", "SIGHUP", "SIGKILL"])
 def test_nothing_outlives_a_run(tmp_path, workers, way):
-    run = subprocess.Popen([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path), str(workers), way], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    run = subprocess.Popen([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path), str(workers), way],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))   # nohup has it ignored
     assert run.stdout.readline() == b"ready\n", run.stderr.read()
     pids = started(tmp_path)

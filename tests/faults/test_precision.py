@@ -1,13 +1,14 @@
-"""bfloat16 learns as float32 does: whole weights keep float32 copies, for fine-tuning, PPO and TRL, and come back from a checkpoint.
+"""bfloat16 learns as float32 does: whole weights keep float32 copies, for fine-tuning, PPO and TRL, and come back from
+a checkpoint.
 
 float16 with whole weights is refused, and the dry run counts the copies.
 """
-import pytest, torch
+import pytest
+import torch
 from rl4vlm.config import LoRAConfig, PPOConfig, SFTConfig, TRLConfig
 from rl4vlm.core import UsageError
 from rl4vlm.distributed import MasterAdamW, adamw_for, dithered
 from rl4vlm.policy import VLMPolicy
-
 
 def walk(dtype, gradient, steps, kind=MasterAdamW, lr=1e-5, **options):
     torch.manual_seed(0)
@@ -26,8 +27,10 @@ def test_masters_take_float32s_steps(options):
     master = optimizer.state[weight]["master"]
     assert weight.dtype == torch.bfloat16 and master.dtype == torch.float32
     start = (torch.manual_seed(0), (torch.randn(64, 64) * 0.08).bfloat16().float())[1]
-    assert (master - start - exact).abs().max() < 1e-5 * max(1, exact.abs().max() / 1e-3) and (master - start).count_nonzero() == master.numel()
-    assert abs(rounded.mean() - exact.mean()) < 0.05 * exact.abs().mean() + 1e-5     # what the model sees follows on average
+    assert (master - start - exact).abs().max() < 1e-5 * max(1, exact.abs().max() / 1e-3)
+    assert (master - start).count_nonzero() == master.numel()
+    # what the model sees follows on average
+    assert abs(rounded.mean() - exact.mean()) < 0.05 * exact.abs().mean() + 1e-5
     assert ((weight.float() - master).abs() <= master.abs() * 2**-7 + 1e-30).all()
 
 
@@ -38,7 +41,8 @@ def test_float32_is_bit_for_bit_torchs():
 
 def test_rounding_is_fair_and_still_where_nothing_moves():
     x = torch.full((100_000,), 1.0009765625)     # an eighth of the way from 1 to the next number of bfloat16
-    assert set(dithered(x, 0).float().tolist()) == {1.0, 1.0078125} and abs(dithered(x, 0).double().mean() - x.double().mean()) < 1e-4
+    assert set(dithered(x, 0).float().tolist()) == {1.0, 1.0078125}
+    assert abs(dithered(x, 0).double().mean() - x.double().mean()) < 1e-4
     assert torch.equal(dithered(x, 0), dithered(x, 0)) and torch.equal(dithered(-x, 0), -dithered(x, 0))
     whole = torch.randn(1000).bfloat16()
     assert torch.equal(dithered(whole.float(), 3), whole)
@@ -60,7 +64,8 @@ def test_a_state_without_copies_can_still_be_read():
     _, old, weight = walk(torch.bfloat16, noise, 5, torch.optim.AdamW)
     new = MasterAdamW([weight], lr=1e-5); new.load_state_dict(old.state_dict())
     weight.grad = noise(5).bfloat16(); new.step()
-    assert new.state[weight]["master"].dtype == new.state[weight]["exp_avg"].dtype == torch.float32 and weight.isfinite().all()
+    assert new.state[weight]["master"].dtype == new.state[weight]["exp_avg"].dtype == torch.float32
+    assert weight.isfinite().all()
 
 
 # --- the three loops ---
@@ -94,17 +99,20 @@ def test_ppo_learns_with_float32_copies_and_resumes_exactly(blind_model, tmp_pat
         config = PPOConfig(rollout=dict(envs=4, steps=2), optim=dict(minibatch=8, epochs=1, lr=1e-5, value_warmup=0),
                            sampling=dict(max_new_tokens=4), updates=2, trainable="all",
                            loading=dict(dtype="bfloat16"))
-        return PPO("NumberLine", VLMPolicy.load(blind_model, dtype="bfloat16", device="cpu", parts="all"), config, folder)
+        return PPO("NumberLine", VLMPolicy.load(blind_model, dtype="bfloat16", device="cpu", parts="all"), config,
+                   folder)
     one = ppo(tmp_path/"one")
     start = {n: p.detach().float().clone() for n, p in one.policy.model.named_parameters()}
     one.run_update()
     state = one.learner.optimizer.state
-    learned = [(n, p) for n, p in one.policy.model.named_parameters() if p.grad is not None and p.grad.count_nonzero() > p.numel() / 2]
+    learned = [(n, p) for n, p in one.policy.model.named_parameters()
+               if p.grad is not None and p.grad.count_nonzero() > p.numel() / 2]
     moved = sum((state[p]["master"] != start[n]).sum() for n, p in learned) / sum(p.numel() for _, p in learned)
     assert moved > 0.9, moved
     one.save(); one.run_update()
     two = ppo(tmp_path/"one"); assert two.resume(); two.run_update()
-    for (n, p), q in zip(one.policy.model.named_parameters(), two.policy.model.parameters()): assert torch.equal(p, q), n
+    for (n, p), q in zip(one.policy.model.named_parameters(), two.policy.model.parameters()):
+        assert torch.equal(p, q), n
     one.player.close(); two.player.close()
 
 
@@ -112,7 +120,9 @@ def test_trls_trainer_steps_float32_copies(blind_model, tmp_path, monkeypatch):
     pytest.importorskip("trl")
     from rl4vlm import trl_rloo
     seen = []
-    monkeypatch.setattr(MasterAdamW, "_step_master", lambda self, group, p, seed, do=MasterAdamW._step_master: (seen.append(p.dtype), do(self, group, p, seed)))
+    monkeypatch.setattr(
+        MasterAdamW, "_step_master",
+        lambda self, group, p, seed, do=MasterAdamW._step_master: (seen.append(p.dtype), do(self, group, p, seed)))
     trl_rloo.train_trl(TRLConfig(model=str(blind_model), task="PickImage", steps=1, prompts=2, group_size=2,
                                  sampling=dict(max_new_tokens=4), loading=dict(dtype="bfloat16"),
                                  out=str(tmp_path/"run"), run=dict(trackers=[])))
@@ -141,7 +151,8 @@ def test_float16_with_whole_weights_is_refused(blind_model, lessons, tmp_path, s
 
 def test_an_adapter_on_float16_is_let_through(blind_model):
     model = VLMPolicy.load(blind_model, dtype="float16", device="cpu", lora=LoRAConfig(r=2)).model
-    assert adamw_for(model.parameters()) is MasterAdamW and {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert adamw_for(model.parameters()) is MasterAdamW
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_the_dry_run_counts_the_copies():

@@ -1,5 +1,8 @@
 "A run folder belongs to one process, and only what a run made is ever deleted."
-import signal, subprocess, sys, time
+import signal
+import subprocess
+import sys
+import time
 import pytest
 import yaml
 from rl4vlm.core import UsageError
@@ -16,7 +19,8 @@ open(sys.argv[1] + "/metrics.jsonl", "a").close(); print("ready", flush=True); t
 """
 
 
-def claim(folder, *how): return subprocess.Popen([sys.executable, "-c", CLAIM, str(folder), *how], stdout=subprocess.PIPE, text=True)
+def claim(folder, *how):
+    return subprocess.Popen([sys.executable, "-c", CLAIM, str(folder), *how], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -56,16 +60,20 @@ def test_of_many_at_once_one_begins(tmp_path):
 
 def test_killed_while_the_folder_is_made(tmp_path):
     "At every file that may be there and the next not yet."
-    for number, left in enumerate([[], [".lock"], [".lock", ".config.yaml.7.tmp"], [".config.yaml.7.tmp"], [".lock", ".clearing", "config.yaml", "ppo/best/x"], [".lock", ".clearing", "sft/x"]]):
+    for number, left in enumerate([[], [".lock"], [".lock", ".config.yaml.7.tmp"],
+                                   [".config.yaml.7.tmp"], [".lock", ".clearing", "config.yaml", "ppo/best/x"],
+                                   [".lock", ".clearing", "sft/x"]]):
         for how in ({}, dict(resume=True), dict(overwrite=True)):
             folder = tmp_path/f"{number}-{len(how)}-{'resume' in how}"
             folder.mkdir()
             for name in left: (folder/name).parent.mkdir(parents=True, exist_ok=True); (folder/name).write_text("")
             claim_run_folder(folder, CONFIG, **how)
-            assert yaml.safe_load((folder/"config.yaml").read_text()) == CONFIG and not (folder/"ppo").exists() and not (folder/"sft").exists()
+            assert yaml.safe_load((folder/"config.yaml").read_text()) == CONFIG
+            assert not (folder/"ppo").exists() and not (folder/"sft").exists()
 
 
-@pytest.mark.parametrize("files", [["config.yaml"], ["config.yaml", "notes.txt"], ["config.yaml", "data/mine.csv"], ["config.yaml", "ppo/mine.txt"], ["photo.png"]])
+@pytest.mark.parametrize("files", [["config.yaml"], ["config.yaml", "notes.txt"], ["config.yaml", "data/mine.csv"],
+                                   ["config.yaml", "ppo/mine.txt"], ["photo.png"]])
 @pytest.mark.parametrize("how", [{}, dict(resume=True), dict(overwrite=True)])
 def test_what_no_run_made_is_left_alone(tmp_path, files, how):
     for name in files: (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_text("model: mine")
@@ -75,9 +83,12 @@ def test_what_no_run_made_is_left_alone(tmp_path, files, how):
 
 def test_foreign_files_survive_overwrite_and_are_named(tmp_path):
     run = claim_run_folder(tmp_path/"run", CONFIG)
-    for name in ("metrics.jsonl", "data/train.parquet", "data/mine.csv", "ppo/best/config.json", "thesis.tex"): (run/name).parent.mkdir(parents=True, exist_ok=True); (run/name).touch()
+    for name in ("metrics.jsonl", "data/train.parquet", "data/mine.csv", "ppo/best/config.json", "thesis.tex"):
+        (run/name).parent.mkdir(parents=True, exist_ok=True)
+        (run/name).touch()
     with pytest.warns(UserWarning, match="thesis.tex"): claim_run_folder(run, CONFIG, overwrite=True)
-    assert sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name[0] != ".") == ["config.yaml", "data/mine.csv", "thesis.tex"]
+    assert (sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name[0] != ".")
+            == ["config.yaml", "data/mine.csv", "thesis.tex"])
 
 
 def test_a_run_of_an_earlier_version_is_resumed_and_replaced(tmp_path):

@@ -1,5 +1,11 @@
 "W&B that cannot be reached: the real client, and on loopback a server that answers as far as the client asks here."
-import gzip, json, os, subprocess, sys, threading, time
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
@@ -16,7 +22,8 @@ with tracking.start_trackers(["wandb"], "run") as trackers:
     trackers.log(dict(step=2, kl=0.2))
 print("done", flush=True)
 """
-BUCKET = dict(id="aWQ=", name="abcd", displayName="run", description="", config="{}", sweepName=None, historyLineCount=0, project=dict(id="p", name="rl4vlm", entity=dict(id="e", name="me")))
+BUCKET = dict(id="aWQ=", name="abcd", displayName="run", description="", config="{}", sweepName=None,
+              historyLineCount=0, project=dict(id="p", name="rl4vlm", entity=dict(id="e", name="me")))
 
 
 class Server(BaseHTTPRequestHandler):
@@ -27,7 +34,11 @@ class Server(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, body.decode(errors="replace")))
         answer = dict(data=dict(upsertBucket=dict(bucket=BUCKET, inserted=True)) if b"upsertBucket" in body else {})
         data = json.dumps(answer).encode()
-        self.send_response(200); self.send_header("content-type", "application/json"); self.send_header("content-length", str(len(data))); self.end_headers(); self.wfile.write(data)
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
     do_GET = do_PUT = do_POST
     def log_message(self, *args): pass
 
@@ -43,8 +54,10 @@ def server():
 
 def start(tmp_path, port):
     "The run, as far as its first line."
-    env = {**{k: v for k, v in os.environ.items() if not k.startswith("WANDB")}, "WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", RUN], cwd=tmp_path, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {**{k: v for k, v in os.environ.items() if not k.startswith("WANDB")}, "WANDB_API_KEY": "0123456789" * 4,
+           "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", RUN], cwd=tmp_path, env=env, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "first\n", process.communicate()
     return process
 
@@ -54,11 +67,14 @@ def finish(process, tmp_path):
     try: out, errors = process.communicate("\n", timeout=90)
     except subprocess.TimeoutExpired: process.kill(); raise
     assert process.returncode == 0 and "done\n" in out, errors
-    assert [json.loads(line) for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()] == [dict(step=1, kl=0.1), dict(step=2, kl=0.2)]
+    assert ([json.loads(line) for line in (tmp_path/"run/metrics.jsonl").read_text().splitlines()]
+            == [dict(step=1, kl=0.1), dict(step=2, kl=0.2)])
     return errors
 
 
-def rows(tmp_path): return [(r["step"], r["kl"]) for p in (tmp_path/"run/wandb").glob("*run-*/*.wandb") for r in wandb_rows(read_wandb(p)) if "kl" in r]
+def rows(tmp_path):
+    return [(r["step"], r["kl"]) for p in (tmp_path/"run/wandb").glob("*run-*/*.wandb")
+            for r in wandb_rows(read_wandb(p)) if "kl" in r]
 
 
 def test_not_there_at_the_start(tmp_path):
@@ -74,5 +90,6 @@ def test_gone_in_the_middle(tmp_path, server):
     while time.monotonic() < until and not any(path.endswith("file_stream") for path, _ in server.seen): time.sleep(0.1)
     assert any("upsertBucket" in body for _, body in server.seen)
     server.shutdown(); server.server_close()
-    assert "tracker wandb failed, training goes on; the metrics in the run folder are complete (TimeoutError" in finish(process, tmp_path)
+    said = finish(process, tmp_path)
+    assert "tracker wandb failed, training goes on; the metrics in the run folder are complete (TimeoutError" in said
     assert rows(tmp_path) == [(1, 0.1), (2, 0.2)]
