@@ -263,7 +263,7 @@ def compute_advantages(
     c = config.advantage
     if c.estimator == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
     if c.estimator == "bilevel":
-        return bilevel_gae(turns, layout, rewards, penalty, c.gamma, c.gae_lambda, c.token_lambda)
+        return bilevel_gae(turns, layout, rewards, penalty, c.gamma, c.gae_lambda, c.answer_lambda)
     rewards = rewards + penalty.sum(1)
     if c.estimator == "gae": return turn_gae(turns, layout, rewards, c.gamma, c.gae_lambda)
     return group_advantages(turns, layout, rewards, config)

@@ -251,8 +251,8 @@ class AdvantageConfig(Options):
     """Discount per turn."""
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
-    token_lambda: float = 1.0
-    """λ of bilevel from token to token of an answer, where gae_lambda is its λ from turn to turn."""
+    answer_lambda: float = 1.0
+    """λ of bilevel inside an answer, from token to token; gae_lambda is its λ from turn to turn."""
     group_size: int = 8
     """Episodes in a group, for estimators that compare groups; divides rollout.envs."""
     step_weight: float = 1.0
@@ -266,7 +266,7 @@ class AdvantageConfig(Options):
         check_choice(self, "estimator", ADVANTAGES)
         check_choice(self, "normalize", ("auto", "yes", "no"))
         check_range(self, "step_weight", low=0)
-        for name in ("gamma", "gae_lambda", "token_lambda"): check_range(self, name, 0, 1)
+        for name in ("gamma", "gae_lambda", "answer_lambda"): check_range(self, name, 0, 1)
         if self.estimator in GROUPED and self.group_size < 2:
             raise UsageError(f"group_size={self.group_size} of {type(self).__name__}: {self.estimator} compares "
                              "the members of a group, so it takes 2 at least")
@@ -278,8 +278,8 @@ class AdvantageConfig(Options):
         if self.filter_groups and name not in GROUPED:
             raise UsageError(f"filter_groups=true of {kind} leaves groups out, and {name} has none; "
                              f"take an estimator that has: {', '.join(GROUPED)}")
-        if self.token_lambda != 1 and name != "bilevel":
-            raise UsageError(f"token_lambda={self.token_lambda} of {kind} is bilevel's, and {name} does not read it")
+        if self.answer_lambda != 1 and name != "bilevel":
+            raise UsageError(f"answer_lambda={self.answer_lambda} of {kind} is bilevel's, and {name} does not read it")
         if name == "drgrpo" and self.normalize == "yes":
             raise UsageError(f"normalize=yes of {kind} divides by a standard deviation, which drgrpo is there to leave "
                              "out; give estimator=reinforce++")

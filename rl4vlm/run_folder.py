@@ -92,7 +92,7 @@ def read_config(
 
 # what held when there were no such options
 SINCE = dict(engine=vars(EngineConfig()), ask=vars(RequestConfig()),
-             advantage=dict(token_lambda=1.0), run=dict(signals=True),
+             advantage=dict(answer_lambda=1.0), run=dict(signals=True),
              loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto", clip_high=None, objective="ppo"))
 
 def as_before(path:str, value)->bool:

@@ -193,7 +193,7 @@ def some_turns():
 
 
 def test_clip_higher_by_the_formula_of_dapo(some_turns):
-    "arXiv:2503.14476, equation 8: all tokens of the batch have one denominator; λ weighs here, 1 there."
+    "arXiv:2503.14476: all tokens of the batch have one denominator; λ weighs here, 1 there."
     now, old, weights, A, lengths = some_turns
     above = sum(weights[i, t] * clipped_by_the_formula(now[i, t] - old[i, t], A[i], 0.2, 0.28) for i, n in enumerate(lengths) for t in range(n))
     loss, _ = ppo_loss(*map(torch.tensor, (now, old, weights, A)), 0.2, "token", clip_high=0.28)
@@ -203,7 +203,7 @@ def test_clip_higher_by_the_formula_of_dapo(some_turns):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_sequence_ratio_by_the_formula_of_gspo(some_turns, weighted):
-    "arXiv:2507.18071, equations 5 and 7; with λ the mean in the exponent is weighted. An empty answer has ratio 1."
+    "arXiv:2507.18071; with λ the mean in the exponent is weighted. An empty answer has ratio 1."
     now, old, weights, A, lengths = some_turns
     if not weighted: weights = (weights > 0).astype(float)
     each = []
@@ -215,7 +215,7 @@ def test_the_sequence_ratio_by_the_formula_of_gspo(some_turns, weighted):
 
 
 def test_cispo_by_the_formula_of_minimax(some_turns):
-    "arXiv:2506.13585, equation 4: every token's gradient is its clipped ratio times its advantage, also beyond the clip."
+    "arXiv:2506.13585: every token's gradient is its clipped ratio times its advantage, also beyond the clip."
     now, old, weights, A, lengths = some_turns
     x = torch.tensor(now, requires_grad=True)
     loss, parts = ppo_loss(x, *map(torch.tensor, (old, weights, A)), 0.2, "token", clip_high=0.15, objective="cispo")
@@ -368,3 +368,95 @@ def test_order_and_padding_change_nothing(played):
         long = policy.score([*batch.prompts, batch.prompts[0]], [*batch.responses, np.resize(batch.responses[0], 40)]).logprobs
     for i, one in enumerate(alone): assert (long[i, :len(one)] - one).abs().max() < 1e-4
     learner.player.close()
+
+
+# ---- in an update ----
+
+def on_two_ranks(work):
+    "The results of work(rank, gather) for two ranks, each in a thread; gather gives what both have handed in."
+    import threading
+    barrier, handed, results = threading.Barrier(2, timeout=60), [None, None], [None, None]
+    def rank(index):
+        def gather(x):
+            handed[index] = x
+            barrier.wait(); both = list(handed); barrier.wait()
+            return both
+        results[index] = work(index, gather)
+    threads = [threading.Thread(target=rank, args=(i,)) for i in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    return results
+
+
+@pytest.mark.parametrize("estimator", ["reinforce++", "drgrpo", "bilevel"])
+def test_two_ranks_have_the_advantages_of_one(estimator):
+    "What is whitened is whitened by the update of all processes; groups of two, whole on each."
+    from types import SimpleNamespace
+    from rl4vlm.batch import make_batch
+    rng = np.random.default_rng(0)
+    def segment(i):
+        sizes = [(int(rng.integers(1, 5)), k == n - 1) for n in [int(rng.integers(1, 4))] for k in range(n)]
+        return [turn_of(group=str(i // 2), task="a", reward=float(rng.normal() + (i > 3)), value=0.1, terminated=last, response_ids=np.arange(n),
+                        logprobs=np.zeros(n, np.float32), token_values=rng.normal(size=n).astype(np.float32)) for n, last in sizes]
+    segments = [segment(i) for i in range(8)]
+    policy = SimpleNamespace(action_tokens=lambda ids, span: np.ones(len(ids), bool))
+    config = PPOConfig(advantage=dict(estimator=estimator, group_size=2), rollout=dict(envs=8))
+    def advantages(segments, **more):
+        batch, _ = make_batch(policy, segments, config, **more)
+        turns, _ = flatten(segments)
+        return {id(t): row[:len(t.response_ids)] if row.ndim else row for t, row in zip(turns, batch.advantages)}
+    alone = advantages(segments)
+    first, second = on_two_ranks(lambda rank, gather: advantages(segments[4 * rank:4 * rank + 4], gather=gather))
+    assert len(first) + len(second) == len(alone)
+    for key, wanted in alone.items(): assert torch.allclose({**first, **second}[key], wanted, atol=1e-6)
+    if estimator != "drgrpo":
+        apart = advantages(segments[:4])
+        assert any(not torch.allclose(apart[key], alone[key], atol=1e-3) for key in apart)
+
+
+def learner_of(model, **options):
+    from rl4vlm.policy import VLMPolicy
+    from rl4vlm.ppo import PPO
+    options = {**dict(rollout=dict(envs=8, steps=3), optim=dict(minibatch=64, value_warmup=0, lr=1e-3), sampling=dict(max_new_tokens=6), kl=dict(max=0), task_options=dict(max_turns=3)), **options}
+    from rl4vlm.tasks import make_task
+    return PPO(make_task("NumberLine", max_turns=3), VLMPolicy.load(str(model)), PPOConfig(**options))
+
+
+def test_dr_grpo_divides_by_the_tokens_there_could_have_been(blind_model):
+    "Also in parts of a minibatch; the KL that stops an update remains a mean over tokens."
+    ppo = learner_of(blind_model, advantage=dict(estimator="drgrpo", group_size=4))
+    ppo.step = 1
+    try:
+        batch, _ = ppo.compute_advantages(ppo.play())
+        rows = np.arange(len(batch))
+        batch.responses[0], batch.weights[0, 1:], batch.old_logprobs[0, 1:] = batch.responses[0][:1], 0.0, 0.0     # one answer is short
+        totals = ppo.totals_of(batch, rows)
+        _, stats = ppo.loss(batch, rows, totals, check=False)
+        assert totals["loss"] == 6 * len(rows) != totals["token"]
+        assert stats["policy_loss"] == pytest.approx(-(batch.advantages[:, None] * batch.weights).sum().item() / (6 * len(rows)), abs=1e-5)
+        batch.old_logprobs -= 0.1
+        halves = [ppo.loss(batch, half, totals, check=False)[1] for half in np.array_split(rows, 2)]
+        assert sum(h["kl"] for h in halves) == pytest.approx(math.exp(0.1) - 1 - 0.1, abs=1e-5)
+        assert sum(h["policy_loss"] for h in halves) == pytest.approx(math.exp(0.1) * stats["policy_loss"], rel=1e-3)
+    finally: ppo.player.close()
+
+
+KINDS = {"bilevel": dict(advantage=dict(estimator="bilevel", answer_lambda=0.9)), "drgrpo": dict(advantage=dict(estimator="drgrpo", group_size=4)),
+         "reinforce++": dict(advantage=dict(estimator="reinforce++", group_size=4, filter_groups=True), kl=dict(coef=0.1, kind="k2", max=0)),
+         "clip-higher": dict(loss=dict(clip_high=0.28)), "sequence": dict(loss=dict(ratio="sequence", clip=3e-4, clip_high=4e-4, entropy_coef=0.01)), "cispo": dict(loss=dict(objective="cispo", clip_high=4.0))}
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_updates_without_a_word(kind, blind_model):
+    "Two updates of two epochs: finite, weights move, nothing is warned of."
+    import warnings
+    ppo = learner_of(blind_model, **KINDS[kind])
+    before = {n: p.detach().clone() for n, p in ppo.policy.model.named_parameters() if p.requires_grad}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            rows = [ppo.run_update()[0] for _ in range(2)]
+    finally: ppo.player.close()
+    assert all(np.isfinite(v) for row in rows for v in row.values() if isinstance(v, float)) and all(r["minibatches"] == 2 for r in rows)
+    assert any((before[n] != p).any() for n, p in ppo.policy.model.named_parameters() if n in before)
+    assert all(p.isfinite().all() for p in ppo.policy.parameters())
+    if kind == "sequence": assert rows[0]["clip_fraction"] > 0
