@@ -245,8 +245,8 @@ WHITENED = (*CRITIC, "reinforce", "reinforce++")                     # normalize
 class AdvantageConfig(Options):
     "How advantages are estimated."
     estimator: str = "gae"
-    ("gae, gae-token or bilevel (with a critic), rloo, grpo, drgrpo, reinforce++ or gigpo (in groups that share a seed), "
-     "or reinforce.")
+    ("gae, gae-token or bilevel (with a critic), rloo, grpo, drgrpo, reinforce++ or gigpo (in groups that share "
+     "a seed), or reinforce.")
     gamma: float = 0.9
     """Discount per turn."""
     gae_lambda: float = 0.95
@@ -335,8 +335,8 @@ class LossConfig(Options):
             raise UsageError(f"mismatch_mode={self.mismatch_mode} of LossConfig weighs tokens, and ratio={self.ratio} "
                              "has one ratio for a turn; give sequence_truncate or sequence_mask")
         if self.ratio != "token" and self.objective == "cispo":
-            raise UsageError(f"objective=cispo of LossConfig weighs each token by its own ratio, and ratio={self.ratio} "
-                             "has one for a turn; give ratio=token")
+            raise UsageError("objective=cispo of LossConfig weighs each token by its own ratio, and "
+                             f"ratio={self.ratio} has one for a turn; give ratio=token")
         if self.mismatch_clip_max and self.mismatch_clip_min > self.mismatch_clip_max:
             raise UsageError(f"mismatch_clip_min={self.mismatch_clip_min} of LossConfig is above "
                              f"mismatch_clip_max={self.mismatch_clip_max}")

@@ -239,14 +239,7 @@ def loss(self:PPO,
     check_finite(f"update {self.step}", log_probs=scores.logprobs, values=scores.values, loss=loss.detach())
     return loss, stats
 
-# %% ../nbs/36_ppo.ipynb #1aec5b9f
-@patch
-def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
-    "The turns of a minibatch in parts of similar length, on each rank so many."
-    by_length = np.asarray(rows)[np.argsort(batch.lengths()[rows], kind="stable")]
-    parts = np.array_split(by_length, -(-self.config.optim.microbatches // self.ranks.world))
-    return [p for p in parts if len(p)] if self.ranks.world == 1 else parts
-
+# %% ../nbs/36_ppo.ipynb #13be339f
 @patch
 def divisor(self:PPO, batch:TurnBatch, rows)->float:
     "What the objective of some turns is divided by: their weight, their number, or the tokens they could have had."
@@ -260,6 +253,14 @@ def totals_of(self:PPO, batch:TurnBatch, rows)->dict: # weights of tokens, turns
     tokens = sum(len(batch.responses[i]) for i in rows)
     return self.ranks.total(dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(tokens),
                                  loss=self.divisor(batch, rows)))
+
+# %% ../nbs/36_ppo.ipynb #1aec5b9f
+@patch
+def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
+    "The turns of a minibatch in parts of similar length, on each rank so many."
+    by_length = np.asarray(rows)[np.argsort(batch.lengths()[rows], kind="stable")]
+    parts = np.array_split(by_length, -(-self.config.optim.microbatches // self.ranks.world))
+    return [p for p in parts if len(p)] if self.ranks.world == 1 else parts
 
 @patch
 def too_far(self:PPO, stats:dict)->bool:
