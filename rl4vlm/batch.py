@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .advantages import ROUNDING, compute_advantages
-from .config import GROUPED, LossConfig, PPOConfig
+from .config import GROUPED, PER_TOKEN, WHITENED, LossConfig, PPOConfig
 from .policy import VLMPolicy, token_weights
 from .types import TurnBatch, flatten
 
@@ -157,10 +157,10 @@ def make_batch(
     batch.advantages, batch.returns, batch.values = found.advantages, found.returns, found.values
     batch.same = torch.zeros(len(turns), dtype=torch.bool) if found.same is None else found.same
     _note_advantages(turns, batch)
-    if config.advantage.estimator in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
-    auto = config.advantage.normalize == "auto" and config.advantage.estimator not in GROUPED
-    if config.advantage.normalize == "yes" or auto:
-        mask = batch.tokens() if config.advantage.estimator == "gae-token" else torch.ones(len(turns), dtype=torch.bool)
+    estimator, normalize = config.advantage.estimator, config.advantage.normalize
+    if estimator in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
+    if normalize == "yes" or normalize == "auto" and estimator in WHITENED:
+        mask = batch.tokens() if estimator in PER_TOKEN else torch.ones(len(turns), dtype=torch.bool)
         batch.advantages = normalised_by_task(batch, mask, [t.task for t in turns], gather)
     return batch, log
 

@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
-from .config import CRITIC, GROUPED, PPOConfig
+from .config import CRITIC, GROUPED, PER_TOKEN, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, moved, seed_everything, stream_seed
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
 from .engine import EngineError
@@ -88,7 +88,7 @@ class PPO:
         self.engine = engine or Sampler(policy)
         self.actor = PolicyActor(
             policy, config.sampling.max_new_tokens, config.sampling.temperature, batch_size=self.envs,
-            token_values=config.advantage.estimator == "gae-token", engine=self.engine)
+            token_values=config.advantage.estimator in PER_TOKEN, engine=self.engine)
         next_plan = lambda env, number: self.plan(self.ranks.index * self.envs + env, number)
         self.player = Player(self.task, self.actor, next_plan, self.envs, config.rollout.workers)
         if config.sampling.temperature_range and policy.temperature_head is None:
@@ -200,7 +200,7 @@ def score(self:PPO, batch:TurnBatch, rows)->Scores:
     "What the policy of now says about some turns."
     c, prompts, responses = self.config, [batch.prompts[i] for i in rows], [batch.responses[i] for i in rows]
     return self.learner(prompts, responses, temperature=c.sampling.temperature, entropy=c.loss.entropy_coef > 0,
-                        token_values=c.advantage.estimator == "gae-token",
+                        token_values=c.advantage.estimator in PER_TOKEN,
                         detach_value=not c.loss.value_gradient or self.step <= c.optim.value_warmup)
 
 @patch
@@ -211,17 +211,22 @@ def on_device(self:PPO, batch:TurnBatch, rows, width:int)->SimpleNamespace:
 
 # %% ../nbs/36_ppo.ipynb #a6f0e002
 @patch
+def objective(self:PPO, scores:Scores, turns, total:float)->tuple[Tensor, dict]: # loss, stats
+    "`ppo_loss` of some turns, as the configuration has it, divided by `total`."
+    c = self.config.loss
+    return ppo_loss(scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.clip, c.ratio, total,
+                    turns.correction, c.clip_high, c.objective)
+
+@patch
 def policy_terms(self:PPO, scores:Scores, turns, totals:dict, part:int)->tuple[Tensor, dict]: # loss, stats
     "Clipped objective, entropy bonus and KL to the reference policy."
-    c = self.config
+    c, unit = self.config, "token" if self.config.loss.ratio == "token" else "turn"
     share = dict(token=float(turns.weights.sum()) / totals["token"], turn=part / totals["turn"])
-    loss, found = ppo_loss(
-        scores.logprobs, turns.old_logprobs, turns.weights, turns.advantages, c.loss.clip, c.loss.ratio,
-        totals[c.loss.ratio], turns.correction)
+    loss, found = self.objective(scores, turns, totals["loss"])
     stats = dict(policy_loss=loss.item(), kl=share["token"] * found["kl"],
-                 clip_fraction=share[c.loss.ratio] * found["clip_fraction"])
+                 clip_fraction=share[unit] * found["clip_fraction"])
     if c.loss.entropy_coef:
-        entropy = (scores.entropy * turns.weights).sum() / totals[c.loss.ratio]
+        entropy = (scores.entropy * turns.weights).sum() / totals[unit]
         loss, stats["entropy"] = loss - c.loss.entropy_coef * entropy, entropy.item()
     if turns.reference is not None:
         kl = (kl_estimate(turns.reference - scores.logprobs, c.kl.kind) * scores.mask).sum() / totals["tokens"]
@@ -244,7 +249,7 @@ def zeroed(loss:Tensor)->Tensor:
 def loss(self:PPO,
     batch:TurnBatch,
     rows,            # indices of some turns of a minibatch
-    totals:dict,     # of the whole minibatch: weights of tokens (token), turns (turn), tokens (tokens)
+    totals:dict,     # of the whole minibatch, as of `PPO.totals_of`
     check:bool,      # whether the policy must agree with what it recorded
 )->tuple[Tensor, dict]: # loss; stats, which add up over the parts of a minibatch
     "The loss of some turns."
@@ -265,6 +270,21 @@ def loss(self:PPO,
     check_finite(f"update {self.step}", log_probs=scores.logprobs, values=scores.values, loss=loss.detach())
     return loss, stats
 
+# %% ../nbs/36_ppo.ipynb #13be339f
+@patch
+def divisor(self:PPO, batch:TurnBatch, rows)->float:
+    "What the objective of some turns is divided by: their weight, their number, or the tokens they could have had."
+    c = self.config
+    if c.advantage.estimator == "drgrpo": return float(len(rows) * c.sampling.max_new_tokens)
+    return float(batch.weights[rows].sum()) if c.loss.ratio == "token" else float(len(rows))
+
+@patch
+def totals_of(self:PPO, batch:TurnBatch, rows)->dict: # weights of tokens, turns, tokens, and the objective's divisor
+    "What the losses of a minibatch are divided by, over all ranks."
+    tokens = sum(len(batch.responses[i]) for i in rows)
+    return self.ranks.total(dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(tokens),
+                                 loss=self.divisor(batch, rows)))
+
 # %% ../nbs/36_ppo.ipynb #1aec5b9f
 @patch
 def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
@@ -272,12 +292,6 @@ def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
     by_length = np.asarray(rows)[np.argsort(batch.lengths()[rows], kind="stable")]
     parts = np.array_split(by_length, -(-self.config.optim.microbatches // self.ranks.world))
     return [p for p in parts if len(p)] if self.ranks.world == 1 else parts
-
-@patch
-def totals_of(self:PPO, batch:TurnBatch, rows)->dict:
-    "What the losses of a minibatch are divided by, over all ranks."
-    tokens = sum(len(batch.responses[i]) for i in rows)
-    return self.ranks.total(dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(tokens)))
 
 @patch
 def too_far(self:PPO, stats:dict)->bool:
@@ -443,15 +457,14 @@ def policy_gradient(self:PPO, batch:TurnBatch, rows, learning:list)->list[Tensor
     "Gradients of the policy's loss of some turns, of the parameters that are `learning`."
     c = self.config
     self.policy.zero_grad(set_to_none=True)
-    total = float(batch.weights[rows].sum()) if c.loss.ratio == "token" else len(rows)
+    total = max(self.divisor(batch, rows), torch.finfo(torch.float32).tiny)
     for part in np.array_split(rows, -(-len(rows) * c.optim.microbatches // self.minibatch) or 1):
         if not len(part): continue
         with self.learner.quiet(False):
             scores = self.policy.score([batch.prompts[i] for i in part], [batch.responses[i] for i in part],
                                        c.sampling.temperature, entropy=False)
             seen = self.on_device(batch, part, scores.mask.shape[1])
-            ppo_loss(scores.logprobs, seen.old_logprobs, seen.weights, seen.advantages, c.loss.clip, c.loss.ratio,
-                     max(total, torch.finfo(torch.float32).tiny), seen.correction)[0].backward()
+            self.objective(scores, seen, total)[0].backward()
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learning]
 
 @patch

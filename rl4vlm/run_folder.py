@@ -98,7 +98,8 @@ def read_config(
 
 # what held when there were no such options
 SINCE = dict(engine=dict(vars(EngineConfig()), max_staleness=0), ask=vars(RequestConfig()),
-             loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto"), run=dict(signals=True))
+             advantage=dict(answer_lambda=1.0), run=dict(signals=True),
+             loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto", clip_high=None, objective="ppo"))
 
 def as_before(path:str, value)->bool:
     "Whether an option (its `path`) came after version 0.1.0 and has the `value` that held before there was it."

@@ -20,6 +20,11 @@ STAGES = dict(
     sft="sft --task NumberLine --steps 10 --optim.batch_size 4 --optim.accumulate 2 --run.save_every 10".split(),
     ppo=["ppo", *RL],
     rloo=["ppo", *RL, "--advantage.estimator", "rloo", "--advantage.group_size", "4", "--kl.coef", "0.05"],
+    whitened=["ppo", *RL, *"--advantage.estimator reinforce++ --advantage.group_size 4 --loss.ratio sequence "
+              "--loss.clip 3e-4".split()],
+    drgrpo=["ppo", *RL, *"--advantage.estimator drgrpo --advantage.group_size 4 --loss.objective cispo "
+            "--optim.microbatches 2".split()],
+    bilevel=["ppo", *RL, "--advantage.estimator", "bilevel", "--advantage.answer_lambda", "0.9"],
     trl="trl-rloo --task PickImage --steps 2 --prompts 4 --group_size 2 --optim.microbatches 2 "
         "--sampling.max_new_tokens 8".split())
 DDP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -67,6 +72,7 @@ def weights(run):
 QUICKLY = (("ppo", "ddp"), ("sft", "zero2"))
 CASES = [pytest.param(stage, mode, marks=[] if (stage, mode) in QUICKLY else pytest.mark.full)
          for stage in ("sft", "ppo", "rloo") for mode in ("ddp", "zero2", "zero3")]
+CASES += [pytest.param(stage, "ddp", marks=pytest.mark.full) for stage in ("whitened", "drgrpo", "bilevel")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage,mode", CASES)

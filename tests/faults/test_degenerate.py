@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from rl4vlm.advantages import gigpo, grpo, rloo, token_gae, turn_gae
+from rl4vlm.advantages import centred, gigpo, grpo, rloo, token_gae, turn_gae
 from rl4vlm.batch import normalised
 from rl4vlm.config import PPOConfig
 from rl4vlm.ppo import PPO, RunningStd
@@ -82,7 +82,7 @@ def test_equal_advantages_are_no_signal(seed):
     size, constant = int(rng.integers(1, 300)), float(rng.normal() * 10.0 ** rng.integers(-3, 5))
     x = torch.full((size,), constant) * (1 + 1e-7 * torch.from_numpy(rng.integers(-2, 3, size)).float())
     groups = torch.zeros(size, dtype=torch.long)
-    for found in (normalised(x, torch.ones(size, dtype=torch.bool)), rloo(x, groups),
+    for found in (normalised(x, torch.ones(size, dtype=torch.bool)), rloo(x, groups), centred(x, groups),
                   grpo(x, groups), gigpo(x, groups, x, torch.arange(size), groups),
                   gigpo(x, groups, x, torch.arange(size), torch.arange(size))):
         assert (found == 0).all()
@@ -121,6 +121,7 @@ def constant(ppo, reward):
                          [dict(advantage="gae"), dict(advantage="reinforce"), dict(advantage="rloo", group_size=4),
                           dict(advantage="grpo", group_size=2), dict(advantage="gigpo", group_size=4),
                           dict(advantage="rloo", group_size=4, normalize="yes"),
+                          dict(advantage="reinforce++", group_size=4), dict(advantage="drgrpo", group_size=4),
                           dict(advantage="gae", envs=1, steps=1), dict(advantage="gae", temperature_range=2.0),
                           dict(advantage="reinforce", envs=1)], ids=lambda o: "-".join(map(str, o.values())))
 def test_nothing_to_learn_from_changes_nothing_and_says_so(blind_model, options):
@@ -144,7 +145,7 @@ def test_nothing_to_learn_from_changes_nothing_and_says_so(blind_model, options)
     assert all((before[n] == p).all() for n, p in kept().items())
 
 
-@pytest.mark.parametrize("options", [dict(advantage="gae"), dict(advantage="gae-token"), dict(advantage="reinforce")])
+@pytest.mark.parametrize("options", [dict(advantage="gae"), dict(advantage="gae-token"), dict(advantage="bilevel"), dict(advantage="reinforce")])
 def test_a_batch_of_one(blind_model, options):
     "It ended with NaN."
     from rl4vlm.policy import VLMPolicy
@@ -158,7 +159,7 @@ def test_a_batch_of_one(blind_model, options):
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
 
 
-@pytest.mark.parametrize("advantage", ["gae", "gae-token"])
+@pytest.mark.parametrize("advantage", ["gae", "gae-token", "bilevel"])
 def test_answers_without_tokens(blind_model, advantage):
     "Some or all answers of a rollout are empty: they weigh nothing, and nothing becomes NaN."
     from rl4vlm.policy import VLMPolicy
