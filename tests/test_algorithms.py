@@ -158,8 +158,10 @@ def gradients(loss, model):
 
 @pytest.mark.parametrize("name, theirs, ours", [
     ("clip-higher", dict(loss_type="bnpo", epsilon_high=0.28), dict(ratio="token", clip_high=0.28)),
-    ("GSPO", dict(loss_type="grpo", importance_sampling_level="sequence", epsilon_high=0.04), dict(ratio="sequence", clip_high=0.04)),
-    ("CISPO", dict(loss_type="cispo", epsilon_high=1.1), dict(ratio="token", objective="cispo", clip_high=0.1)),    # theirs is the limit itself
+    ("GSPO", dict(loss_type="grpo", importance_sampling_level="sequence", epsilon_high=0.04),
+     dict(ratio="sequence", clip_high=0.04)),
+    ("CISPO", dict(loss_type="cispo", epsilon_high=1.1),      # theirs is the limit itself
+     dict(ratio="token", objective="cispo", clip_high=0.1)),
     ("Dr. GRPO", dict(loss_type="dr_grpo", scale_rewards="none"), dict(ratio="token"))])
 def test_objectives_are_those_of_trl(name, theirs, ours, tiny_text, tmp_path):
     "The loss (of CISPO up to a constant) and its gradient in all parameters, after the policy has moved."
@@ -169,7 +171,9 @@ def test_objectives_are_those_of_trl(name, theirs, ours, tiny_text, tmp_path):
     advantages = centred(rewards, groups) if name == "Dr. GRPO" else grpo(rewards, groups)
     assert torch.allclose(advantages, batch["advantages"], atol=1e-5)
     ids, length = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), batch["completion_ids"].shape[1]
-    logits = trainer.model(input_ids=ids, attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)).logits[:, -length - 1:-1]
+    logits = trainer.model(
+        input_ids=ids,
+        attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)).logits[:, -length - 1:-1]
     now = logits.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
     torch.manual_seed(0)
     old = now.detach() - 0.15 * torch.randn_like(now)
@@ -210,10 +214,12 @@ def some_turns():
 def test_clip_higher_by_the_formula_of_dapo(some_turns):
     "arXiv:2503.14476: all tokens of the batch have one denominator; λ weighs here, 1 there."
     now, old, weights, A, lengths = some_turns
-    above = sum(weights[i, t] * clipped_by_the_formula(now[i, t] - old[i, t], A[i], 0.2, 0.28) for i, n in enumerate(lengths) for t in range(n))
+    above = sum(weights[i, t] * clipped_by_the_formula(now[i, t] - old[i, t], A[i], 0.2, 0.28)
+                for i, n in enumerate(lengths) for t in range(n))
     loss, _ = ppo_loss(*map(torch.tensor, (now, old, weights, A)), 0.2, "token", clip_high=0.28)
     assert loss.item() == pytest.approx(-above / weights.sum(), abs=1e-12)
-    assert loss.item() != pytest.approx(ppo_loss(*map(torch.tensor, (now, old, weights, A)), 0.2, "token")[0].item(), abs=1e-4)
+    assert loss.item() != pytest.approx(
+        ppo_loss(*map(torch.tensor, (now, old, weights, A)), 0.2, "token")[0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -224,7 +230,8 @@ def test_the_sequence_ratio_by_the_formula_of_gspo(some_turns, weighted):
     each = []
     for i, n in enumerate(lengths):
         logs, w = [now[i, t] - old[i, t] for t in range(n)], [weights[i, t] for t in range(n)]
-        each.append(clipped_by_the_formula(sum(a * b for a, b in zip(w, logs)) / sum(w) if n else 0.0, A[i], 0.05, 0.08))
+        each.append(clipped_by_the_formula(sum(a * b for a, b in zip(w, logs)) / sum(w) if n else 0.0,
+                                           A[i], 0.05, 0.08))
     loss, parts = ppo_loss(*map(torch.tensor, (now, old, weights, A)), 0.05, "sequence", clip_high=0.08)
     assert loss.item() == pytest.approx(-sum(each) / 6, abs=1e-12) and parts["clip_fraction"] > 0
 
@@ -257,11 +264,13 @@ def test_differences_and_whitening_by_the_formulas():
     std = math.sqrt(sum((d - mean) ** 2 for d in differences) / 29)
     ours = centred(torch.tensor(returns), torch.tensor(groups))
     np.testing.assert_allclose(ours, differences, atol=1e-12)
-    np.testing.assert_allclose(normalised(ours, torch.ones(30, dtype=torch.bool)), [(d - mean) / std for d in differences], atol=1e-5)
+    np.testing.assert_allclose(normalised(ours, torch.ones(30, dtype=torch.bool)),
+                               [(d - mean) / std for d in differences], atol=1e-5)
 
 
 def bilevel_by_the_formula(segment, gamma, lam, token_lam):
-    "VAGEN (arXiv:2510.16907): one segment, a list of (reward, values, penalties, value of the prompt, terminated, what follows a cut)."
+    ("VAGEN (arXiv:2510.16907): one segment, a list of (reward, values, penalties, value of the prompt, terminated, "
+     "what follows a cut).")
     above, result = [0.0] * len(segment), []
     anchor = lambda turn: turn[1][-1] if turn[1] else turn[3]
     for t in reversed(range(len(segment))):
@@ -279,9 +288,11 @@ def bilevel_by_the_formula(segment, gamma, lam, token_lam):
     return result
 
 
-@pytest.mark.parametrize("gamma, lam, token_lam", [(0.9, 0.95, 1.0), (0.9, 0.5, 0.7), (1.0, 0.0, 0.0), (0.95, 1.0, 0.9)])
+@pytest.mark.parametrize("gamma, lam, token_lam",
+                         [(0.9, 0.95, 1.0), (0.9, 0.5, 0.7), (1.0, 0.0, 0.0), (0.95, 1.0, 0.9)])
 def test_bilevel_gae_by_the_formula_of_vagen(gamma, lam, token_lam):
-    "Terminations, truncations, buffers that end in mid-episode, answers of unequal length and without tokens, penalties."
+    ("Terminations, truncations, buffers that end in mid-episode, answers of unequal length and without tokens, "
+     "penalties.")
     rng = np.random.default_rng(1)
     segments, plain = [], []
     for _ in range(4):
@@ -292,7 +303,8 @@ def test_bilevel_gae_by_the_formula_of_vagen(gamma, lam, token_lam):
             terminated, truncated = rng.random() < 0.2, rng.random() < 0.2
             truncated &= not terminated
             cut = float(rng.normal()) if not terminated and (truncated or t == 8) else None
-            turns.append(turn_of(reward=reward, value=prompt, terminated=terminated, truncated=truncated, next_value=cut, response_ids=np.arange(n), token_values=values if n else None))
+            turns.append(turn_of(reward=reward, value=prompt, terminated=terminated, truncated=truncated,
+                                 next_value=cut, response_ids=np.arange(n), token_values=values if n else None))
             told.append((reward, values.tolist(), penalties.tolist(), prompt, terminated, cut))
         segments.append(turns); plain.append(told)
     turns, layout = flatten(segments)
@@ -302,7 +314,8 @@ def test_bilevel_gae_by_the_formula_of_vagen(gamma, lam, token_lam):
         i, k = place[id(turn)]; row[:len(plain[i][k][2])] = torch.tensor(plain[i][k][2])
     found = bilevel_gae(turns, layout, torch.tensor([float(t.reward) for t in turns]), penalty, gamma, lam, token_lam)
     wanted = [bilevel_by_the_formula(s, gamma, lam, token_lam) for s in plain]
-    assert any(t.truncated for t in turns) and any(t.terminated for t in turns) and any(not len(t.response_ids) for t in turns)
+    assert (any(t.truncated for t in turns) and any(t.terminated for t in turns)
+            and any(not len(t.response_ids) for t in turns))
     for row, returns, turn in zip(found.advantages, found.returns, turns):
         i, k = place[id(turn)]; n = len(turn.response_ids)
         np.testing.assert_allclose(row[:n], wanted[i][k], atol=1e-5)
@@ -418,8 +431,10 @@ def test_two_ranks_have_the_advantages_of_one(estimator):
     rng = np.random.default_rng(0)
     def segment(i):
         sizes = [(int(rng.integers(1, 5)), k == n - 1) for n in [int(rng.integers(1, 4))] for k in range(n)]
-        return [turn_of(group=str(i // 2), task="a", reward=float(rng.normal() + (i > 3)), value=0.1, terminated=last, response_ids=np.arange(n),
-                        logprobs=np.zeros(n, np.float32), token_values=rng.normal(size=n).astype(np.float32)) for n, last in sizes]
+        return [turn_of(group=str(i // 2), task="a", reward=float(rng.normal() + (i > 3)), value=0.1, terminated=last,
+                        response_ids=np.arange(n), logprobs=np.zeros(n, np.float32),
+                        token_values=rng.normal(size=n).astype(np.float32))
+                for n, last in sizes]
     segments = [segment(i) for i in range(8)]
     policy = SimpleNamespace(action_tokens=lambda ids, span: np.ones(len(ids), bool))
     config = PPOConfig(advantage=dict(estimator=estimator, group_size=2), rollout=dict(envs=8))
@@ -439,7 +454,8 @@ def test_two_ranks_have_the_advantages_of_one(estimator):
 def learner_of(model, **options):
     from rl4vlm.policy import VLMPolicy
     from rl4vlm.ppo import PPO
-    options = {**dict(rollout=dict(envs=8, steps=3), optim=dict(minibatch=64, value_warmup=0, lr=1e-3), sampling=dict(max_new_tokens=6), kl=dict(max=0), task_options=dict(max_turns=3)), **options}
+    options = {**dict(rollout=dict(envs=8, steps=3), optim=dict(minibatch=64, value_warmup=0, lr=1e-3),
+                      sampling=dict(max_new_tokens=6), kl=dict(max=0), task_options=dict(max_turns=3)), **options}
     from rl4vlm.tasks import make_task
     return PPO(make_task("NumberLine", max_turns=3), VLMPolicy.load(str(model)), PPOConfig(**options))
 
@@ -451,11 +467,13 @@ def test_dr_grpo_divides_by_the_tokens_there_could_have_been(blind_model):
     try:
         batch, _ = ppo.compute_advantages(ppo.play())
         rows = np.arange(len(batch))
-        batch.responses[0], batch.weights[0, 1:], batch.old_logprobs[0, 1:] = batch.responses[0][:1], 0.0, 0.0     # one answer is short
+        # one answer is short
+        batch.responses[0], batch.weights[0, 1:], batch.old_logprobs[0, 1:] = batch.responses[0][:1], 0.0, 0.0
         totals = ppo.totals_of(batch, rows)
         _, stats = ppo.loss(batch, rows, totals, check=False)
         assert totals["loss"] == 6 * len(rows) != totals["token"]
-        assert stats["policy_loss"] == pytest.approx(-(batch.advantages[:, None] * batch.weights).sum().item() / (6 * len(rows)), abs=1e-5)
+        assert stats["policy_loss"] == pytest.approx(
+            -(batch.advantages[:, None] * batch.weights).sum().item() / (6 * len(rows)), abs=1e-5)
         batch.old_logprobs -= 0.1
         halves = [ppo.loss(batch, half, totals, check=False)[1] for half in np.array_split(rows, 2)]
         assert sum(h["kl"] for h in halves) == pytest.approx(math.exp(0.1) - 1 - 0.1, abs=1e-5)
@@ -463,9 +481,13 @@ def test_dr_grpo_divides_by_the_tokens_there_could_have_been(blind_model):
     finally: ppo.player.close()
 
 
-KINDS = {"bilevel": dict(advantage=dict(estimator="bilevel", answer_lambda=0.9)), "drgrpo": dict(advantage=dict(estimator="drgrpo", group_size=4)),
-         "reinforce++": dict(advantage=dict(estimator="reinforce++", group_size=4, filter_groups=True), kl=dict(coef=0.1, kind="k2", max=0)),
-         "clip-higher": dict(loss=dict(clip_high=0.28)), "sequence": dict(loss=dict(ratio="sequence", clip=3e-4, clip_high=4e-4, entropy_coef=0.01)), "cispo": dict(loss=dict(objective="cispo", clip_high=4.0))}
+KINDS = {"bilevel": dict(advantage=dict(estimator="bilevel", answer_lambda=0.9)),
+         "drgrpo": dict(advantage=dict(estimator="drgrpo", group_size=4)),
+         "reinforce++": dict(advantage=dict(estimator="reinforce++", group_size=4, filter_groups=True),
+                             kl=dict(coef=0.1, kind="k2", max=0)),
+         "clip-higher": dict(loss=dict(clip_high=0.28)),
+         "sequence": dict(loss=dict(ratio="sequence", clip=3e-4, clip_high=4e-4, entropy_coef=0.01)),
+         "cispo": dict(loss=dict(objective="cispo", clip_high=4.0))}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_updates_without_a_word(kind, blind_model):
@@ -478,7 +500,8 @@ def test_each_updates_without_a_word(kind, blind_model):
             warnings.simplefilter("error", UserWarning)
             rows = [ppo.run_update()[0] for _ in range(2)]
     finally: ppo.player.close()
-    assert all(np.isfinite(v) for row in rows for v in row.values() if isinstance(v, float)) and all(r["minibatches"] == 2 for r in rows)
+    assert (all(np.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))
+            and all(r["minibatches"] == 2 for r in rows))
     assert any((before[n] != p).any() for n, p in ppo.policy.model.named_parameters() if n in before)
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
     if kind == "sequence": assert rows[0]["clip_fraction"] > 0

@@ -145,7 +145,8 @@ def test_nothing_to_learn_from_changes_nothing_and_says_so(blind_model, options)
     assert all((before[n] == p).all() for n, p in kept().items())
 
 
-@pytest.mark.parametrize("options", [dict(advantage="gae"), dict(advantage="gae-token"), dict(advantage="bilevel"), dict(advantage="reinforce")])
+@pytest.mark.parametrize("options", [dict(advantage="gae"), dict(advantage="gae-token"), dict(advantage="bilevel"),
+                                     dict(advantage="reinforce")])
 def test_a_batch_of_one(blind_model, options):
     "It ended with NaN."
     from rl4vlm.policy import VLMPolicy

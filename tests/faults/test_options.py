@@ -137,23 +137,36 @@ def test_options_that_are_about_something_else():
     with pytest.raises(UsageError, match="give --lora.parts all"): PPOConfig(trainable="all", lora=LoRAConfig(r=4))
 
 # pairs that make no sense
-PAIRS = [("--advantage.estimator bilevel --loss.ratio turn", "bilevel of PPOConfig gives each token an advantage of its own and needs loss.ratio=token, not turn"),
-         ("--advantage.estimator gae-token --loss.ratio sequence", "gae-token of PPOConfig gives each token an advantage of its own and needs loss.ratio=token, not sequence"),
-         ("--advantage.estimator drgrpo --loss.ratio sequence", "drgrpo of PPOConfig adds up tokens, whatever the length of their answer, and needs loss.ratio=token, not sequence"),
-         ("--loss.objective cispo --loss.ratio sequence", "objective=cispo of LossConfig weighs each token by its own ratio"),
-         ("--loss.objective cispo --loss.ratio turn", "objective=cispo of LossConfig weighs each token by its own ratio"),
-         ("--loss.ratio sequence --loss.mismatch_mode token_mask", "mismatch_mode=token_mask of LossConfig weighs tokens, and ratio=sequence has one ratio for a turn"),
-         ("--advantage.estimator drgrpo --advantage.normalize yes", "normalize=yes of AdvantageConfig divides by a standard deviation, which drgrpo is there to leave out"),
-         ("--advantage.estimator reinforce++ --advantage.normalize no", "normalize=no of AdvantageConfig takes from reinforce++ what makes it one"),
-         ("--advantage.estimator gae --advantage.filter_groups true", "filter_groups=true of AdvantageConfig leaves groups out, and gae has none"),
+PAIRS = [("--advantage.estimator bilevel --loss.ratio turn",
+          "bilevel of PPOConfig gives each token an advantage of its own and needs loss.ratio=token, not turn"),
+         ("--advantage.estimator gae-token --loss.ratio sequence",
+          "gae-token of PPOConfig gives each token an advantage of its own and needs loss.ratio=token, not sequence"),
+         ("--advantage.estimator drgrpo --loss.ratio sequence",
+          "drgrpo of PPOConfig adds up tokens, whatever the length of their answer, "
+          "and needs loss.ratio=token, not sequence"),
+         ("--loss.objective cispo --loss.ratio sequence",
+          "objective=cispo of LossConfig weighs each token by its own ratio"),
+         ("--loss.objective cispo --loss.ratio turn",
+          "objective=cispo of LossConfig weighs each token by its own ratio"),
+         ("--loss.ratio sequence --loss.mismatch_mode token_mask",
+          "mismatch_mode=token_mask of LossConfig weighs tokens, and ratio=sequence has one ratio for a turn"),
+         ("--advantage.estimator drgrpo --advantage.normalize yes",
+          "normalize=yes of AdvantageConfig divides by a standard deviation, which drgrpo is there to leave out"),
+         ("--advantage.estimator reinforce++ --advantage.normalize no",
+          "normalize=no of AdvantageConfig takes from reinforce++ what makes it one"),
+         ("--advantage.estimator gae --advantage.filter_groups true",
+          "filter_groups=true of AdvantageConfig leaves groups out, and gae has none"),
          ("--advantage.estimator bilevel --advantage.filter_groups true", "and bilevel has none"),
-         ("--advantage.estimator gae-token --advantage.answer_lambda 0.9", "answer_lambda=0.9 of AdvantageConfig is bilevel's, and gae-token does not read it"),
+         ("--advantage.estimator gae-token --advantage.answer_lambda 0.9",
+          "answer_lambda=0.9 of AdvantageConfig is bilevel's, and gae-token does not read it"),
          ("--advantage.estimator reinforce++ --advantage.group_size 5", "must divide rollout.envs=32"),
-         ("--advantage.estimator drgrpo --advantage.group_size 1", "drgrpo compares the members of a group, so it takes 2 at least"),
+         ("--advantage.estimator drgrpo --advantage.group_size 1",
+          "drgrpo compares the members of a group, so it takes 2 at least"),
          ("--loss.clip_high 0", "clip_high=0.0 of LossConfig must be above 0"),
          ("--loss.objective dapo", "must be one of ppo, cispo"),
          ("--loss.ratio word", "must be one of token, turn, sequence"),
-         ("--advantage.answer_lambda 1.5 --advantage.estimator bilevel", "answer_lambda=1.5 of AdvantageConfig must be between 0 and 1")]
+         ("--advantage.answer_lambda 1.5 --advantage.estimator bilevel",
+          "answer_lambda=1.5 of AdvantageConfig must be between 0 and 1")]
 
 @pytest.mark.parametrize("words, says", PAIRS, ids=[w for w, _ in PAIRS])
 def test_pairs_that_make_no_sense_are_refused_by_name(words, says, tmp_path, monkeypatch, capsys):
@@ -162,8 +175,13 @@ def test_pairs_that_make_no_sense_are_refused_by_name(words, says, tmp_path, mon
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and said[0].startswith("error: ") and says in said[0] and not list(tmp_path.iterdir())
 
-@pytest.mark.parametrize("words", ["--advantage.estimator bilevel --advantage.answer_lambda 0.9", "--advantage.estimator reinforce++ --advantage.filter_groups true --kl.coef 0.1 --kl.kind k2", "--advantage.estimator drgrpo --loss.objective cispo",
-                                   "--advantage.estimator gigpo --loss.ratio sequence --loss.clip 3e-4 --loss.clip_high 4e-4", "--loss.clip_high 4", "--loss.ratio sequence --loss.mismatch_mode sequence_mask --loss.mismatch_clip_max 2"])
+@pytest.mark.parametrize("words",
+                         ["--advantage.estimator bilevel --advantage.answer_lambda 0.9",
+                          "--advantage.estimator reinforce++ --advantage.filter_groups true --kl.coef 0.1 --kl.kind k2",
+                          "--advantage.estimator drgrpo --loss.objective cispo",
+                          "--advantage.estimator gigpo --loss.ratio sequence --loss.clip 3e-4 --loss.clip_high 4e-4",
+                          "--loss.clip_high 4",
+                          "--loss.ratio sequence --loss.mismatch_mode sequence_mask --loss.mismatch_clip_max 2"])
 def test_pairs_that_make_sense_are_taken(words): read_options("ppo", words.split())
 
 
