@@ -451,9 +451,8 @@ def main():
     def means(name, called): return builder.means(name, called, found)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder).resolve()/"copy"
-        shutil.copytree(ROOT, folder, symlinks=True,
-                        ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info",
-                                                      "__pycache__"))
+        left = shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info", "__pycache__")
+        shutil.copytree(ROOT, folder, symlinks=True, ignore=left)
         done = subprocess.run([sys.executable, "scripts/site.py", "--process"], cwd=folder,
                               env={**os.environ, "PYTHONPATH": str(folder)}, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace")

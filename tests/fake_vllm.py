@@ -79,8 +79,8 @@ class FakeVLLM:
             if isinstance(self.policy.model, PeftModel):
                 self.policy.model.load_adapter(body["lora_path"], body["lora_name"])
             else:
-                self.policy.model = PeftModel.from_pretrained(self.policy.model, body["lora_path"],
-                                                              adapter_name=body["lora_name"]).eval()
+                self.policy.model = PeftModel.from_pretrained(
+                    self.policy.model, body["lora_path"], adapter_name=body["lora_name"]).eval()
             self.loaded[body["lora_name"]] = body["lora_path"]
             self.forget()
         return 200, b"Success"

@@ -408,8 +408,8 @@ def test_every_entry_is_seen():
     env, ez = Points24Env(), EZPointsEnv()
     for env, cards, tokens in ((env, ["HT", "ST", "DT", "CT"], (["10", "+"] * 4 + ["+"] * 20)[:21]),
                                (ez, ["HT", "ST"], ["10", "*", "10", "+", "+", "*"])):
-        images = [env.reset(options=dict(cards=cards))[0]] + [env.step(env.action_names.index(token))[0]
-                                                              for token in tokens]
+        images = [env.reset(options=dict(cards=cards))[0]]
+        images += [env.step(env.action_names.index(token))[0] for token in tokens]
         assert all((a != b).any() for a, b in zip(images, images[1:]))
 
 # --- tasks ---

@@ -114,10 +114,10 @@ def test_data_for_another_task_is_said_before_training(rl4vlm, tmp_path, blind_m
 
 def test_an_empty_validation_split_is_said_before_training(rl4vlm, tmp_path, blind_model):
     rl4vlm("collect", "--episodes", 3, "--out", "run")
-    assert "no validation rows: none of 3 episodes" in rl4vlm("preprocess", "--data", "run/data/episodes",
-                                                              "--out", "run", "--validation_share", 0.001).stdout
-    assert "best=loss needs validation rows" in rl4vlm("sft", "--data", "run/data", "--model", blind_model,
-                                                       "--run.best", "loss", "--out", "b", code=2).stderr
+    said = rl4vlm("preprocess", "--data", "run/data/episodes", "--out", "run", "--validation_share", 0.001).stdout
+    assert "no validation rows: none of 3 episodes" in said
+    done = rl4vlm("sft", "--data", "run/data", "--model", blind_model, "--run.best", "loss", "--out", "b", code=2)
+    assert "best=loss needs validation rows" in done.stderr
 
 
 def test_best_by_success(rl4vlm, tmp_path, blind_model):

@@ -119,8 +119,8 @@ def test_first_cell_holds_title_and_description_alone(text, says):
 def test_what_a_page_lost_is_found(made, says):
     whole = notebook(FIRST, "One.\n\nTwo.", dict(source="f()", outputs=[FIGURE, TABLE]))
     assert any(says in p for p in docs.check_nothing_lost("a.ipynb", whole, made))
-    assert not list(docs.check_nothing_lost("a.ipynb", whole, page("One.\n\n[`Two`](https://site/x.html#two).",
-                                                                   dict(source="f()", outputs=[FIGURE, TABLE]))))
+    linked = page("One.\n\n[`Two`](https://site/x.html#two).", dict(source="f()", outputs=[FIGURE, TABLE]))
+    assert not list(docs.check_nothing_lost("a.ipynb", whole, linked))
 
 
 def test_output_of_an_exported_cell_is_missed():

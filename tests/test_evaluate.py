@@ -31,8 +31,8 @@ def test_two_models_on_two_tasks(rl4vlm, tmp_path, blind_model):
     printed = rl4vlm("eval", "--compare", "a", "b", "--tasks", "NumberLine", "EZPoints", "--out", "runs/e",
                      "--rollout.envs", 25, *SHORT).stdout
     results = json.loads((tmp_path/"runs/e/results.json").read_text())
-    assert [(r["task"], r["name"]) for r in results["rows"]] == [(t, n) for t in ("NumberLine", "EZPoints")
-                                                                 for n in ("random", "oracle", "a", "b")]
+    assert ([(r["task"], r["name"]) for r in results["rows"]]
+            == [(t, n) for t in ("NumberLine", "EZPoints") for n in ("random", "oracle", "a", "b")])
     assert ([(c["task"], c["play"], c["episodes"]) for c in results["comparisons"]]
             == [(t, p, 50) for t in ("NumberLine", "EZPoints") for p in ("sampled", "greedy")])
     assert all(c["low"] <= c["difference"] <= c["high"] for c in results["comparisons"])

@@ -125,8 +125,8 @@ def test_a_dry_run_speaks_once_for_all(place):
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(place):
     assert "envs=32 cannot be shared by 3 processes" in place("run_nl_qwen.sh", "--dry-run", PROCESSES="3", code=2)
-    assert "batch_size=4 cannot be shared by 3 processes" in place("run_minigrid_sft.sh", "runs/sft",
-                                                                   "--dry-run", PROCESSES="3", code=2)
+    said = place("run_minigrid_sft.sh", "runs/sft", "--dry-run", PROCESSES="3", code=2)
+    assert "batch_size=4 cannot be shared by 3 processes" in said
     assert not (place.folder/"runs").exists()   # no examples were made for it
 
 

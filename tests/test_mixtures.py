@@ -148,8 +148,8 @@ def test_results_and_report_have_rows_and_curves_for_each_task(tmp_path):
     from rl4vlm.report import _columns
     rows = evaluate_all(
         EvalConfig(task=TEXT, task_options=dict(Sokoban=dict(per_turn=1)), out=str(tmp_path), panel="val-50"), {})
-    assert [(r["task"], r["name"], r["episodes"]) for r in rows] == [(t, n, 50) for t in ("NumberLine", "Sokoban")
-                                                                     for n in ("random", "oracle")]
+    assert ([(r["task"], r["name"], r["episodes"]) for r in rows]
+            == [(t, n, 50) for t in ("NumberLine", "Sokoban") for n in ("random", "oracle")])
     assert "env_steps" not in rows[2] and [r["success"] for r in rows if r["name"] == "oracle"] == [1.0, 1.0]
     assert (tmp_path/"results.md").read_text().count("| Sokoban |") == 2
     assert json.loads((tmp_path/"results.json").read_text())["task"] == "NumberLine, Sokoban"

@@ -83,8 +83,8 @@ def test_parsing_undoes_answering(cls):
 def test_random_play_works_and_repeats(cls):
     task = cls(max_turns=30)
     one, many = (play(task, RandomActor(task), range(4), envs=n) for n in (1, 3))
-    assert [[(t.played, t.reward) for t in e.turns] for e in one] == [[(t.played, t.reward) for t in e.turns]
-                                                                      for e in many]
+    assert ([[(t.played, t.reward) for t in e.turns] for e in one]
+            == [[(t.played, t.reward) for t in e.turns] for e in many])
     assert all(e.turns[-1].done and 1 <= len(e) <= 30 and not any(t.cause for t in e.turns) for e in one)
     assert len({t.played for e in one for t in e.turns}) == len(task.actions)
 

@@ -20,9 +20,8 @@ pytestmark = pytest.mark.skipif(not (DRIVER and shutil.which("pandoc") or os.env
 def site(tmp_path_factory):
     "A copy of the checkout, processed and rendered: (processed notebooks, pages)."
     copy = tmp_path_factory.mktemp("site")/"copy"
-    shutil.copytree(ROOT, copy, symlinks=True,
-                    ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info",
-                                                  "__pycache__"))
+    left = shutil.ignore_patterns(".git", ".venv", "runs", "_docs", "_proc", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=left)
     done = subprocess.run([sys.executable, "scripts/site.py", "--preview", copy/"_preview"], cwd=copy,
                           env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

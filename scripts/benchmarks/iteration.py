@@ -147,11 +147,10 @@ def measured(vocabulary, new_tokens, turns, plain_turns, repeats):
     "Processor seconds a turn of both sides, and what our arithmetic takes at the rate of a large product."
     with tempfile.TemporaryDirectory() as folder:
         base = base_model(Path(folder)/"base", vocabulary)
-        ours, plain = our_ppo(base, new_tokens, turns), PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"),
-                                                                  new_tokens, plain_turns)
-        found = rounds(
-            dict(ours=lambda: clock_of(ours.run_update) / turns, plain=lambda: clock_of(plain.iteration) / plain_turns),
-            repeats)
+        ours = our_ppo(base, new_tokens, turns)
+        plain = PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"), new_tokens, plain_turns)
+        found = rounds(dict(ours=lambda: clock_of(ours.run_update) / turns,
+                            plain=lambda: clock_of(plain.iteration) / plain_turns), repeats)
         rows = []
         arithmetic = operations(lambda: rows.append(ours.run_update()[0])) / turns
         tokens = rows[0]["response_tokens"]

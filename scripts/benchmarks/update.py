@@ -15,8 +15,8 @@ TITLE = "Update"
 
 def updates(base, new_tokens, turns, plain_turns):
     "{name: function that returns the processor seconds of a turn in an update}."
-    ours, plain = our_ppo(base, new_tokens, turns), PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"),
-                                                              new_tokens, plain_turns)
+    ours = our_ppo(base, new_tokens, turns)
+    plain = PlainLoop("NumberLine", VLMPolicy.load(base, device="cpu"), new_tokens, plain_turns)
     played = plain.rollout()
     def learner(ppo):
         ppo.step = 1

@@ -98,8 +98,8 @@ def test_a_report_of_odd_config_and_odd_names(tmp_path):
     run = tmp_path/"run"; run.mkdir()
     (run/"config.yaml").write_text("task: T\ndate: 2020-01-01\n? [1, 2]\n: {a: {b: [1, {c: 2020-01-01 10:00:00}]}}\n"
                                    "1: 2\nout: [x]\n&a deep: {x: 1}\n")
-    (run/"results.json").write_text(json.dumps(dict(rows=[dict(name="<b>\x1b[31m|\n", success=0.5, low=0, high=1,
-                                                               episodes=2, mean_return=1, causes={EVIL: 1})])))
+    row = dict(name="<b>\x1b[31m|\n", success=0.5, low=0, high=1, episodes=2, mean_return=1, causes={EVIL: 1})
+    (run/"results.json").write_text(json.dumps(dict(rows=[row])))
     (run/"metrics.jsonl").write_text('{"step": 1, "success": 0.5}\n')
     assert "</html>" in make_page(run)
     for odd in ("{" * 2000, "&a {x: *a}", "- 1", "\x00", "!!python/name:os.system"):

@@ -165,8 +165,8 @@ def test_the_model_card_says_what_was_trained(blind_model, tmp_path):
     from rl4vlm.sft import train_sft
     rows = [dict(messages=[dict(role="user", content=[dict(type="text", text="Which?")]),
                            dict(role="assistant", content="up")], images=[])] * 2
-    train_sft(rows, VLMPolicy.load(blind_model, lora=LoRAConfig(r=3)), SFTConfig(steps=1, optim=dict(batch_size=2),
-                                                                                 lora=LoRAConfig(r=3)), tmp_path/"a")
+    config = SFTConfig(steps=1, optim=dict(batch_size=2), lora=LoRAConfig(r=3))
+    train_sft(rows, VLMPolicy.load(blind_model, lora=LoRAConfig(r=3)), config, tmp_path/"a")
     train_sft(rows, VLMPolicy.load(tmp_path/"a"), SFTConfig(steps=1, optim=dict(batch_size=2)), tmp_path/"b")
     train_sft(rows, VLMPolicy.load(blind_model), SFTConfig(steps=1, optim=dict(batch_size=2)), tmp_path/"c")
     said = [(tmp_path/name/"README.md").read_text() for name in "abc"]
