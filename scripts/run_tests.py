@@ -77,8 +77,8 @@ def test_notebook(path, flags, strict):
 def pytest_command(marks, xml, coverage=False, tests=("tests",)):
     "The command that runs tests of these marks and writes their results to `xml`; with `coverage` it prints a table."
     more = ["--cov=rl4vlm", "--cov-report=term"] if coverage else []
-    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", marks, f"--junitxml={xml}",
-            "--durations=8", *more, *map(str, tests)]
+    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
+            "-m", marks, f"--junitxml={xml}", "--durations=8", *more, *map(str, tests)]
 
 
 def main():

@@ -14,6 +14,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # a job started in the background ignores Ctrl-C, and so would every process the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# files of a few long tests
+LONG = {"test_vllm", "test_quickstart", "test_engine", "test_kill", "test_distributed", "test_launch", "test_house"}
+
+
+def pytest_collection_modifyitems(items):
+    "Long files begin first, so that two workers end together."
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture
 def rl4vlm(tmp_path):
