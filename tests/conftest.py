@@ -23,6 +23,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+@pytest.fixture(autouse=True)
+def registry():
+    "Tasks that a test registers go with it: one of a stranger may have the name of one of ours."
+    tasks = lambda: getattr(sys.modules.get("rl4vlm.tasks"), "_tasks", {})
+    before = dict(tasks())
+    yield
+    for name in [n for n, cls in tasks().items() if not cls.__module__.startswith("rl4vlm.")]: del tasks()[name]
+    tasks().update(before)
+
+
 @pytest.fixture
 def rl4vlm(tmp_path):
     "Run `rl4vlm ...` in an empty folder: rl4vlm('ppo', '--rollout.steps', '2') -> completed process."

@@ -351,7 +351,8 @@ def start_script(tmp_path, seconds):
 
 def test_task_defined_in_a_script_and_pool_left_open(tmp_path):
     process, workers = start_script(tmp_path, 0)
-    out, err = process.communicate(timeout=60)
+    out, err = process.stdout.read(), process.stderr.read()   # `communicate` would lose what lies in the buffer
+    process.wait(60)
     assert (out, err, process.returncode) == ("done\n", "", 0) and gone(workers)
 
 
