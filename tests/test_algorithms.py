@@ -359,9 +359,8 @@ def test_order_and_padding_change_nothing(played):
     learner = PPO("NumberLine", policy, PPOConfig(kl=dict(max=0), loss=dict(entropy_coef=0.01)))
     from rl4vlm.batch import make_batch
     batch, _ = make_batch(policy, segments, learner.config)
-    totals = lambda rows: dict(token=float(batch.weights[rows].sum()), turn=float(len(rows)), tokens=float(sum(len(batch.responses[i]) for i in rows)))
     rows = np.arange(len(batch))
-    loss = lambda rows: learner.loss(batch, rows, totals(rows), False)[0].item()
+    loss = lambda rows: learner.loss(batch, rows, learner.totals_of(batch, rows), False)[0].item()
     assert loss(rows) == pytest.approx(loss(rows[::-1].copy()), abs=1e-5)
     with torch.no_grad():
         alone = [policy.score([batch.prompts[i]], [batch.responses[i]]).logprobs[0] for i in rows]
