@@ -220,8 +220,8 @@ def bilevel_gae(
     anchors = torch.where(last.any(1), (values * last).sum(1), of_prompts)                   # (M,)
     above = turn_gae(turns, layout, rewards + (penalty * last).sum(1), gamma, lam, anchors)
     paid = torch.where(last, above.returns[:, None], penalty)      # what the turn was worth, at its last token
-    by_time = [x.T for x in (paid, values, values.roll(-1, 1), last, last)]                  # (R, M), a turn a column
-    advantages, returns = gae(*by_time, 1.0, token_lam)
+    paid_, values_, next_, last_ = (x.T for x in (paid, values, values.roll(-1, 1), last))   # (R, M), a turn a column
+    advantages, returns = gae(paid_, values_, next_, last_, last_, 1.0, token_lam)
     return Estimate(advantages.T * mask, returns.T * mask, values)
 
 # %% ../nbs/34_advantages.ipynb #20e9b22b
