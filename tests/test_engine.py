@@ -311,8 +311,10 @@ def test_there_is_a_line_that_says_how_to_get_vllm(rl4vlm, tmp_path, base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], "--lora.r 4 --advantage.estimator rloo --advantage.group_size 2".split()],
-                         ids=["whole", "adapter"])
+@pytest.mark.parametrize("more", [
+    pytest.param([], id="whole"),
+    pytest.param("--lora.r 4 --advantage.estimator rloo --advantage.group_size 2".split(), id="adapter",
+                 marks=pytest.mark.full)])
 def test_a_rollout_played_while_the_policy_learns(rl4vlm, tmp_path, base, more):
     "Its weights are one update old and never older, and all is the same again in a run whose server dies."
     how = [*SHORT, *more, "--updates", 4, "--optim.value_warmup", 0, "--model", base, "--engine.max_staleness", 1,
