@@ -274,7 +274,8 @@ class AdvantageConfig(Options):
     filter_groups: bool = False
     """Leave groups out of the update in which all members have the same return."""
     normalize: str = "auto"
-    """Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (for groups only reinforce++)."""
+    ("Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (yes, but for estimators that "
+     "compare groups other than reinforce++).")
 
     def __post_init__(self)->None:
         check_choice(self, "estimator", ADVANTAGES)
@@ -328,7 +329,8 @@ class LossConfig(Options):
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     mismatch_clip_max: float = 0.0
-    """Upper limit of the importance weights, trainer over sampler (a scoring more); 0 trusts the sampler."""
+    ("Upper limit of the importance weights, trainer over sampler (a scoring more); 0 trusts the sampler, "
+     "and is 2 with engine.max_staleness 1.")
     mismatch_clip_min: float = 0.0
     """Lower limit of these weights."""
     mismatch_mode: str = "auto"
