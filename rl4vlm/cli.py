@@ -52,7 +52,7 @@ from rl4vlm.core import (
     tell,
     without_secrets,
 )
-from .config_parts import MOVED, is_part, option_paths, today, today_tree
+from .config_parts import MOVED, is_part, option_paths, today, today_tree, value_today
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
@@ -328,6 +328,11 @@ def _check_texts(value, name:str="")->None:
 def _with_names_of_today(config, arguments:list)->list:
     "Read options by the names that they had before, also in YAML files, and say so."
     known, notes, made = option_paths(config), {}, []
+    def number(path, text):
+        value = value_today(path, {"true": True, "false": False}.get(text, text))
+        if value is text or isinstance(value, bool): return text
+        notes[f"{path} {text}"] = f"{path} {value}"
+        return str(value)
     for before, argument in zip(["", *arguments], arguments):
         name, equals, value = argument.partition("=")
         if before == "--config": argument = _file_of_today(argument, known, notes)
@@ -335,7 +340,8 @@ def _with_names_of_today(config, arguments:list)->list:
         elif name.startswith("--"):
             new = today(name[2:], known)
             if new != name[2:]: notes[name[2:]] = new
-            argument = f"--{new}{equals}{value}"
+            argument = f"--{new}{equals}{number(new, value)}"
+        elif before.startswith("--"): argument = number(today(before[2:], known), argument)
         made.append(argument)
     for old, new in sorted(notes.items()): tell(f"note: {old} is called {new} now", file=sys.stderr)
     return made

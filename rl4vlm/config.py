@@ -271,15 +271,15 @@ class AdvantageConfig(Options):
     """Episodes in a group, for estimators that compare groups; divides rollout.envs."""
     step_weight: float = 1.0
     """Weight ω of gigpo's comparison between turns."""
-    filter_groups: bool = False
-    """Leave groups out of the update in which all members have the same return."""
+    filter_groups: float = 0.0
+    """Leave groups out of the update whose returns have a standard deviation below this: 1e-6 those of equal returns."""
     normalize: str = "auto"
     """Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (for groups only reinforce++)."""
 
     def __post_init__(self)->None:
         check_choice(self, "estimator", ADVANTAGES)
         check_choice(self, "normalize", ("auto", "yes", "no"))
-        check_range(self, "step_weight", low=0)
+        for name in ("step_weight", "filter_groups"): check_range(self, name, low=0)
         for name in ("gamma", "gae_lambda", "answer_lambda"): check_range(self, name, 0, 1)
         if self.estimator in GROUPED and self.group_size < 2:
             raise UsageError(f"group_size={self.group_size} of {type(self).__name__}: {self.estimator} compares "
@@ -290,7 +290,7 @@ class AdvantageConfig(Options):
         "Raise `UsageError` if an option is about another estimator than the one that was chosen."
         name, kind = self.estimator, type(self).__name__
         if self.filter_groups and name not in GROUPED:
-            raise UsageError(f"filter_groups=true of {kind} leaves groups out, and {name} has none; "
+            raise UsageError(f"filter_groups={self.filter_groups:g} of {kind} leaves groups out, and {name} has none; "
                              f"take an estimator that has: {', '.join(GROUPED)}")
         if self.answer_lambda != 1 and name != "bilevel":
             raise UsageError(f"answer_lambda={self.answer_lambda} of {kind} is bilevel's, and {name} does not read it")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 from . import __version__
+from .collapse import warnings_of
 from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets
 from .files import write_atomic
 from .images import open_image
@@ -327,6 +328,7 @@ def make_page(
                 runs=[dict(name=r.name, config=_without_keys(r.config),
                            curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
                 notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes],
+                warnings=[f"{run.name}, update {step}: {text}." for run in runs for step, _, text in warnings_of(run.curves["ppo"])],
                 episodes=[], shared=[])
     return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
 

@@ -590,6 +590,20 @@ def test_browser_shows_comparisons_and_kinds(browser, run):
     assert "written by rl4vlm 0.0.1" in text(browser, "notes")
 
 
+def test_browser_shows_warnings_of_a_run(browser, run):
+    "Once each, above the table; a run without any has no such box."
+    visit(browser, write_report(run))
+    assert not browser.find_element("id", "warnings").is_displayed()
+    with open(run/"metrics.jsonl", "a") as f:
+        for i in range(9, 15):
+            f.write(json.dumps(dict(step=i, val_success=0.1, signal_share=0.3, thought_tokens=20.0,
+                                    mutual_information=0.0)) + "\n")
+    visit(browser, write_report(run))
+    assert browser.find_element("id", "warnings").is_displayed()
+    [said] = browser.find_elements("css selector", "#warnings li")
+    assert said.text.startswith("run, update 11: thoughts have become a template") and "kl.coef" in said.text
+
+
 def test_browser_follows_a_run_that_goes_on(chromium, run):
     from threading import Thread
     from rl4vlm.report import report_server
