@@ -154,7 +154,7 @@ def dry_run(config)->None:
 
 # %% ../nbs/56_cli.ipynb #c53ceec4
 def cmd_eval(config:EvalConfig)->int:
-    "Play a panel with a model, or compare two, beside the baselines; print the table."
+    "Play a panel with a model, or compare several, beside the baselines; print the table."
     from rl4vlm.progress import Screen
     names = {name: name for name in config.compare} or ({"model": config.model} if config.model else {})
     with Screen() as screen:
@@ -181,10 +181,13 @@ def _checkpoint(config, name:str, screen)->str:
 def cmd_report(config:ReportConfig)->None:
     "Write a page about one or several runs, or serve it while they go on."
     tell(f"report  {', '.join(config.runs)}")
-    from rl4vlm.report import serve_report, write_report
+    from rl4vlm.evaluate import comparison_as_markdown
+    from rl4vlm.report import compare_runs, serve_report, write_report
     set_status("reading runs")
     if config.serve: Heartbeat.quiet = True; serve_report(config.runs, config.port)
-    else: tell(write_report(config.runs, config.out or None))
+    else:
+        if compared := compare_runs(config.runs): tell(f"\n{comparison_as_markdown(compared)}\n")
+        tell(write_report(config.runs, config.out or None))
 
 def cmd_tasks(config:TasksConfig)->None:
     "List the tasks: actions, random and oracle success."

@@ -585,7 +585,7 @@ class EvalConfig(Options):
     model: str = ""
     """Model that plays: a folder, an adapter folder, a hub name, or tiny[:family]; empty for the baselines alone."""
     compare: list[str] = field(default_factory=list)
-    """Two models, instead of --model, to be compared episode by episode."""
+    """Two models or more, instead of --model; each is compared with the first episode by episode."""
     panel: str = "test-200"
     """Panel of episode seeds: val-50 to tune, test-200, test-1000 or test-2000 to report."""
     baselines: bool = True
@@ -612,8 +612,8 @@ class EvalConfig(Options):
     """How the server of a model openai:MODEL@URL is asked."""
 
     def __post_init__(self)->None:
-        if len(self.compare) not in (0, 2) or len(set(self.compare)) != len(self.compare):
-            raise UsageError(f"compare takes two different models, got {self.compare}")
+        if len(self.compare) == 1 or len(set(self.compare)) != len(self.compare):
+            raise UsageError(f"compare takes different models, two at least, got {self.compare}")
 
 # %% ../nbs/02_config.ipynb #dd7246b9
 @dataclass

@@ -140,12 +140,14 @@ def test_rows_of_any_kind_are_read():
 
 
 def test_a_run_is_warned_once_in_its_log_and_not_again_when_it_is_resumed(blind_model, tmp_path, monkeypatch, recwarn):
-    monkeypatch.setattr(PPO, "signals", lambda *args: dict(signal_share=0.5, thought_tokens=9.0, mutual_information=0.0))
+    found = dict(signal_share=0.5, thought_tokens=9.0, mutual_information=0.0)
+    monkeypatch.setattr(PPO, "signals", lambda *args: found)
     for updates, resume in ((4, False), (6, True)):
         policy = VLMPolicy.load(blind_model, device="cpu", parts="all")
         c = config(updates=updates, resume=resume, run=dict(eval_every=1, save_every=1, panel="val-50"))
         train_ppo("NumberLine", policy, c, folder=tmp_path)
     rows = [json.loads(line) for line in (tmp_path/"metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 7 and {r["step"]: r["warnings"] for r in rows if "warnings" in r} == {3: ["template", "long_thoughts"]}
+    told = {r["step"]: r["warnings"] for r in rows if "warnings" in r}
+    assert len(rows) == 7 and told == {3: ["template", "long_thoughts"]}   # answers of 6 tokens come to no end
     said = [str(w.message) for w in recwarn if "template" in str(w.message)]
     assert len(said) == 1 and said[0].startswith("update 3: ") and "kl.coef" in said[0]

@@ -267,7 +267,8 @@ def test_a_switch_that_became_a_number_is_read_with_a_note(was, now, tmp_path, c
                   ["--config", str(tmp_path/"old.yaml")], ["--config", str(tmp_path/"new.yaml")]):
         made = read_options("ppo", words)
         assert (made.advantage.filter_groups, type(made.advantage.filter_groups)) == (now, float)
-        assert f"note: advantage.filter_groups {was} is called advantage.filter_groups {now} now" in capsys.readouterr().err
+        said = f"note: advantage.filter_groups {was} is called advantage.filter_groups {now} now"
+        assert said in capsys.readouterr().err
     with pytest.warns(DeprecationWarning, match=f"is filter_groups={now} now"):
         assert AdvantageConfig(estimator="rloo", filter_groups=was == "true").filter_groups == now
     read_options("ppo", ["--advantage.estimator", "rloo", "--advantage.filter_groups", str(now)])
