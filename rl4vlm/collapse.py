@@ -23,8 +23,8 @@ def _measured(rows:list)->list:
     "The rows with signals; each says too whether it was a better validation than all before."
     best, found = None, []
     for row in rows:
-        score = (_number(row, "val_success") or 0.0, _number(row, "val_return") or 0.0) if "val_success" in row else None
-        better = score is not None and (best is None or score > best)
+        score = _number(row, "val_success") or 0.0, _number(row, "val_return") or 0.0
+        better = "val_success" in row and (best is None or score > best)
         if better: best = score
         if _number(row, "signal_share") is not None or _number(row, "thought_tokens") is not None:
             found.append(dict(row, better=better))
@@ -37,10 +37,10 @@ def is_noise(seen:list)->str:
     shares = [s for r in last if (s := _number(r, "signal_share")) is not None]
     if len(shares) < LONG_LOOK or sum(shares) / len(shares) >= NOISE: return ""
     if any(r["better"] for r in last) or (_number(last[-1], "val_success") or 0.0) >= 0.95: return ""
-    return (f"the policy gradient is noise: two halves of a batch have agreed on {sum(shares) / len(shares):.0%} of its "
-            f"square at the last {LONG_LOOK} validations, and none of these was the best. Such steps are a random walk; "
-            "play more turns in an update (rollout.envs, rollout.steps, a larger optim.minibatch), or give rewards that "
-            "tell more")
+    return (f"the policy gradient is noise: two halves of a batch have agreed on {sum(shares) / len(shares):.0%} of "
+            f"its square at the last {LONG_LOOK} validations, and none of these was the best. Such steps are a random "
+            "walk; play more turns in an update (rollout.envs, rollout.steps, a larger optim.minibatch), or give "
+            "rewards that tell more")
 
 def is_template(seen:list)->str:
     "What to say where thoughts have nothing to do with what is seen; `seen`: measured rows with thoughts."
@@ -52,15 +52,17 @@ def is_template(seen:list)->str:
     if not told and not fewer: return ""
     what = "what they have in common with their prompts" if told else "the share of different ones"
     return (f"thoughts have become a template: {what} is almost nothing at the last {LOOK} validations. The model no "
-            "longer says what it sees; stay closer to the imitator (kl.coef), or weigh thoughts less (loss.thought_weight)")
+            "longer says what it sees; stay closer to the imitator (kl.coef), or weigh thoughts less "
+            "(loss.thought_weight)")
 
 # %% ../nbs/35_collapse.ipynb #c0a10010
 def is_short(seen:list)->str:
     "What to say where thinking is given up; `seen`: measured rows, the first of which had thoughts."
     first = _number(seen[0], "thought_tokens")
-    if len(seen) <= LOOK or any((_number(r, "thought_tokens") or 0.0) >= SHORT * first for r in seen[-LOOK:]): return ""
-    return (f"thinking is given up: thoughts have {_number(seen[-1], 'thought_tokens') or 0.0:.1f} tokens on average, and had "
-            f"{first:.1f}. Stay closer to the imitator (kl.coef), or weigh thoughts less (loss.thought_weight)")
+    lengths = [_number(r, "thought_tokens") or 0.0 for r in seen]
+    if len(seen) <= LOOK or max(lengths[-LOOK:]) >= SHORT * first: return ""
+    return (f"thinking is given up: thoughts have {lengths[-1]:.1f} tokens on average, and had {first:.1f}. Stay closer "
+            "to the imitator (kl.coef), or weigh thoughts less (loss.thought_weight)")
 
 def is_long(seen:list)->str:
     "What to say where answers do not come to their end; `seen`: measured rows."
@@ -68,8 +70,9 @@ def is_long(seen:list)->str:
         causes, turns = row.get("causes"), _number(row, "turns")
         return turns and isinstance(causes, dict) and (_number(causes, "cut") or 0.0) > CUT * turns
     if len(seen) < LOOK or not all(map(cut, seen[-LOOK:])): return ""
-    return (f"more than half of the answers ran out of tokens at the last {LOOK} validations, before they came to an action. "
-            "Stay closer to the imitator (kl.coef), or raise sampling.max_new_tokens if thoughts have to be that long")
+    return (f"more than half of the answers ran out of tokens at the last {LOOK} validations, before they came to an "
+            "action. Stay closer to the imitator (kl.coef), or raise sampling.max_new_tokens if thoughts have to be "
+            "that long")
 
 # %% ../nbs/35_collapse.ipynb #c0a10013
 RULES = dict(noise=is_noise, template=is_template, short_thoughts=is_short, long_thoughts=is_long)

@@ -272,7 +272,7 @@ class AdvantageConfig(Options):
     step_weight: float = 1.0
     """Weight ω of gigpo's comparison between turns."""
     filter_groups: float = 0.0
-    """Leave groups out of the update whose returns have a standard deviation below this: 1e-6 those of equal returns."""
+    """Leave groups out whose returns have a standard deviation below this: 0 none, 1e-6 those of equal returns."""
     normalize: str = "auto"
     """Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (for groups only reinforce++)."""
 

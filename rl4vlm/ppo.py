@@ -550,7 +550,7 @@ def kept_if_broken(self:PPO, batch:TurnBatch)->Iterator[None]:
 
 @patch
 def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
-    "The turns to learn from: all, or those of groups whose returns differ enough (on each of several ranks at least one)."
+    "The turns to learn from: all, or those of groups whose returns differ enough (on each of several ranks one)."
     c, nobody = self.config, torch.zeros(0, dtype=torch.long)
     better = any(self.ranks.gather(bool(batch.advantages.any())))
     self.all_equal = not better and not c.loss.entropy_coef and batch.reference is None

@@ -345,7 +345,8 @@ def make_page(
                 runs=[dict(name=r.name, config=_without_keys(r.config),
                            curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
                 notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes],
-                warnings=[f"{run.name}, update {step}: {text}." for run in runs for step, _, text in warnings_of(run.curves["ppo"])],
+                warnings=[f"{run.name}, update {step}: {text}." for run in runs
+                          for step, _, text in warnings_of(run.curves["ppo"])],
                 episodes=[], shared=[])
     return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
 
