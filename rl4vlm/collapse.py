@@ -47,9 +47,9 @@ def is_template(seen:list)->str:
     def low(name, least=0.0):
         values = [v for r in seen if (v := _number(r, name)) is not None]
         return len(values) >= LOOK and all(v < max(least, TEMPLATE * max(values)) for v in values[-LOOK:])
-    if not any(_number(r, "mutual_information") is not None for r in seen[-LOOK:]): return ""   # one prompt is no choice
+    compared = any(_number(r, "mutual_information") is not None for r in seen[-LOOK:])   # of one prompt there is none
     told, fewer = low("mutual_information", 0.1), low("distinct_thoughts")
-    if not told and not fewer: return ""
+    if not compared or not told and not fewer: return ""
     what = "what they have in common with their prompts" if told else "the share of different ones"
     return (f"thoughts have become a template: {what} is almost nothing at the last {LOOK} validations. The model no "
             "longer says what it sees; stay closer to the imitator (kl.coef), or weigh thoughts less "
@@ -61,8 +61,8 @@ def is_short(seen:list)->str:
     first = _number(seen[0], "thought_tokens")
     lengths = [_number(r, "thought_tokens") or 0.0 for r in seen]
     if len(seen) <= LOOK or max(lengths[-LOOK:]) >= SHORT * first: return ""
-    return (f"thinking is given up: thoughts have {lengths[-1]:.1f} tokens on average, and had {first:.1f}. Stay closer "
-            "to the imitator (kl.coef), or weigh thoughts less (loss.thought_weight)")
+    return (f"thinking is given up: thoughts have {lengths[-1]:.1f} tokens on average, and had {first:.1f}. Stay "
+            "closer to the imitator (kl.coef), or weigh thoughts less (loss.thought_weight)")
 
 def is_long(seen:list)->str:
     "What to say where answers do not come to their end; `seen`: measured rows."
