@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'EPISODES', 'gae', 'following_values', 'group_mean', 'group_range', 'equal_in_group', 'group_size', 'rloo',
-           'standardise', 'grpo', 'centred', 'returns_to_go', 'gigpo', 'Estimate', 'turn_gae', 'token_gae',
+           'group_std', 'standardise', 'grpo', 'centred', 'returns_to_go', 'gigpo', 'Estimate', 'turn_gae', 'token_gae',
            'bilevel_gae', 'numbered', 'group_advantages', 'compute_advantages']
 
 # %% ../nbs/34_advantages.ipynb #3c879e50
@@ -83,15 +83,20 @@ def rloo(
     return better.masked_fill(equal_in_group(returns, groups), 0)
 
 # %% ../nbs/34_advantages.ipynb #3a989630
+def group_std(x:Tensor, groups:Tensor)->Tensor: # (E,)
+    "The (sample) standard deviation of each one's group in `x` (E,); 0 if all are equal but for rounding, or alone."
+    centred, n = x - group_mean(x, groups), group_size(groups)
+    std = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
+    return std.masked_fill(equal_in_group(x, groups), 0)
+
 def standardise(
     x:Tensor,           # (E,)
     groups:Tensor,      # (E,) int64
     eps:float=1e-4,     # keeps a group without variance at 0
 )->Tensor: # (E,) 0 for one alone in its group
     "Distance to the group's mean in units of the group's (sample) standard deviation."
-    centred, n = x - group_mean(x, groups), group_size(groups)
-    std = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
-    return (centred / (std + eps)).masked_fill(equal_in_group(x, groups), 0)
+    std = group_std(x, groups)
+    return ((x - group_mean(x, groups)) / (std + eps)).masked_fill(std == 0, 0)
 
 def grpo(
     returns:Tensor,   # (E,) of each episode, reward units
@@ -138,7 +143,7 @@ class Estimate:
     advantages:Tensor              # (M,) or (M, R)
     returns:Tensor|None = None     # of the same shape, reward units; None without a critic
     values:Tensor|None = None      # of the same shape, as recorded
-    same:Tensor|None = None        # (M,) bool: all members of the turn's group have the same return
+    spread:Tensor|None = None      # (M,) standard deviation of the returns of the turn's group; None without groups
 
 def turn_gae(
     turns:list,        # M turns
@@ -237,20 +242,21 @@ def group_advantages(
     layout:Layout,
     rewards:Tensor,    # (M,) reward units
     config:PPOConfig,
-)->Estimate: # advantages (M,), and `same`
+)->Estimate: # advantages (M,), and `spread`
     "Advantages by comparison of episodes, or turns, with each other."
     returns = torch.bincount(layout.segment, rewards.double()).float()   # (E,)
     groups = numbered([t.group for t, time in zip(turns, layout.time.tolist()) if time == 0])   # (E,)
-    same = equal_in_group(returns, groups)[layout.segment]
+    spread = group_std(returns, groups)[layout.segment]
     compare = EPISODES.get(config.advantage.estimator)
-    if compare: return Estimate(compare(returns, groups)[layout.segment], same=same)
+    if compare: return Estimate(compare(returns, groups)[layout.segment], spread=spread)
     ends = layout.grid(torch.tensor([t.done for t in turns]), True)
     to_go = layout.flat(returns_to_go(layout.grid(rewards), ends, config.advantage.gamma))   # (M,)
-    if config.advantage.estimator == "reinforce": return Estimate(to_go, same=torch.zeros_like(same))
+    if config.advantage.estimator == "reinforce": return Estimate(to_go)
     if config.advantage.estimator != "gigpo":
         raise ValueError(f"no estimator is named {config.advantage.estimator!r} here; add its line")
     anchors = numbered([t.anchor for t in turns])
-    return Estimate(gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight), same=same)
+    advantages = gigpo(returns, groups, to_go, layout.segment, anchors, config.advantage.step_weight)
+    return Estimate(advantages, spread=spread)
 
 # %% ../nbs/34_advantages.ipynb #78afa0c3
 def compute_advantages(

@@ -155,14 +155,20 @@ def make_batch(
     if config.loss.mismatch_clip_max: log.update(correct_mismatch(batch, turns, policy, config, gather))
     found = compute_advantages(turns, layout, penalty, config)
     batch.advantages, batch.returns, batch.values = found.advantages, found.returns, found.values
-    batch.same = torch.zeros(len(turns), dtype=torch.bool) if found.same is None else found.same
+    batch.spread = found.spread
     _note_advantages(turns, batch)
     estimator, normalize = config.advantage.estimator, config.advantage.normalize
-    if estimator in GROUPED: log["same_return"] = _mean(gather(batch.same[layout.time == 0].float()))
+    if estimator in GROUPED: log.update(_describe_groups(batch.spread[layout.time == 0], config, gather))
     if normalize == "yes" or normalize == "auto" and estimator in WHITENED:
         mask = batch.tokens() if estimator in PER_TOKEN else torch.ones(len(turns), dtype=torch.bool)
         batch.advantages = normalised_by_task(batch, mask, [t.task for t in turns], gather)
     return batch, log
+
+def _describe_groups(spread:Tensor, config:PPOConfig, gather)->dict: # log
+    "Shares of the episodes whose groups differ in no return, and are left out; `spread` (E,) of each episode's group."
+    shares = dict(same_return=spread == 0)
+    if config.advantage.filter_groups: shares["filtered_groups"] = spread < config.advantage.filter_groups
+    return {name: _mean(gather(share.float())) for name, share in shares.items()}
 
 def _note_advantages(turns:list, batch:TurnBatch)->None:
     "Write each turn's advantage (of tokens, their mean) into the turn, for the report."

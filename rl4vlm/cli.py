@@ -52,7 +52,7 @@ from rl4vlm.core import (
     tell,
     without_secrets,
 )
-from .config_parts import MOVED, is_part, option_paths, today, today_tree
+from .config_parts import MOVED, is_part, option_paths, today, today_tree, value_today
 from .run_folder import UNBEGUN, RunFolder, claim_run_folder, others_run
 
 # %% ../nbs/56_cli.ipynb #64a390a5
@@ -154,7 +154,7 @@ def dry_run(config)->None:
 
 # %% ../nbs/56_cli.ipynb #c53ceec4
 def cmd_eval(config:EvalConfig)->int:
-    "Play a panel with a model, or compare two, beside the baselines; print the table."
+    "Play a panel with a model, or compare several, beside the baselines; print the table."
     from rl4vlm.progress import Screen
     names = {name: name for name in config.compare} or ({"model": config.model} if config.model else {})
     with Screen() as screen:
@@ -181,10 +181,13 @@ def _checkpoint(config, name:str, screen)->str:
 def cmd_report(config:ReportConfig)->None:
     "Write a page about one or several runs, or serve it while they go on."
     tell(f"report  {', '.join(config.runs)}")
-    from rl4vlm.report import serve_report, write_report
+    from rl4vlm.evaluate import comparison_as_markdown
+    from rl4vlm.report import compare_runs, serve_report, write_report
     set_status("reading runs")
     if config.serve: Heartbeat.quiet = True; serve_report(config.runs, config.port)
-    else: tell(write_report(config.runs, config.out or None))
+    else:
+        if compared := compare_runs(config.runs): tell(f"\n{comparison_as_markdown(compared)}\n")
+        tell(write_report(config.runs, config.out or None))
 
 def cmd_tasks(config:TasksConfig)->None:
     "List the tasks: actions, random and oracle success."
@@ -328,6 +331,11 @@ def _check_texts(value, name:str="")->None:
 def _with_names_of_today(config, arguments:list)->list:
     "Read options by the names that they had before, also in YAML files, and say so."
     known, notes, made = option_paths(config), {}, []
+    def number(path, text):
+        value = value_today(path, {"true": True, "false": False}.get(text, text))
+        if value is text or isinstance(value, bool): return text
+        notes[f"{path} {text}"] = f"{path} {value}"
+        return str(value)
     for before, argument in zip(["", *arguments], arguments):
         name, equals, value = argument.partition("=")
         if before == "--config": argument = _file_of_today(argument, known, notes)
@@ -335,7 +343,8 @@ def _with_names_of_today(config, arguments:list)->list:
         elif name.startswith("--"):
             new = today(name[2:], known)
             if new != name[2:]: notes[name[2:]] = new
-            argument = f"--{new}{equals}{value}"
+            argument = f"--{new}{equals}{number(new, value)}"
+        elif before.startswith("--"): argument = number(today(before[2:], known), argument)
         made.append(argument)
     for old, new in sorted(notes.items()): tell(f"note: {old} is called {new} now", file=sys.stderr)
     return made

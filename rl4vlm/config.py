@@ -271,8 +271,8 @@ class AdvantageConfig(Options):
     """Episodes in a group, for estimators that compare groups; divides rollout.envs."""
     step_weight: float = 1.0
     """Weight ω of gigpo's comparison between turns."""
-    filter_groups: bool = False
-    """Leave groups out of the update in which all members have the same return."""
+    filter_groups: float = 0.0
+    """Leave groups out whose returns have a standard deviation below this: 0 none, 1e-6 those of equal returns."""
     normalize: str = "auto"
     ("Advantages of an update get mean 0 and standard deviation 1: yes, no, or auto (yes, but for estimators that "
      "compare groups other than reinforce++).")
@@ -280,7 +280,7 @@ class AdvantageConfig(Options):
     def __post_init__(self)->None:
         check_choice(self, "estimator", ADVANTAGES)
         check_choice(self, "normalize", ("auto", "yes", "no"))
-        check_range(self, "step_weight", low=0)
+        for name in ("step_weight", "filter_groups"): check_range(self, name, low=0)
         for name in ("gamma", "gae_lambda", "answer_lambda"): check_range(self, name, 0, 1)
         if self.estimator in GROUPED and self.group_size < 2:
             raise UsageError(f"group_size={self.group_size} of {type(self).__name__}: {self.estimator} compares "
@@ -291,7 +291,7 @@ class AdvantageConfig(Options):
         "Raise `UsageError` if an option is about another estimator than the one that was chosen."
         name, kind = self.estimator, type(self).__name__
         if self.filter_groups and name not in GROUPED:
-            raise UsageError(f"filter_groups=true of {kind} leaves groups out, and {name} has none; "
+            raise UsageError(f"filter_groups={self.filter_groups:g} of {kind} leaves groups out, and {name} has none; "
                              f"take an estimator that has: {', '.join(GROUPED)}")
         if self.answer_lambda != 1 and name != "bilevel":
             raise UsageError(f"answer_lambda={self.answer_lambda} of {kind} is bilevel's, and {name} does not read it")
@@ -587,7 +587,7 @@ class EvalConfig(Options):
     model: str = ""
     """Model that plays: a folder, an adapter folder, a hub name, or tiny[:family]; empty for the baselines alone."""
     compare: list[str] = field(default_factory=list)
-    """Two models, instead of --model, to be compared episode by episode."""
+    """Two models or more, instead of --model; each is compared with the first episode by episode."""
     panel: str = "test-200"
     """Panel of episode seeds: val-50 to tune, test-200, test-1000 or test-2000 to report."""
     baselines: bool = True
@@ -614,8 +614,8 @@ class EvalConfig(Options):
     """How the server of a model openai:MODEL@URL is asked."""
 
     def __post_init__(self)->None:
-        if len(self.compare) not in (0, 2) or len(set(self.compare)) != len(self.compare):
-            raise UsageError(f"compare takes two different models, got {self.compare}")
+        if len(self.compare) == 1 or len(set(self.compare)) != len(self.compare):
+            raise UsageError(f"compare takes different models, two at least, got {self.compare}")
 
 # %% ../nbs/02_config.ipynb #dd7246b9
 @dataclass

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Callable
 from .commands import check_names, run_collect, run_ppo, run_sft
 from .config import PipelineConfig
-from .config_parts import first_name
+from .config_parts import first_name, first_value
 from .core import DamagedError, UsageError, did_you_mean, flatten_dict, without_secrets
 from .files import damaged_file, fingerprint, input_files, read_json, write_atomic, write_json
 from .progress import Screen
@@ -99,7 +99,7 @@ def stage_key(stage:Stage, c:PipelineConfig)->str:
     "A hash of everything that a stage's result depends on."
     options = stage.options(c)
     options = options if isinstance(options, dict) else asdict(options)
-    matters = {first_name(k): v for k, v in flatten_dict(options).items()
+    matters = {first_name(k): first_value(k, v) for k, v in flatten_dict(options).items()
                if k.split(".")[-1] not in (*MAY_DIFFER, "workers") and not str(v).startswith(f"{c.out}/")
                and not as_before(k, v)}
     inputs = [fingerprint(p) for p in stage.reads(c)]

@@ -25,6 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from .advantages import ROUNDING
 from .batch import Reference, make_batch, pad
+from .collapse import warnings_of
 from .config import CRITIC, GROUPED, PER_TOKEN, PPOConfig
 from .core import InvariantError, RL4VLMError, UsageError, episode_seed, moved, seed_everything, stream_seed
 from .distributed import Learner, Ranks, adamw_for, share_of, whole
@@ -549,14 +550,14 @@ def kept_if_broken(self:PPO, batch:TurnBatch)->Iterator[None]:
 
 @patch
 def teaching(self:PPO, batch:TurnBatch)->TurnBatch:
-    "The turns to learn from: all, or those of groups with different returns (on each of several ranks at least one)."
+    "The turns to learn from: all, or those of groups whose returns differ enough (on each of several ranks one)."
     c, nobody = self.config, torch.zeros(0, dtype=torch.long)
     better = any(self.ranks.gather(bool(batch.advantages.any())))
     self.all_equal = not better and not c.loss.entropy_coef and batch.reference is None
     if self.all_equal: self.warn_once()
     if self.all_equal and not self.critic: return batch.rows(nobody)
-    if not c.advantage.filter_groups or batch.same is None: return batch
-    rows = (~batch.same).nonzero()[:, 0]
+    if not c.advantage.filter_groups or batch.spread is None: return batch
+    rows = (batch.spread >= c.advantage.filter_groups).nonzero()[:, 0]
     return batch.rows(rows if len(rows) or self.ranks.world == 1 else torch.zeros(1, dtype=torch.long))
 
 @patch
@@ -683,10 +684,18 @@ class _Log:
 
     def __call__(self, row:dict, timing:dict|None=None)->None:
         self.rows.append(row)
+        self.warn(row)
         self.trackers.log(row, timing)
         self.ppo.timing = timing or {}
         if "val_success" in row and timing: self.trackers.log_turns(self.ppo.last_turns, self.ppo.step)
         for callback in self.callbacks: callback(row, self.ppo)
+
+    def warn(self, row:dict)->None:
+        "Say what a run has to be warned of, where it comes first, and write its name into the `row`."
+        new = [(name, text) for step, name, text in warnings_of(self.rows) if step == row["step"]]
+        if not new: return
+        row["warnings"] = [name for name, _ in new]
+        for _, text in new if self.ppo.ranks.main else []: warnings.warn(f"update {row['step']}: {text}")
 
     def __enter__(self)->"_Log": return self
     def __exit__(self, *error)->None:

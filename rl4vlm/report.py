@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_EPISODES', 'in_turns', 'shrink', 'read_turns', 'embed', 'fit', 'security_policy', 'fill', 'make_page',
-           'write_report', 'report_server', 'serve_report']
+           'compare_runs', 'write_report', 'report_server', 'serve_report']
 
 # %% ../nbs/51_report.ipynb #7cc89fc3
 import base64
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 from . import __version__
+from .collapse import warnings_of
 from .core import NOT_RECORDED, UsageError, is_secret, tell, without_secrets
 from .files import write_atomic
 from .images import open_image
 from .run_folder import RUN_SIGNS, RunFolder
 from .runs import TEXT_LIMIT, Run, known_number, measured, read_run, shard_rows, survey, tally
+from .statistics import compare
 
 if TYPE_CHECKING:
     import http.server
@@ -268,6 +270,21 @@ def _common_name(names:list)->str:
     return names[0] if len(names) == 1 else f"{start}*{end} ({len(names)} runs)"
 
 # %% ../nbs/51_report.ipynb #532a6f57
+def _against_first(runs:list, surveys:list)->list: # of dicts of `compare`
+    "The last player in the table of each run against that of the first, on the seeds that both have played."
+    names = [str(run.results["rows"][-1]["name"]) if run.results.get("rows") else "" for run in runs]
+    played = defaultdict(dict)   # task -> number of the run -> episodes
+    for i, (name, episodes) in enumerate(zip(names, surveys)):
+        for e in episodes:
+            if e.actor == name and e.seed is not None: played[e.task].setdefault(i, []).append(e)
+    found, called = [], [f"{run.name}: {name}" for run, name in zip(runs, names)]
+    for task, of in played.items():
+        seeds = {e.seed for e in of.get(0, [])}
+        rivals = [i for i in of if i and seeds & {e.seed for e in of[i]}]
+        found += [dict(task=task, a=called[0], b=called[i], play="sampled", **compare(of[0], of[i], len(rivals)))
+                  for i in rivals]
+    return found
+
 def _names(paths:list)->list: # of (path, name)
     "Folders with names that tell them apart: the last part of the path, or as many parts as it takes."
     if not paths: raise UsageError("a report needs at least one run folder")
@@ -280,7 +297,7 @@ def _usable_comparison(c:dict)->dict:
     "A comparison with texts where the page expects texts and numbers where it expects numbers."
     texts = ("task", "a", "b", "play")
     numbers = ("difference", "low", "high", "only_a", "only_b", "episodes", "return_difference", "return_low",
-               "return_high")
+               "return_high", "family")
     return {**{k: str(c.get(k, "?")) for k in texts}, **{k: known_number(c.get(k)) for k in numbers}}
 
 # %% ../nbs/51_report.ipynb #1259a834
@@ -322,13 +339,23 @@ def make_page(
     data = dict(version=__version__, live=live, experiments=_experiments(runs),
                 table=[row for i, run in enumerate(runs) for row in _table(run, i, surveys[i])],
                 tallies=[tally(g) for g in _by_actor(everyone)],
-                comparisons=[_usable_comparison(c) for run in runs
-                             for c in run.results.get("comparisons") or [] if isinstance(c, dict)],
+                comparisons=[_usable_comparison(c) for found in
+                             (*(run.results.get("comparisons") or [] for run in runs), _against_first(runs, surveys))
+                             for c in found if isinstance(c, dict)],
                 runs=[dict(name=r.name, config=_without_keys(r.config),
                            curves={k: _columns(v) for k, v in r.curves.items()}) for r in runs],
                 notes=[f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes],
+                warnings=[f"{run.name}, update {step}: {text}." for run in runs
+                          for step, _, text in warnings_of(run.curves["ppo"])],
                 episodes=[], shared=[])
     return _fill_with_episodes("rl4vlm report: " + ", ".join(r.name for r in runs), data, everyone, limit_mb * 1e6)
+
+def compare_runs(
+    runs,   # run folders that have played the same panel
+)->list: # of dicts of `compare`; empty for one run
+    "The last player of each run against that of the first, where their episodes were kept."
+    runs = [read_run(p, name) for p, name in _names([runs] if isinstance(runs, (str, Path)) else list(runs))]
+    return _against_first(runs, [survey(run, i) for i, run in enumerate(runs)]) if len(runs) > 1 else []
 
 def write_report(
     runs,               # a run folder or a list of them

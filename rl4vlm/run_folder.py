@@ -17,7 +17,7 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any, Self
-from .config_parts import EngineConfig, RequestConfig, today
+from .config_parts import EngineConfig, RequestConfig, today, value_today
 from .core import DamagedError, Interrupted, RL4VLMError, UsageError, flatten_dict, read_text, without_secrets
 from .files import JsonLines, damaged_file, read_json, recover_folder, replace_folder, write_atomic, write_json
 
@@ -109,7 +109,7 @@ def as_before(path:str, value)->bool:
 def _same_config(path:Path, old:dict, new:dict)->None:
     "Raise `UsageError` naming the options in which a resumed run differs."
     new = flatten_dict(new)
-    old = {today(path, new): value for path, value in flatten_dict(old).items()}
+    old = {today(path, new): value_today(path, value) for path, value in flatten_dict(old).items()}
     for k in new.keys() - old.keys():
         *_, part, name = ("", *k.split("."))
         if name in SINCE.get(part, {}): old[k] = SINCE[part][name]

@@ -8,6 +8,7 @@ __all__ = ['wilson', 'bootstrap', 'mean_columns', 'by_kind', 'summarise', 'paire
 # %% ../nbs/23_statistics.ipynb #297e3631
 import math
 from collections import defaultdict
+from statistics import NormalDist
 import numpy as np
 from .core import UsageError
 from .parsing import CAUSES
@@ -26,11 +27,11 @@ def wilson(
     return max(0.0, centre - half), min(1.0, centre + half)
 
 # %% ../nbs/23_statistics.ipynb #fb53c9ee
-def bootstrap(values, n:int=2000, seed:int=0)->tuple: # (low, high)
-    "Interval at 95 % of the mean of `values`, by resampling them `n` times from `seed`."
+def bootstrap(values, n:int=2000, seed:int=0, outside:float=0.05)->tuple: # (low, high)
+    "Interval of the mean of `values`, by resampling them `n` times from `seed`; a share of all lies `outside`."
     values = np.asarray(values, float)
     means = values[np.random.default_rng(seed).integers(len(values), size=(n, len(values)))].mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+    return float(np.quantile(means, outside / 2)), float(np.quantile(means, 1 - outside / 2))
 
 # %% ../nbs/23_statistics.ipynb #747e57b1
 def mean_columns(episodes:list)->dict:
@@ -85,6 +86,7 @@ def paired_difference(
 def compare(
     a:list,   # of `Episode`
     b:list,   # of `Episode`, with the same seeds
+    family:int=1,   # comparisons that are made; the intervals of all hold together
 )->dict: # fractions, reward units
     "B against A on the seeds that both have played."
     of_a, of_b = ({e.seed: e for e in episodes} for episodes in (a, b))
@@ -92,9 +94,10 @@ def compare(
     if not pairs: raise UsageError("the two have no seed in common, so there is nothing to compare")
     only_a = sum(x.success and not y.success for x, y in pairs)
     only_b = sum(y.success and not x.success for x, y in pairs)
-    difference, low, high = paired_difference(only_a, only_b, len(pairs))
+    z = NormalDist().inv_cdf(1 - 0.025 / family) if family > 1 else 1.96
+    difference, low, high = paired_difference(only_a, only_b, len(pairs), z)
     gains = [y.total_reward - x.total_reward for x, y in pairs]
-    return_low, return_high = bootstrap(gains)
+    return_low, return_high = bootstrap(gains, outside=0.05 / family)
     return dict(difference=difference, low=low, high=high, only_a=only_a, only_b=only_b, episodes=len(pairs),
                 left_out=len({*of_a, *of_b}) - len(pairs), return_difference=float(np.mean(gains)),
-                return_low=return_low, return_high=return_high)
+                return_low=return_low, return_high=return_high, family=family)

@@ -194,7 +194,7 @@ class TurnBatch:
     values:"Tensor|None" = None       # of the same shape, as recorded
     reference:"Tensor|None" = None    # (M, R) log-probs of the reference policy
     correction:"Tensor|None" = None   # (M, R) or (M,) importance weights of trainer against sampler
-    same:"Tensor|None" = None         # (M,) bool: all members of the turn's group have the same return
+    spread:"Tensor|None" = None       # (M,) standard deviation of the returns of the turn's group, reward units
 
     def __len__(self)->int: return len(self.prompts)
 

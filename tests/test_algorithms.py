@@ -482,7 +482,7 @@ def test_dr_grpo_divides_by_the_tokens_there_could_have_been(blind_model):
 
 KINDS = {"bilevel": dict(advantage=dict(estimator="bilevel", answer_lambda=0.9)),
          "drgrpo": dict(advantage=dict(estimator="drgrpo", group_size=4)),
-         "reinforce++": dict(advantage=dict(estimator="reinforce++", group_size=4, filter_groups=True),
+         "reinforce++": dict(advantage=dict(estimator="reinforce++", group_size=4, filter_groups=1e-6),
                              kl=dict(coef=0.1, kind="k2", max=0)),
          "clip-higher": dict(loss=dict(clip_high=0.28)),
          "sequence": dict(loss=dict(ratio="sequence", clip=3e-4, clip_high=4e-4, entropy_coef=0.01)),
@@ -504,3 +504,28 @@ def test_each_updates_without_a_word(kind, blind_model):
     assert any((before[n] != p).any() for n, p in ppo.policy.model.named_parameters() if n in before)
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
     if kind == "sequence": assert rows[0]["clip_fraction"] > 0
+
+
+@pytest.mark.parametrize("threshold, kept", [(0.0, 16), (1e-6, 12), (0.1, 8), (9.0, 0)])
+def test_groups_of_small_deviation_are_left_out(threshold, kept, blind_model):
+    "Four groups of four, whose returns deviate by 0, 0.01, 0.5 and 1: those below the threshold teach nothing."
+    ppo = learner_of(blind_model, advantage=dict(estimator="grpo", group_size=4, filter_groups=threshold),
+                     rollout=dict(envs=16))
+    try:
+        ppo.step = 1
+        segments, deviations = ppo.play(), [0.0, 0.01, 0.5, 1.0]
+        assert len(segments) == 16
+        for i, segment in enumerate(segments):
+            for t in segment: t.reward = 0.0
+            segment[-1].reward = (i % 4 - 1.5) * deviations[i // 4] / (5 / 3)**0.5
+        batch, log = ppo.compute_advantages(segments)
+        turns, _ = flatten(segments)
+        for i, row in enumerate(batch.spread.tolist()):
+            assert row == pytest.approx(deviations[int(turns[i].group.split("-")[0]) % 4], abs=1e-6)
+        left = ppo.teaching(batch)
+        assert len({t.group for t, s in zip(turns, batch.spread) if s >= threshold}) == kept // 4
+        assert len(left) == sum(float(s) >= threshold for s in batch.spread)
+        assert log["same_return"] == 0.25
+        assert ("filtered_groups" in log) == (threshold > 0)
+        assert log.get("filtered_groups", 0.0) == pytest.approx(1 - kept / 16)
+    finally: ppo.player.close()

@@ -104,8 +104,8 @@ class Broken(Task):
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (["--compare", "a"], "two different models"),
-    (["--compare", "a", "a"], "two different models"),
+    (["--compare", "a"], "different models, two at least"),
+    (["--compare", "a", "a"], "different models, two at least"),
     (["--compare", "./nowhere", "tiny"], "does not exist"),
     (["--tasks", "NumberLine", "EZPoint"], "did you mean 'EZPoints'?"),
     (["--panel", "test-3000"], "panels are val-50, test-200"),

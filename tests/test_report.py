@@ -590,6 +590,41 @@ def test_browser_shows_comparisons_and_kinds(browser, run):
     assert "written by rl4vlm 0.0.1" in text(browser, "notes")
 
 
+def test_browser_compares_each_run_with_the_first(browser, tmp_path):
+    "Three runs of one panel: two pairs, whose intervals are made for two, on the page and from the command."
+    from rl4vlm.evaluate import comparison_as_markdown
+    from rl4vlm.report import compare_runs
+    won = {"a": range(0, 8), "b": range(0, 20), "c": range(4, 8)}
+    runs = [make_run(tmp_path/name, [make_episode(s, "ppo", s in wins, turns=1) for s in range(20)])
+            for name, wins in won.items()]
+    visit(browser, write_report(runs, tmp_path/"all.html"))
+    rows = [r.text for r in browser.find_elements("css selector", "#comparisons tbody tr")]
+    assert len(rows) == 2 and "b: ppo against a: ppo" in rows[0] and "+60.0 %" in rows[0] and "−20.0 %" in rows[1]
+    said = text(browser, "overview")
+    assert "The intervals of the 2 comparisons with a: ppo on NumberLine hold together at 95 %" in said
+    assert "each alone at 97.5 %" in said
+    told = comparison_as_markdown(compare_runs(runs))
+    assert "| +60.0 % |" in told and "| -20.0 % |" in told and "each alone at 97.5 %" in told
+    [pair], [first, _] = compare_runs(runs[:2]), compare_runs(runs)
+    assert pair["family"] == 1 and pair["low"] > first["low"] and not compare_runs(runs[:1])
+    visit(browser, write_report(runs[0]))
+    assert not browser.find_elements("id", "comparisons")
+
+
+def test_browser_shows_warnings_of_a_run(browser, run):
+    "Once each, above the table; a run without any has no such box."
+    visit(browser, write_report(run))
+    assert not browser.find_element("id", "warnings").is_displayed()
+    with open(run/"metrics.jsonl", "a") as f:
+        for i in range(9, 15):
+            f.write(json.dumps(dict(step=i, val_success=0.1, signal_share=0.3, thought_tokens=20.0,
+                                    mutual_information=0.0)) + "\n")
+    visit(browser, write_report(run))
+    assert browser.find_element("id", "warnings").is_displayed()
+    [said] = browser.find_elements("css selector", "#warnings li")
+    assert said.text.startswith("run, update 11: thoughts have become a template") and "kl.coef" in said.text
+
+
 def test_browser_follows_a_run_that_goes_on(chromium, run):
     from threading import Thread
     from rl4vlm.report import report_server

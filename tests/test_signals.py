@@ -1,8 +1,10 @@
 "Signal share and mutual information inside PPO: held against gradients taken by hand, and disturbing nothing."
+import json
 import math
 import numpy as np
 import pytest
 import torch
+from rl4vlm.collapse import warnings_of
 from rl4vlm.config import PPOConfig
 from rl4vlm.policy import VLMPolicy
 from rl4vlm.ppo import PPO, train_ppo
@@ -94,3 +96,58 @@ def test_a_policy_that_sees_and_one_that_does_not(blind_model):
     assert mutual_information(cross_scores(policy, prompts, words, thoughts)) == pytest.approx(math.log(4), abs=1e-6)
     policy.score = lambda *args, **more: honest(*args, blind=True, **more)
     assert mutual_information(cross_scores(policy, prompts, words, thoughts)) == pytest.approx(0, abs=1e-6)
+
+
+def test_noise_and_templates_are_warned_of_in_a_real_batch(played):
+    "Advantages drawn at random, and scores that do not depend on the prompt: the measures of PPO set the rules off."
+    ppo, batch, turns = played(rollout=dict(envs=12, steps=2))
+    noisy = []
+    for step in range(12):
+        batch.advantages = torch.randn(len(batch), generator=torch.Generator().manual_seed(step))
+        noisy.append(dict(step=step, val_success=0.3, **{k: v for k, v in ppo.signals(batch, turns).items()
+                                                         if k == "signal_share"}))
+    assert [name for _, name, _ in warnings_of(noisy)] == ["noise"]
+    score = ppo.policy.score
+    ppo.policy.action_tokens = lambda ids, span: np.arange(len(ids)) == len(ids) - 1   # all before the last is thought
+    ppo.policy.score = lambda asked, *more, **options: score([batch.prompts[0]] * len(asked), *more, **options)
+    found = ppo.thoughts_of(batch, turns)
+    assert abs(found["mutual_information"]) < 1e-6 and found["distinct_thoughts"] > 0.5   # entropy as before
+    template = [dict(step=step, val_success=0.3, signal_share=0.5, **found) for step in range(4)]
+    assert [(step, name) for step, name, _ in warnings_of(template)] == [(2, "template")]
+
+
+HEALTHY = dict(val_success=0.4, signal_share=0.3, mutual_information=2.4, distinct_thoughts=0.2, thought_tokens=20.0,
+               turns=64, causes={})
+SICK = {"noise": dict(signal_share=0.02), "template": dict(mutual_information=0.09),
+        "short_thoughts": dict(thought_tokens=4.9), "long_thoughts": dict(causes=dict(cut=33))}
+
+@pytest.mark.parametrize("name", [*SICK, "given up", "few different"])
+def test_each_rule_fires_once_and_only_while_it_holds(name):
+    kinds = {**SICK, "given up": dict(thought_tokens=None), "few different": dict(distinct_thoughts=0.01)}
+    called = {"given up": "short_thoughts", "few different": "template"}.get(name, name)
+    sick, needed = {**HEALTHY, **kinds[name]}, 5 if name == "noise" else 3
+    run = lambda states: [dict(step=i, **(sick if s else HEALTHY)) for i, s in enumerate(states)]
+    assert [(s, n) for s, n, _ in warnings_of(run([0] * 9 + [1] * 9))] == [(8 + needed, called)]
+    assert not list(warnings_of(run([0] * 9 + [1] * (needed - 1) + [0] * 9)))
+    assert not list(warnings_of(run([0] * 20)))
+
+
+def test_rows_of_any_kind_are_read():
+    strange = [dict(step=0), dict(step=1, signal_share="0", causes=3), dict(step=2, signal_share=None),
+               *[dict(step=i, val_success=None, signal_share=float("nan"), thought_tokens=9, turns="many", causes=[1])
+                 for i in range(3, 9)]]
+    assert not list(warnings_of(strange))
+
+
+def test_a_run_is_warned_once_in_its_log_and_not_again_when_it_is_resumed(blind_model, tmp_path, monkeypatch, recwarn):
+    found = dict(signal_share=0.5, thought_tokens=9.0, mutual_information=0.0)
+    monkeypatch.setattr(PPO, "signals", lambda *args: found)
+    for updates, resume in ((4, False), (6, True)):
+        policy = VLMPolicy.load(blind_model, device="cpu", parts="all")
+        c = config(updates=updates, resume=resume, run=dict(eval_every=1, save_every=1, panel="val-50"))
+        train_ppo("NumberLine", policy, c, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path/"metrics.jsonl").read_text().splitlines()]
+    told = {r["step"]: r["warnings"] for r in rows if "warnings" in r}
+    assert len(rows) == 7 and told == {3: ["template", "long_thoughts"]}   # answers of 6 tokens come to no end
+    said = [str(w.message) for w in recwarn if "template" in str(w.message)]
+    assert len(said) == 1 and said[0].startswith("update 3: ") and "kl.coef" in said[0]

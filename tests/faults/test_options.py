@@ -154,9 +154,9 @@ PAIRS = [("--advantage.estimator bilevel --loss.ratio turn",
           "normalize=yes of AdvantageConfig divides by a standard deviation, which drgrpo is there to leave out"),
          ("--advantage.estimator reinforce++ --advantage.normalize no",
           "normalize=no of AdvantageConfig takes from reinforce++ what makes it one"),
-         ("--advantage.estimator gae --advantage.filter_groups true",
-          "filter_groups=true of AdvantageConfig leaves groups out, and gae has none"),
-         ("--advantage.estimator bilevel --advantage.filter_groups true", "and bilevel has none"),
+         ("--advantage.estimator gae --advantage.filter_groups 1e-6",
+          "filter_groups=1e-06 of AdvantageConfig leaves groups out, and gae has none"),
+         ("--advantage.estimator bilevel --advantage.filter_groups 0.1", "and bilevel has none"),
          ("--advantage.estimator gae-token --advantage.answer_lambda 0.9",
           "answer_lambda=0.9 of AdvantageConfig is bilevel's, and gae-token does not read it"),
          ("--advantage.estimator reinforce++ --advantage.group_size 5", "must divide rollout.envs=32"),
@@ -177,7 +177,7 @@ def test_pairs_that_make_no_sense_are_refused_by_name(words, says, tmp_path, mon
 
 @pytest.mark.parametrize("words",
                          ["--advantage.estimator bilevel --advantage.answer_lambda 0.9",
-                          "--advantage.estimator reinforce++ --advantage.filter_groups true --kl.coef 0.1 --kl.kind k2",
+                          "--advantage.estimator reinforce++ --advantage.filter_groups 0.1 --kl.coef 0.1 --kl.kind k2",
                           "--advantage.estimator drgrpo --loss.objective cispo",
                           "--advantage.estimator gigpo --loss.ratio sequence --loss.clip 3e-4 --loss.clip_high 4e-4",
                           "--loss.clip_high 4",
@@ -255,14 +255,41 @@ def test_old_runs_resume(path, tmp_path):
     with pytest.raises(UsageError, match="optim.lr was .*, now 7.0"):
         claim_run_folder(tmp_path, asdict(now), resume=True)
 
+@pytest.mark.parametrize("was, now", [("true", 1e-6), ("false", 0.0)])
+def test_a_switch_that_became_a_number_is_read_with_a_note(was, now, tmp_path, capsys):
+    "`filter_groups` on the command line, in YAML under both of its names, in Python, and in a run that is resumed."
+    from rl4vlm.config import AdvantageConfig
+    from rl4vlm.run_folder import claim_run_folder
+    (tmp_path/"old.yaml").write_text(f"advantage: rloo\nfilter_groups: {was}\n")
+    (tmp_path/"new.yaml").write_text(f"advantage:\n  estimator: rloo\n  filter_groups: {was}\n")
+    for words in (["--advantage.estimator", "rloo", "--advantage.filter_groups", was],
+                  ["--advantage.estimator=rloo", f"--filter_groups={was}"],
+                  ["--config", str(tmp_path/"old.yaml")], ["--config", str(tmp_path/"new.yaml")]):
+        made = read_options("ppo", words)
+        assert (made.advantage.filter_groups, type(made.advantage.filter_groups)) == (now, float)
+        said = f"note: advantage.filter_groups {was} is called advantage.filter_groups {now} now"
+        assert said in capsys.readouterr().err
+    with pytest.warns(DeprecationWarning, match=f"is filter_groups={now} now"):
+        assert AdvantageConfig(estimator="rloo", filter_groups=was == "true").filter_groups == now
+    read_options("ppo", ["--advantage.estimator", "rloo", "--advantage.filter_groups", str(now)])
+    assert capsys.readouterr().err == ""
+    (tmp_path/"config.yaml").write_text(f"out: {tmp_path}\nseed: 0\nadvantage: rloo\nfilter_groups: {was}\n")
+    (tmp_path/"metrics.jsonl").write_text("")
+    begun = dict(out=str(tmp_path), seed=0)
+    claim_run_folder(tmp_path, {**begun, "advantage": dict(estimator="rloo", filter_groups=now)}, resume=True)
+    with pytest.raises(UsageError, match="advantage.filter_groups was .*, now 0.3"):
+        claim_run_folder(tmp_path, {**begun, "advantage": dict(estimator="rloo", filter_groups=0.3)}, resume=True)
+
 def test_stages_of_old_pipelines_are_done():
-    from rl4vlm.config_parts import first_name
+    from rl4vlm.config_parts import first_name, first_value
     from rl4vlm.core import flatten_dict
     from rl4vlm.pipeline import STAGES, stage_key
     from rl4vlm.run_folder import as_before
     old = flatten_dict(yaml.safe_load((OLD/"ppo-run.yaml").read_text()))
     old["accumulate"] = old.pop("microbatches")   # as the keys of finished stages have it
     assert {first_name(k) for k, v in flatten_dict(asdict(PPOConfig())).items() if not as_before(k, v)} == {*old}
+    new = {first_name(k): first_value(k, v) for k, v in flatten_dict(asdict(PPOConfig())).items()}
+    assert new["filter_groups"] is old["filter_groups"] is False   # the same text in the hash
     assert callable(stage_key) and STAGES
 
 
