@@ -6,7 +6,7 @@
 __all__ = ['DEVICES', 'USED', 'LAYER_START', 'SHARE', 'WORK_SPACE', 'READ', 'STEP', 'DISK', 'HEADS', 'known_models', 'shapes_of',
            'on_paper', 'kept_bytes', 'language_model', 'activation_bytes', 'memory', 'rollout_cache', 'seconds',
            'server_memory', 'served_seconds', 'values_seconds', 'image_tokens', 'prompt_tokens', 'shape_of_run',
-           'shares_gpu', 'served', 'estimate', 'layout_name', 'describe', 'check_paper', 'run_paper', 'only_on_paper']
+           'estimate', 'shares_gpu', 'served', 'layout_name', 'describe', 'check_paper', 'run_paper', 'only_on_paper']
 
 # %% ../nbs/52_dry_run.ipynb #78fc5b9f
 import json
@@ -201,7 +201,7 @@ def seconds(
     return dict(rollout=rollout, update=update, communication=sent / links)
 
 # %% ../nbs/52_dry_run.ipynb #52e00002
-SHARE, WORK_SPACE = 0.92, 4e9   # of a GPU's memory that vLLM takes unless it is told; bytes of it that hold neither weights nor cache
+SHARE, WORK_SPACE = 0.92, 4e9   # what vLLM takes of a GPU unless it is told; bytes of it for neither weights nor cache
 
 def _option(options:dict, name:str, default:float)->float:
     "A number among the `options` of a server."
@@ -216,7 +216,7 @@ def server_memory(
     answer:int,       # tokens
     device:tuple,     # from `DEVICES`
     options:dict|None=None,   # of the server, as `engine.options`
-)->dict: # bytes on each GPU of the server by purpose; answers at once, tokens that the cache holds, longest allowed sequence
+)->dict: # bytes on each GPU of the server; `slots`: answers at once; tokens the cache `holds`, and of the `longest`
     "What a server of vLLM takes, and what its cache has room for."
     options = options or {}
     gpus, itemsize = _option(options, "tensor_parallel_size", 1), model.dtype.itemsize
@@ -232,7 +232,7 @@ def server_memory(
                 longest=int(_option(options, "max_model_len", longest)))
 
 # %% ../nbs/52_dry_run.ipynb #52e00005
-READ, STEP, DISK = 0.6, 5e-3, 2e9   # share of the memory's bandwidth in decoding; least seconds of a step; bytes/s of the folder's disk
+READ, STEP, DISK = 0.6, 5e-3, 2e9   # share of the memory's bandwidth; least seconds of a step; bytes/s of the disk
 
 def served_seconds(
     model,          # from `on_paper`
@@ -319,6 +319,37 @@ def shape_of_run(
     return dict(rows=max(-(-each(o.minibatch) // parts), 1), answer=config.sampling.max_new_tokens, turns=turns,
                 rounds=play.steps, epochs=o.epochs, steps=steps, parts=steps * parts, envs=each(play.envs))
 
+# %% ../nbs/52_dry_run.ipynb #c2b9c9ef
+def estimate(
+    config,                    # of `rl4vlm ppo` or `rl4vlm sft`
+    task,                      # what it plays
+    layouts:list|tuple=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
+)->list: # rows: processes, stage, bytes and seconds
+    "Memory and time of each layout."
+    dtype = getattr(torch, "bfloat16" if config.loading.dtype == "auto" else config.loading.dtype)
+    model = on_paper(config.model, config.lora, config.trainable, dtype)
+    if config.loading.quantization != "none":
+        raise UsageError(f"--dry-run does not know quantization={config.loading.quantization}; leave it out, "
+                         f"and count a quarter (4bit) or half (8bit) of the weights")
+    prompt, rows = prompt_tokens(task, model.config, config.loading.max_pixels), []
+    checkpointing = config.optim.activation_checkpointing
+    kept = cache(lambda rows, answer: activation_bytes(model, rows, prompt, answer, checkpointing))   # often the same
+    for processes, stage in layouts:
+        run = shape_of_run(config, prompt, processes)
+        fixed = run["envs"] and config.sampling.static_cache
+        own = run["envs"] and config.engine.kind == "local"
+        read = rollout_cache(model, run["envs"], prompt, run["answer"], fixed) if own else 0
+        needed = memory(model, processes, stage, kept(run["rows"], run["answer"]), read)
+        if not run["rounds"]: needed["rollout"] = 0
+        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"],
+                               run["steps"], device, processes, stage, checkpointing)
+                 for name, device in DEVICES.items()}
+        if not run["rounds"]: times = {name: dict(t, rollout=0.0) for name, t in times.items()}
+        row = dict(processes=processes, stage=stage, prompt=prompt, **run, memory=needed, seconds=times, model=model)
+        if run["rounds"] and not own: row["served"] = {name: served(config.engine, row, name) for name in DEVICES}
+        rows.append(row)
+    return rows
+
 # %% ../nbs/52_dry_run.ipynb #52e00008
 def shares_gpu(engine)->bool:
     "Whether the server of an `engine` (`config.engine`) stands on the trainer's GPU."
@@ -362,37 +393,6 @@ def _why_not(engine, m:dict, height:float, left:float, device:tuple)->str:
     most = math.floor(100 * (device[3] - height) / device[3]) / 100
     return (f"the trainer needs {gb(height)}, and the server leaves {gb(left)}; give "
             f"--engine.options.gpu_memory_utilization {most:g}, or less")
-
-# %% ../nbs/52_dry_run.ipynb #c2b9c9ef
-def estimate(
-    config,                    # of `rl4vlm ppo` or `rl4vlm sft`
-    task,                      # what it plays
-    layouts:list|tuple=((1, 0), (8, 0), (8, 2), (8, 3)),   # (processes, ZeRO stage)
-)->list: # rows: processes, stage, bytes and seconds
-    "Memory and time of each layout."
-    dtype = getattr(torch, "bfloat16" if config.loading.dtype == "auto" else config.loading.dtype)
-    model = on_paper(config.model, config.lora, config.trainable, dtype)
-    if config.loading.quantization != "none":
-        raise UsageError(f"--dry-run does not know quantization={config.loading.quantization}; leave it out, "
-                         f"and count a quarter (4bit) or half (8bit) of the weights")
-    prompt, rows = prompt_tokens(task, model.config, config.loading.max_pixels), []
-    checkpointing = config.optim.activation_checkpointing
-    kept = cache(lambda rows, answer: activation_bytes(model, rows, prompt, answer, checkpointing))   # often the same
-    for processes, stage in layouts:
-        run = shape_of_run(config, prompt, processes)
-        fixed = run["envs"] and config.sampling.static_cache
-        own = run["envs"] and config.engine.kind == "local"
-        read = rollout_cache(model, run["envs"], prompt, run["answer"], fixed) if own else 0
-        needed = memory(model, processes, stage, kept(run["rows"], run["answer"]), read)
-        if not run["rounds"]: needed["rollout"] = 0
-        times = {name: seconds(model, run["turns"], prompt, run["answer"], run["rounds"], run["epochs"], run["parts"],
-                               run["steps"], device, processes, stage, checkpointing)
-                 for name, device in DEVICES.items()}
-        if not run["rounds"]: times = {name: dict(t, rollout=0.0) for name, t in times.items()}
-        row = dict(processes=processes, stage=stage, prompt=prompt, **run, memory=needed, seconds=times, model=model)
-        if run["rounds"] and not own: row["served"] = {name: served(config.engine, row, name) for name in DEVICES}
-        rows.append(row)
-    return rows
 
 # %% ../nbs/52_dry_run.ipynb #39b1007e
 def layout_name(processes:int, stage:int)->str:

@@ -1,4 +1,4 @@
-"Models whose configuration is here and whose weights are not: sizes as published, parts, memory; broken ones are told; served runs."
+"Models on paper: sizes as published, parts, memory; broken ones are told; and runs with a server of vLLM."
 import json
 import pytest
 from rl4vlm import cli
