@@ -34,7 +34,7 @@ def commands(path):
 
 def test_the_scripts_that_people_know_are_there():
     wanted = ("run_nl run_bj run_ezp run_p24 run_nl_qwen run_minigrid_qwen eval_minigrid_qwen run_minigrid_sft run_alf "
-              "run_pick_image batch_vlm".split())
+              "run_pick_image batch_vlm batch_engine".split())
     assert {f"{name}.sh" for name in wanted} <= {p.name for p in RUNS}
 
 
@@ -60,7 +60,7 @@ def test_it_opens_with_its_launch_line_and_the_hardware(path):
         assert (ROOT/named).exists(), f"{path.name} names {named}, which is not there"
 
 
-@each([p for p in RUNS if p.name not in ("batch_vlm.sh", "node.sh")])
+@each([p for p in RUNS if p.name not in ("batch_vlm.sh", "batch_engine.sh", "node.sh")])
 def test_its_options_are_accepted(path):
     found = list(commands(path))
     assert found
@@ -70,7 +70,8 @@ def test_its_options_are_accepted(path):
 
 
 @each([p for p in RUNS
-       if p.name.startswith(("run_minigrid_qwen.", "eval_minigrid_qwen.", "run_minigrid_sft.", "batch_vlm."))])
+       if p.name.startswith(("run_minigrid_qwen.", "eval_minigrid_qwen.", "run_minigrid_sft.", "batch_vlm.",
+                             "batch_engine."))])
 def test_too_few_arguments_get_the_usage(path):
     done = subprocess.run(["bash", path], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
@@ -187,3 +188,65 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(place, blind_model):
     after = (run/"metrics.jsonl").read_text()
     assert after.startswith(before) and len(after.splitlines()) == 41 and not (run/"requeue").exists()
     assert len((place.folder/"requeued").read_text().split()) == 1, "a run that is done is not put back"
+
+
+STEP = """#!/usr/bin/env bash
+# a stand-in for srun that starts nothing: it notes what it was asked for, a word a line
+case "$*" in *node.sh*) step=trainers;; *) step=servers;; esac
+printf '%s\\n' "$@" > "$step"
+[ $step = trainers ] || exec sleep 60   # the servers go on, the run ends
+while [ ! -s servers ]; do sleep 0.1; done
+"""
+NODES = """#!/usr/bin/env bash
+printf 'node-%s\\n' 1 2 3 4
+"""
+
+
+@pytest.fixture
+def served_job(place, blind_model):
+    "-> job(*arguments, code=, **env): batch_engine.sh on four nodes of eight GPUs, with stand-ins for SLURM and curl."
+    tools = place.folder/"bin"; tools.mkdir()
+    for name, text in (("srun", STEP), ("scontrol", NODES), ("curl", "#!/bin/sh\n")):
+        (tools/name).write_text(text); (tools/name).chmod(0o755)
+    def job(*arguments, code=0, **env):
+        return place("batch_engine.sh", *arguments, code=code, **{
+            "PATH": f"{tools}:{place.env['PATH']}", "SLURM_SUBMIT_DIR": str(place.folder), "SLURM_JOB_NODELIST": "all",
+            "SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "77",
+            "ENGINE_COMMAND": "/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server", **env})
+    job.folder, job.model = place.folder, blind_model
+    job.step = lambda name: (place.folder/name).read_text().splitlines()
+    return job
+
+
+def after(words, option, count=1): return words[words.index(option) + 1:words.index(option) + 1 + count]
+
+
+def test_a_served_job_divides_its_nodes(served_job):
+    served_job(1, "runs/served", served_job.model, "--lora.r", 16, "--engine.max_staleness", 1, TENSOR="2")
+    servers, trainers = served_job.step("servers"), served_job.step("trainers")
+    assert after(servers, "--nodelist") == ["node-1"] and after(trainers, "--nodelist") == ["node-2,node-3,node-4"]
+    assert after(trainers, "--nodes") == ["3"] and after(trainers, "--ntasks") == ["3"]
+    urls = [f"http://node-1:{20077 + i}" for i in range(4)]   # two GPUs each
+    assert after(trainers, "--engine.urls", 5) == [*urls, "--engine.folder"]
+    options = trainers[trainers.index("ppo") + 1:]   # node.sh gets these
+    config = read_options("ppo", options)
+    assert config.engine.urls == urls and config.engine.max_staleness == 1 and config.lora.r == 16
+    assert config.engine.folder == str(served_job.folder/"runs/served/engine") and config.resume
+    start = (served_job.folder/"runs/served/servers/start.sh").read_text()
+    assert subprocess.run(["bash", "-n"], input=start, text=True, capture_output=True).stderr == ""
+    assert "--max-lora-rank 16" in start and "--tensor-parallel-size 2" in start and "GPUS_OF_IT" not in start
+
+
+def test_the_servers_of_a_node_have_gpus_and_ports_of_their_own(served_job):
+    program = served_job.folder/"server"
+    program.write_text('#!/usr/bin/env bash\necho "$CUDA_VISIBLE_DEVICES ${*: -2}"\n'); program.chmod(0o755)
+    served_job(1, "runs/served", served_job.model, TENSOR="4", ENGINE_COMMAND=str(program))
+    subprocess.run(["bash", served_job.folder/"runs/served/servers/start.sh"], check=True, timeout=60)
+    said = sorted(p.read_text() for p in (served_job.folder/"runs/served/servers").glob("*.log"))
+    assert said == [3 * "0,1,2,3 --port 20077\n", 3 * "4,5,6,7 --port 20078\n"]   # each started three times
+
+
+def test_a_served_job_that_cannot_be_divided_is_refused(served_job):
+    assert "4 of 4 nodes would sample and none learn" in served_job(4, "runs/a", served_job.model, code=2)
+    assert "no multiple of TENSOR=3" in served_job(1, "runs/a", served_job.model, code=2, TENSOR="3")
+    assert "usage: sbatch" in served_job("runs/a", served_job.model, "--lora.r", 16, code=2)
