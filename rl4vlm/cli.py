@@ -151,7 +151,7 @@ def dry_run(config)->None:
     from rl4vlm.tasks import Task
     share_of(config, launched())   # what the run would refuse
     if made_here(config.model):
-        raise UsageError("--dry-run estimates large models; one that is made here takes a few gigabytes at most. "
+        raise UsageError("--dry-run estimates large models; tiny and smol take a few gigabytes at most. "
                          "Give --model")
     tell(describe(config, Task.from_config(config), launched() if launched() > 1 else 8))
 
