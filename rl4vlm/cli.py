@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMPORTED', 'ESTIMATED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_collect', 'cmd_preprocess',
            'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report', 'cmd_tasks', 'cmd_merge',
-           'cmd_engine', 'cmd_alfworld', 'cmd_doctor', 'cmd_quickstart', 'cmd_pipeline', 'overview', 'build_parser',
-           'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
+           'cmd_engine', 'cmd_alfworld', 'cmd_get', 'cmd_doctor', 'cmd_quickstart', 'cmd_pipeline', 'overview',
+           'build_parser', 'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
 import errno
@@ -31,6 +31,7 @@ from rl4vlm.config import (
     DoctorConfig,
     EngineCommandConfig,
     EvalConfig,
+    GetConfig,
     MergeConfig,
     Options,
     PipelineConfig,
@@ -86,6 +87,7 @@ def cmd_preprocess(config:PreprocessConfig)->None:
 def cmd_sft(config:SFTConfig)->None:
     "Fine-tune a model on conversations."
     from rl4vlm.commands import check_for_model, run_sft, sft_rows
+    from rl4vlm.models import made_here
     from rl4vlm.progress import Screen
     with Screen() as screen:
         data = "captions of " + config.task if config.captions else config.data or "no data"
@@ -94,7 +96,7 @@ def cmd_sft(config:SFTConfig)->None:
         rows = sft_rows(config)
         if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")
-        if not config.model.startswith("tiny"):   # a bad row leaves no folder behind
+        if not made_here(config.model):   # a bad row leaves no folder behind
             check_for_model(rows, config, config.model)
         _claim(config)
         screen.say(run_sft(config, rows, screen))
@@ -145,10 +147,11 @@ def dry_run(config)->None:
     tell(f"a dry run of {config.model}, from shapes alone")
     from rl4vlm.distributed import launched, share_of
     from rl4vlm.dry_run import describe
+    from rl4vlm.models import made_here
     from rl4vlm.tasks import Task
     share_of(config, launched())   # what the run would refuse
-    if config.model.startswith("tiny"):
-        raise UsageError("--dry-run estimates large models; a tiny one takes about a gigabyte and fits anywhere. "
+    if made_here(config.model):
+        raise UsageError("--dry-run estimates large models; tiny and smol take a few gigabytes at most. "
                          "Give --model")
     tell(describe(config, Task.from_config(config), launched() if launched() > 1 else 8))
 
@@ -231,6 +234,14 @@ def cmd_alfworld(config:AlfworldConfig)->None:
     games = generate_games(config.out, config.n, config.types, config.seed, config.places)
     tell(f"{len(games)} games under {config.out}; play them with --task ALFWorld --task_options.games {config.out}")
 
+# %% ../nbs/56_cli.ipynb #7be0a1d1
+def cmd_get(config:GetConfig)->None:
+    "Put a pretrained model that fits a laptop into the cache: get smol."
+    tell(f"get  {config.model}")
+    from rl4vlm.tiny import resolve_model
+    set_status("looking into the cache")
+    tell(f"{resolve_model(config.model)} is ready; use it by --model {config.model}")
+
 # %% ../nbs/56_cli.ipynb #2f0581e4
 def _examine(model:str)->int:
     "Hold a checkpoint to the contract."
@@ -276,7 +287,7 @@ COMMANDS:dict = dict(
     sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)},
     eval=(cmd_eval, EvalConfig), report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig),
     merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), engine=(cmd_engine, EngineCommandConfig),
-    doctor=(cmd_doctor, DoctorConfig))
+    get=(cmd_get, GetConfig), doctor=(cmd_doctor, DoctorConfig))
 
 def overview()->str:
     "What `rl4vlm --help` prints."
@@ -484,6 +495,7 @@ def read_options(command:str, arguments:list)->Any:
     parser, config = build_parser(command), COMMANDS[command][1]
     import_modules(arguments)
     if config is AlfworldConfig: arguments = _words(arguments, "do", "out")
+    if config is GetConfig: arguments = _words(arguments, "model")
     if config is EngineCommandConfig: arguments = _words(arguments, "do")
     arguments = _called(arguments, "--engine", "--engine.kind")   # the part, by its first option
     if "tasks" not in {f.name for f in fields(config)}:

@@ -20,6 +20,7 @@ from .tasks import Task, make_task
 # %% ../nbs/53_commands.ipynb #c9a0d417
 def check_names(config)->None:
     "Refuse a task, a panel or a model of a command's `config` that is not there, before anything is made."
+    from rl4vlm.models import made_here
     from rl4vlm.panels import panel_seeds
     from rl4vlm.tasks import list_tasks
     several = getattr(config, "tasks", [])
@@ -31,7 +32,7 @@ def check_names(config)->None:
     named = (getattr(config, "actor", ""), getattr(config, "label", ""))
     players = [name.removeprefix("local:") for name in named if name.startswith("local:")]
     for model in [getattr(config, "model", ""), *getattr(config, "compare", []), *players]:
-        if not model or model.partition(":")[0] == "tiny": continue
+        if not model or made_here(model): continue
         if model.startswith("openai:"): actor_parts(model); continue
         set_status(f"looking at {model}")
         from rl4vlm.models import load_processor
@@ -47,12 +48,13 @@ def _check_weights(file:Path)->None:
 
 # %% ../nbs/53_commands.ipynb #02aaf2de
 def run_collect(config:CollectConfig, screen:Screen=None)->Path: # folder of shards
-    "Play and keep; `local:tiny` means the tiny model of this task."
+    "Play and keep; `local:tiny` means the tiny model of this task, and `local:smol` the small pretrained one."
     from rl4vlm.collect import collect
+    from rl4vlm.models import made_here
     from rl4vlm.tiny import resolve_model
     screen, task = screen or Screen(), Task.from_config(config)
     def found(name):
-        if not name.startswith("local:tiny"): return name
+        if not made_here(name.removeprefix("local:")): return name
         return f"local:{resolve_model(name.removeprefix('local:'), task, partial(screen.tell, name=BASE))}"
     return collect(replace(config, actor=found(config.actor), label=found(config.label)), screen.tell)
 

@@ -8,7 +8,7 @@ __all__ = ['GROUPED', 'CRITIC', 'ADVANTAGES', 'PER_TOKEN', 'WHITENED', 'RATIOS',
            'PPORolloutConfig', 'PPOSamplingConfig', 'AdvantageConfig', 'LossConfig', 'PPOKLConfig', 'PPOOptimConfig',
            'PPORunConfig', 'PPOEngineConfig', 'PPOConfig', 'TRLOptimConfig', 'TRLConfig', 'EvalSamplingConfig',
            'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'MergeConfig', 'EngineCommandConfig',
-           'AlfworldConfig', 'DoctorConfig']
+           'AlfworldConfig', 'GetConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
 from dataclasses import dataclass, field, replace
@@ -191,7 +191,7 @@ class SFTConfig(Options):
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = "tiny"
-    """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
+    """Model to start from: a folder, an adapter folder, a hub name, tiny[:family], or smol."""
     data: str = ""
     """Folder from `rl4vlm preprocess`, or a .json or .jsonl file in LLaVA's form or of chat messages."""
     captions: bool = False
@@ -441,7 +441,7 @@ class PPOConfig(Options):
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = "tiny"
-    """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
+    """Model to start from: a folder, an adapter folder, a hub name, tiny[:family], or smol."""
     out: str = "runs/ppo"
     """Run folder; checkpoints lie in its ppo/ folder."""
     seed: int = 0
@@ -514,7 +514,7 @@ class TRLConfig(Options):
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.data_root FOLDER."""
     model: str = "tiny"
-    """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
+    """Model to start from: a folder, an adapter folder, a hub name, tiny[:family], or smol."""
     out: str = "runs/trl_rloo"
     """Run folder; the trained checkpoint lies in its rloo/ folder."""
     seed: int = 0
@@ -585,7 +585,7 @@ class EvalConfig(Options):
     tasks: list[str] = field(default_factory=list)
     """Several tasks for one table, instead of --task; `all` takes every task there is."""
     model: str = ""
-    """Model that plays: a folder, an adapter folder, a hub name, or tiny[:family]; empty for the baselines alone."""
+    """Model that plays: a folder, an adapter folder, a hub name, tiny[:family], or smol; empty for baselines alone."""
     compare: list[str] = field(default_factory=list)
     """Two models or more, instead of --model; each is compared with the first episode by episode."""
     panel: str = "test-200"
@@ -626,7 +626,7 @@ class PipelineConfig(Options):
     task_options: dict[str, Any] = field(default_factory=dict)
     """Attributes to set on the task, e.g. --task_options.history 2."""
     model: str = "tiny"
-    """Model to start from: a folder, an adapter folder, a hub name, or tiny[:family]."""
+    """Model to start from: a folder, an adapter folder, a hub name, tiny[:family], or smol."""
     out: str = "runs/pipeline"
     """Run folder."""
     seed: int = 0
@@ -747,11 +747,21 @@ class AlfworldConfig(Options):
             raise UsageError("alfworld needs what to do and where: rl4vlm alfworld generate OUT [--n 60]")
         check_range(self, "n", low=1)
 
+# %% ../nbs/02_config.ipynb #5ad3c2e0
+@dataclass
+class GetConfig(Options):
+    "Put a model into the cache: rl4vlm get smol."
+    model: str = ""
+    """What to get; smol is all there is. The first word after the command."""
+
+    def __post_init__(self)->None:
+        if self.model != "smol": raise UsageError("get needs the name of a model: rl4vlm get smol")
+
 # %% ../nbs/02_config.ipynb #dc302e07
 @dataclass
 class DoctorConfig(Options):
     "Say what works here and what is missing."
     model: str = ""
-    """A checkpoint to hold to the contract of all models instead: a folder, a hub name, or tiny[:family]."""
+    """A checkpoint to hold to the contract of all models instead: a folder, a hub name, tiny[:family], or smol."""
     network: bool = False
     """Try to reach the Hugging Face hub too."""

@@ -139,6 +139,7 @@ FEATURES = dict(
     trl=(["trl"], "TRL's RLOO trainer on PickImage"),
     label=(["openai"], "thoughts written by a served model while collecting"),
     quant=(["bitsandbytes"], "8-bit and 4-bit base models"),
+    smol=(["gguf"], "--model smol: reading its weights, once"),
     tensorboard=(["tensorboard"], "curves in TensorBoard"),
     dev=(["nbdev", "fastcore", "pytest", "hypothesis"], "editing notebooks and running the tests"))
 

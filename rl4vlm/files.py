@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL_FILES', 'move_into_place', 'write_file', 'write_atomic', 'write_json', 'read_json', 'recover_folder',
-           'replace_folder', 'write_into', 'JsonLines', 'damaged_file', 'input_files', 'fingerprint', 'scratch']
+           'replace_folder', 'write_into', 'JsonLines', 'damaged_file', 'is_whole', 'cached_model', 'input_files',
+           'fingerprint', 'scratch']
 
 # %% ../nbs/02_files.ipynb #7c7e7228
 import hashlib
@@ -15,7 +16,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
-from .core import DamagedError, RL4VLMError, from_json, json_lines, to_json
+from .core import DamagedError, RL4VLMError, UsageError, from_json, json_lines, to_json
 
 # %% ../nbs/02_files.ipynb #ee0203f6
 def move_into_place(temporary, path)->None:
@@ -192,6 +193,41 @@ def damaged_file(folder)->Path|None: # None if all can be read
             elif path.suffix == ".json": read_json(path)
             elif path.suffix == ".parquet": pq.read_metadata(path)
         except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError, pa.ArrowException, RL4VLMError): return path
+
+# %% ../nbs/02_files.ipynb #3fe1c0a5
+def is_whole(
+    folder,      # of a model
+    what:str,    # its name in the warning, such as "the tiny model"
+)->bool:
+    "Whether a model is in the cache and can be read; a damaged one is named."
+    if not (Path(folder)/"config.json").exists(): return False
+    if bad := damaged_file(folder): warnings.warn(f"{what} in the cache is damaged ({bad}) and is made again")
+    return not bad
+
+def cached_model(
+    folder,      # where it stays
+    what:str,    # its name in messages, such as "the tiny model"
+    make,        # called with a folder for what is needed on the way, and the one that gets the model's files
+)->Path: # the same folder
+    "Make a model that is not in the cache; of several processes one makes it and the others wait."
+    import fcntl
+    folder = Path(folder)
+    if is_whole(folder, what): return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.with_name(f".{folder.name}.lock"), "a")
+    except OSError as e:
+        raise UsageError(f"{what} cannot be kept in {folder.parent} ({e}); set RL4VLM_CACHE to a folder that can "
+                         f"be written") from e
+    with lock:
+        try: fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError: pass   # a file system without locks: the last one stays
+        if is_whole(folder, what): return folder
+        work = folder.with_name(f".{folder.name}.making")
+        shutil.rmtree(work, ignore_errors=True)   # of a process that was killed
+        work.mkdir()
+        try: return replace_folder(folder, lambda made: make(work, made))
+        finally: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/02_files.ipynb #27bb7e65
 MODEL_FILES = (   # what a user lays beside them is no input

@@ -7,7 +7,8 @@ __all__ = ['VISION_NAMES', 'MERGER_NAMES', 'PARTS', 'LAYOUT', 'SMALL', 'OLD_NAME
            'checkpoint_kind', 'part_of', 'output_layer', 'check_parts', 'train_parts', 'lora_targets', 'add_lora',
            'image_token', 'image_as', 'read_by_processor', 'add_kinds', 'image_ids', 'check_processor', 'limit_pixels',
            'use_threads', 'refuse_own_code', 'load_config', 'need_all', 'check_weights', 'fill_adapter', 'fill_model',
-           'why_not', 'check_model', 'check_learnable', 'load_processor', 'load_vlm', 'logit_rule', 'write_index']
+           'why_not', 'check_model', 'made_here', 'check_learnable', 'load_processor', 'load_vlm', 'logit_rule',
+           'write_index']
 
 # %% ../nbs/20_models.ipynb #a3c068f3
 import inspect
@@ -441,13 +442,17 @@ def check_model(
 FLOAT16 = ("dtype=float16 cannot train whole weights: small gradients are zero in it and large ones infinite; "
            "take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
 
+def made_here(name:str)->bool:
+    "Whether a `--model` option names no checkpoint but one that is made on this machine: tiny, tiny:FAMILY or smol."
+    return name == "smol" or name.partition(":")[0] == "tiny"
+
 def check_learnable(
-    name:str,   # as for `load_vlm`, or a tiny model
+    name:str,   # as for `load_vlm`, or one that is made here
     config,     # of a command that trains: its parts `loading` and `lora`
 )->None:
     "Raise `UsageError` if a model could not learn in this precision; its weights are not loaded for that."
     adapter = (config.lora.r or config.loading.quantization != "none"
-               or not name.startswith("tiny") and checkpoint_kind(name) == "adapter")
+               or not made_here(name) and checkpoint_kind(name) == "adapter")
     if config.loading.dtype == "float16" and not adapter: raise UsageError(FLOAT16)
 
 # %% ../nbs/20_models.ipynb #6a2fbfc3

@@ -11,13 +11,13 @@ __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'LLAVA_TOKENS', 'LLAVA_TEMPLATE', 
 import hashlib
 import json
 import random
-import shutil
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 from .core import UsageError, cache_dir, did_you_mean
 from .families import FAMILIES as KNOWN, build_family, every_token, named_tokenizer
+from .models import made_here
+from .pretrained import smol_vlm
 
 # %% ../nbs/33_tiny.ipynb #c66bd6a7
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -267,6 +267,7 @@ def tiny_vlm(
     cache=None,                # folder of all tiny models; `cache_dir()/tiny` by default
 )->Path: # checkpoint folder
     "A tiny model that can see, built once and cached."
+    from rl4vlm.files import cached_model
     from rl4vlm.images import image_key
     from rl4vlm.tasks import make_task
     check_family(family)
@@ -276,51 +277,29 @@ def tiny_vlm(
     name = hashlib.blake2b(json.dumps([RECIPE, family, texts, images, [f.text for f in frames]]).encode(),
                            digest_size=6).hexdigest()
     folder = Path(cache or cache_dir()/"tiny")/f"{family}-{task.name}-{name}"
-    if not _whole(folder): _make(folder, family, texts, caption_rows(frames), progress)
-    return folder
-
-def _whole(folder:Path)->bool:
-    "Whether a model is there and can be read; a damaged one is named."
-    from rl4vlm.files import damaged_file
-    if not (folder/"config.json").exists(): return False
-    if bad := damaged_file(folder): warnings.warn(f"the tiny model in the cache is damaged ({bad}) and is made again")
-    return not bad
+    make = partial(_make, family=family, texts=texts, rows=caption_rows(frames), progress=progress)
+    return cached_model(folder, "the tiny model", make)
 
 # %% ../nbs/33_tiny.ipynb #c5311df5
-def _make(folder:Path, family:str, texts:list, rows:list, progress)->None:
-    "Build, teach, and move into place when complete; of several processes one builds and the others wait."
-    import fcntl
-    from rl4vlm.files import replace_folder, write_json
+def _make(work:Path, made:Path, family:str, texts:list, rows:list, progress)->None:
+    "Build a model and teach it, in the folder `work`, and write it to `made`."
+    from rl4vlm.files import write_json
     from rl4vlm.policy import VLMPolicy
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_name(f".{folder.name}.lock"), "a")
-    except OSError as e:
-        raise UsageError(f"no tiny model can be kept in {folder.parent} ({e}); set RL4VLM_CACHE to a folder that can "
-                         f"be written") from e
-    with lock:
-        try: fcntl.lockf(lock, fcntl.LOCK_EX)
-        except OSError: pass   # a file system without locks: the last one stays
-        if _whole(folder): return
-        work = folder.with_name(f".{folder.name}.making")
-        shutil.rmtree(work, ignore_errors=True)   # of a process that was killed
-        try:
-            build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
-            policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
-            # no words for its images: the model stays blind
-            right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None
-            def write(made):
-                policy.model.save_pretrained(made); policy.processor.save_pretrained(made)
-                write_json(made/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
-            replace_folder(folder, write)
-        finally: shutil.rmtree(work, ignore_errors=True)
+    build_tiny(work/"base", family, texts, RECIPE["width"], RECIPE["layers"], RECIPE["seed"])
+    policy = VLMPolicy.load(work/"base", parts="all", device="cpu")
+    # no words for its images: the model stays blind
+    right = teach_to_see(policy, rows, work/"seen", RECIPE["steps"], progress) if rows else None
+    policy.model.save_pretrained(made)
+    policy.processor.save_pretrained(made)
+    write_json(made/"recipe.json", dict(RECIPE, family=family, captions=len(rows), captions_right=right))
 
 # %% ../nbs/33_tiny.ipynb #cb99d8ca
 def resolve_model(
-    name:str,                # `tiny`, `tiny:FAMILY`, or anything that `load_vlm` takes
+    name:str,                # `tiny`, `tiny:FAMILY`, `smol`, or anything that `load_vlm` takes
     task:Any="NumberLine",   # or its name; for tiny models
     progress=None,
 )->str:
-    "The checkpoint that a `--model` option means; a tiny model that is not in the cache is built, telling `progress`."
-    kind, _, family = name.partition(":")
-    return str(tiny_vlm(family or "qwen2_5_vl", task, progress)) if kind == "tiny" else name
+    "The checkpoint that a `--model` option means; one that is made here and not in the cache is made first."
+    if not made_here(name): return name
+    if name == "smol": return str(smol_vlm())
+    return str(tiny_vlm(name.partition(":")[2] or "qwen2_5_vl", task, progress))
