@@ -58,7 +58,7 @@ def is_template(seen:list)->str:
 # %% ../nbs/35_collapse.ipynb #c0a10010
 def is_short(seen:list)->str:
     "What to say where thinking is given up; `seen`: measured rows, the first of which had thoughts."
-    first = _number(seen[0], "thought_tokens")
+    first = _number(seen[0], "thought_tokens") or 0.0
     lengths = [_number(r, "thought_tokens") or 0.0 for r in seen]
     if len(seen) <= LOOK or max(lengths[-LOOK:]) >= SHORT * first: return ""
     return (f"thinking is given up: thoughts have {lengths[-1]:.1f} tokens on average, and had {first:.1f}. Stay "

@@ -264,7 +264,7 @@ def values_seconds(
     turns:int,       # in an iteration, all processes together
     tokens:int,      # of a turn
     device:tuple,    # from `DEVICES`
-    processes:int=1,
+    processes:int=1, # that learn
 )->float: # seconds
     "The trainer's forward pass over what a server has sampled."
     number = sum(p.numel() for n, p in model.named_parameters() if part_of(n) == "language")

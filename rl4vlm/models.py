@@ -443,7 +443,7 @@ FLOAT16 = ("dtype=float16 cannot train whole weights: small gradients are zero i
            "take --loading.dtype bfloat16 or float32, or train an adapter (--lora.r 16)")
 
 def made_here(name:str)->bool:
-    "Whether a `--model` option names no checkpoint but one that is made on this machine: tiny, tiny:FAMILY or smol."
+    "Whether the `name` that a `--model` option gives is of a model made on this machine: tiny, tiny:FAMILY or smol."
     return name == "smol" or name.partition(":")[0] == "tiny"
 
 def check_learnable(

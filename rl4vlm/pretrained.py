@@ -133,10 +133,11 @@ def vision_language(
                            image_size=RECIPE["side"], patch_size=RECIPE["patch"],
                            initializer_range=0.9 * RECIPE["width"]**-0.5),
         scale_factor=RECIPE["scale"], image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        tie_word_embeddings=True, pad_token_id=ids["pad_token_id"])
+        tie_word_embeddings=True, **{"pad_token_id": ids["pad_token_id"]})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SmolVLMForConditionalGeneration(config).to(torch.float32)
+        model:Any = SmolVLMForConditionalGeneration(config)
+        model.float()
     weights = language.model.state_dict()
     rows = weights["embed_tokens.weight"]                                               # (V, D)
     new = rows.mean(0, keepdim=True).expand(len(tokenizer) - len(rows), -1)

@@ -297,7 +297,7 @@ def _make(work:Path, made:Path, family:str, texts:list, rows:list, progress)->No
 def resolve_model(
     name:str,                # `tiny`, `tiny:FAMILY`, `smol`, or anything that `load_vlm` takes
     task:Any="NumberLine",   # or its name; for tiny models
-    progress=None,
+    progress=None,           # called with (steps done, steps in all) while one is made
 )->str:
     "The checkpoint that a `--model` option means; one that is made here and not in the cache is made first."
     if not made_here(name): return name
