@@ -84,7 +84,7 @@ def rloo(
 
 # %% ../nbs/34_advantages.ipynb #3a989630
 def group_std(x:Tensor, groups:Tensor)->Tensor: # (E,)
-    "The (sample) standard deviation of `x` (E,) in each one's group of `groups`; 0 if equal but for rounding, or alone."
+    "The (sample) standard deviation of `x` (E,) in each one's group of `groups`; 0 if equal but for rounding."
     centred, n = x - group_mean(x, groups), group_size(groups)
     std = (group_mean(centred**2, groups) * n / (n - 1).clamp_min(1)).sqrt()
     return std.masked_fill(equal_in_group(x, groups), 0)

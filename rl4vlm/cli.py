@@ -87,12 +87,12 @@ def cmd_preprocess(config:PreprocessConfig)->None:
 def cmd_sft(config:SFTConfig)->None:
     "Fine-tune a model on conversations."
     from rl4vlm.commands import check_for_model, run_sft, sft_rows
-    from rl4vlm.models import made_here
     from rl4vlm.progress import Screen
     with Screen() as screen:
         data = "captions of " + config.task if config.captions else config.data or "no data"
         screen.stage("sft", f"{config.model} on {data}")
         set_status("reading data")
+        from rl4vlm.models import made_here  # torch, which is slow to import
         rows = sft_rows(config)
         if not len(rows): raise UsageError(f"there are no conversations to learn from in {config.data}")
         screen.say(f"  {len(rows)} conversations")

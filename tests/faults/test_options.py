@@ -31,7 +31,8 @@ READERS = dict(PPOConfig=("ppo", "batch", "advantages"), TRLConfig=("trl_rloo",)
                AskConfig=("labellers", "filters"), LoRAConfig=("models", "policy"),
                PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("task_list",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",),
-               EngineCommandConfig=("cli",), EngineConfig=("engine", "vllm_server"), RequestConfig=("labellers",))
+               EngineCommandConfig=("cli",), EngineConfig=("engine", "vllm_server"),
+               PPOEngineConfig=("ppo", "engine", "vllm_server"), GetConfig=("cli",), RequestConfig=("labellers",))
 # they serve every configuration
 SHARED_READERS = ("policy", "tasks", "cli", "run_folder", "distributed", "pipeline", "commands")
 
