@@ -624,6 +624,7 @@ def main(arguments:list=None)->int:
     if int(os.environ.get("RANK", "0")): sys.stdout = open(os.devnull, "w")   # of several processes the first speaks
     # what is printed is the answer
     silent = not {"-h", "--help", "--print_config"}.isdisjoint(a.split("=")[0] for a in rest)
+    silent = silent or [command, *rest[:1]] == ["engine", "command"]
     try:
         try: return _obey(command, rest, silent)
         finally: sys.stdout.flush()   # whether somebody still reads is known now, not while the interpreter ends

@@ -347,7 +347,7 @@ class EngineConfig(Options):
     timeout: float = 300.0
     """Seconds that a server has for an answer."""
     restarts: int = 3
-    """How often in one rollout a server that has failed is started again, or waited for."""
+    """How often an answer is asked for again; a server that has failed is started again, or waited for, before."""
 
     def __post_init__(self)->None:
         check_choice(self, "kind", ENGINES)

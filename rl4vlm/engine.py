@@ -210,7 +210,8 @@ class VLLM(Engine):
         self.urls, self.model, self.down = list(config.urls), "rl4vlm", set()
         self.events, self.seconds = Counter(), 0.0   # restarts and answers asked for again; of the last sync
         self._images, self._rounds = {}, count()
-        self._lock, self._recovered, self.closed = RLock(), 0, False   # one thread sees to what has failed, for all
+        self._lock, self._recovered = RLock(), 0     # one thread sees to what has failed, for all
+        self.lost = None                             # the `EngineError` after which nobody is answered
 
     @property
     def label(self)->str: return f"{self.tag}-v{self.version}"
@@ -241,7 +242,7 @@ class VLLM(Engine):
 
     def close(self)->None:
         "End the server; others lose the adapter. The weights that were handed over go."
-        self.closed = True
+        self.lost = self.lost or EngineError("the engine was closed while somebody waited for its answer")
         if self.server: self.server.stop()
         elif self.adapter and self.source and self.owner:
             for url in self.up(): self._unload(url, self.label)
@@ -382,10 +383,16 @@ def _recover(self:VLLM, failures:list, before:int)->None:
     "See to the servers that have failed, unless another thread has since this had been done `before` times."
     with self._lock:
         self.events["asked_again"] += len(failures)
-        if self.closed: raise EngineError("the engine was closed while somebody waited for its answer")
+        self._check()
         if self._recovered != before: return
-        self._mend(failures)
+        try: self._mend(failures)
+        except EngineError as e: self.lost = self.lost or e
+        self._check()
         self._recovered += 1
+
+@patch
+def _check(self:VLLM)->None:
+    if self.lost: raise self.lost
 
 @patch
 def _mend(self:VLLM, failures:list)->None:
@@ -399,6 +406,7 @@ def _mend(self:VLLM, failures:list)->None:
         elif lost: self._without(url, reasons)
     for url, e in self._load_all(): warnings.warn(f"the engine at {url} does not take the weights yet ({e})")
 
+# %% ../nbs/23_engine.ipynb #cda0b14c
 @patch
 def _restart(self:VLLM, reasons:list)->None:
     "Start this run's own server again."
@@ -406,7 +414,8 @@ def _restart(self:VLLM, reasons:list)->None:
     warnings.warn(f"the engine failed ({reasons[0]}) and is started again")
     try: self.server.start()
     except RL4VLMError as e: raise EngineError(str(e)) from None
-    if self.closed: self.server.stop()   # meanwhile
+    if self.lost: self.server.stop()   # closed meanwhile
+    self._check()
     self.connect()
 
 @patch
@@ -419,6 +428,7 @@ def _without(self:VLLM, url:str, reasons:list)->None:
         return
     begun = time.monotonic()
     while not healthy(url):
+        self._check()
         if time.monotonic() - begun > self.config.start_timeout:
             raise EngineError(f"the engine at {url} failed ({reasons[0]}) and was not back in "
                               f"{self.config.start_timeout:g} s")

@@ -252,20 +252,26 @@ def _anchor(self:Player, episode:_Running)->str:
 @patch
 def step(self:Player)->dict[int, Turn]: # by environment index
     "One turn in every running episode."
-    turns, complete = {}, False
-    while not complete:   # once, unless a worker is lost
+    turns = {}
+    while True:   # once, unless a worker is lost
         self.fill()
         asked = {i: episode for i, episode in self.running.items() if i not in turns}
-        prompts = {i: self.next_prompt(episode) for i, episode in asked.items()}
-        responses = dict(zip(asked, self.actor.act(list(prompts.values()))))
-        new = {i: self._turn(asked[i], prompts[i], responses[i]) for i in asked}
-        results = self.pool.step({i: t.played for i, t in new.items() if t.played is not None})
-        complete = not self._drop(results)
-        for i in new:
-            if i in self.running:
-                turns[i] = new[i]
-                self._settle(i, asked[i], new[i], results.get(i))
-    return turns
+        prompts = [self.next_prompt(episode) for episode in asked.values()]
+        turns.update(self._answered([*zip(asked, asked.values(), prompts, self.actor.act(prompts))]))
+        if asked.keys() <= turns.keys(): return turns
+
+@patch
+def _answered(self:Player,
+    answers:list,   # of (environment index, `_Running`, `Prompt`, `Response`)
+)->dict[int, Turn]: # by environment index
+    "Step the environments whose answers have come."
+    new = {i: (episode, self._turn(episode, prompt, response)) for i, episode, prompt, response in answers
+           if self.running.get(i) is episode}   # else it was lost, with another of its worker
+    results = self.pool.step({i: turn.played for i, (_, turn) in new.items() if turn.played is not None})
+    self._drop(results)
+    kept = {i: turn for i, (episode, turn) in new.items() if self.running.get(i) is episode}
+    for i, turn in kept.items(): self._settle(i, new[i][0], turn, results.get(i))
+    return kept
 
 # %% ../nbs/23_rollout.ipynb #f05e2b19
 # columns of the result table and the metrics
@@ -375,19 +381,6 @@ def stream(self:Player,
             done = wait(asked, timeout=1, return_when=FIRST_COMPLETED).done
             if done: yield from self._answered([(*asked.pop(f), *f.result()) for f in done]).items()
     finally: threads.shutdown(wait=False, cancel_futures=True)
-
-@patch
-def _answered(self:Player,
-    answers:list,   # of (environment index, `_Running`, `Prompt`, `Response`)
-)->dict[int, Turn]: # by environment index
-    "Step the environments whose answers have come."
-    new = {i: (episode, self._turn(episode, prompt, response)) for i, episode, prompt, response in answers
-           if self.running.get(i) is episode}   # else it was lost, with another of its worker
-    results = self.pool.step({i: turn.played for i, (_, turn) in new.items() if turn.played is not None})
-    self._drop(results)
-    kept = {i: turn for i, (episode, turn) in new.items() if self.running.get(i) is episode}
-    for i, turn in kept.items(): self._settle(i, new[i][0], turn, results.get(i))
-    return kept
 
 # %% ../nbs/23_rollout.ipynb #f0686c3d
 MAX_LOST = 3   # times that an episode is played again because its worker was lost

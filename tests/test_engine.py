@@ -121,6 +121,18 @@ def test_a_server_that_does_not_come_back(base, learner, prompts, tmp_path):
     with pytest.raises(EngineError, match="was not back in 0.5 s"): engine.generate(prompts, [1, 2, 3, 4], **HOW)
 
 
+def test_a_lost_server_is_waited_for_once_and_told_to_all(base, learner, prompts, tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+    from rl4vlm.engine import VLLM, EngineError
+    mended, mend = [], VLLM._mend
+    monkeypatch.setattr(VLLM, "_mend", lambda self, failures: mended.append(failures) or mend(self, failures))
+    with FakeVLLM(policy_of(base)) as fake: engine = engine_of(learner, tmp_path, fake.url, start_timeout=0.5)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(engine.generate, [prompts[i % 4]], [i], **HOW) for i in range(8)]
+    told = [a.exception() for a in asked]
+    assert all(isinstance(e, EngineError) and "was not back in 0.5 s" in str(e) for e in told) and len(mended) == 1
+
+
 def test_whole_weights_are_handed_over_in_order(fake, base, prompts, tmp_path):
     import torch
     from rl4vlm.generate import Sampler
