@@ -118,6 +118,9 @@ class PPO:
         done = (self.step - 1) / max((c.optim.lr_updates or c.updates) - 1, 1)
         return learning_rate(c.optim.schedule, c.optim.lr, c.optim.end_lr, done)
 
+    @property
+    def full_precision(self)->bool: return self.policy.base.dtype == torch.float32 and self.engine.full_precision
+
     def due(self, every:int)->bool:
         "Whether something that happens `every` so many updates, and after the last one, happens now."
         return self.step % every == 0 or self.step == self.config.updates
@@ -261,8 +264,7 @@ def loss(self:PPO,
     loss, stats = self.policy_terms(scores, turns, totals, len(rows))
     if check:
         logprobs = scores.logprobs.detach()
-        full_precision = self.policy.base.dtype == torch.float32 and self.engine.full_precision
-        stats["logprob_gap"] = check_same_policy(logprobs, turns.old_logprobs, scores.mask, full_precision)
+        stats["logprob_gap"] = check_same_policy(logprobs, turns.old_logprobs, scores.mask, self.full_precision)
     if self.critic and self.step <= self.config.optim.value_warmup: loss = zeroed(loss)
     if self.critic:
         value = self.value_term(scores, turns, totals)
@@ -571,6 +573,13 @@ def warn_once(self:PPO)->None:
 
 # %% ../nbs/36_ppo.ipynb #1a5360b5
 @patch
+def check_engine(self:PPO, staleness:int|None, log:dict)->None:
+    "Raise `InvariantError` if fresh weights answer otherwise in a run that corrects (see `log`) for `staleness` alone."
+    if not self.config.engine.max_staleness or staleness or not self.full_precision or log["mismatch"] <= 1e-4: return
+    raise InvariantError(f"the engine's log-probabilities differ by {log['mismatch']:.2g} from those of the same weights "
+                         "here (limit 0.0001): it does not sample from the policy that learns")
+
+@patch
 def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     "Play, compute advantages, update."
     self.step, start = self.step + 1, time.perf_counter()
@@ -585,6 +594,7 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
     row:dict = dict(step=self.step, **describe_rollout(turns, self.last_episodes, self.ranks.gather))
     if not self.config.sampling.temperature_range: row.pop("temperature")
     if self.engine.served: row["staleness"] = max(self.ranks.gather(max(self.step - 1 - t.version for t in turns)))
+    self.check_engine(row.get("staleness"), log)
     if not has_steps(self.task): row.pop("env_steps")
     if len(self.task.parts) > 1:
         row["tasks"] = describe_tasks(turns, self.last_episodes, self.task.parts, self.ranks.gather)
