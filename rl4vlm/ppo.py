@@ -576,8 +576,8 @@ def warn_once(self:PPO)->None:
 def check_engine(self:PPO, staleness:int|None, log:dict)->None:
     "Raise `InvariantError` if fresh weights answer otherwise in a run that corrects (see `log`) for `staleness` alone."
     if not self.config.engine.max_staleness or staleness or not self.full_precision or log["mismatch"] <= 1e-4: return
-    raise InvariantError(f"the engine's log-probabilities differ by {log['mismatch']:.2g} from those of the same weights "
-                         "here (limit 0.0001): it does not sample from the policy that learns")
+    raise InvariantError(f"the engine's log-probabilities differ by {log['mismatch']:.2g} from those of the same "
+                         "weights here (limit 0.0001): it does not sample from the policy that learns")
 
 @patch
 def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
