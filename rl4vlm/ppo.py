@@ -451,24 +451,22 @@ def halves_agree(self:PPO, batch:TurnBatch, turns:list)->tuple[float, float]: # 
     first, second = two_halves([t.group if grouped else t.episode for t in turns], SIGNAL_TURNS, self.step)
     if not len(first) or not len(second): return 0.0, 0.0
     learning = [p for p in self.policy.model.parameters() if p.requires_grad]
-    gradients = [self.policy_gradient(batch, rows, learning) for rows in (first, second)]
-    self.policy.zero_grad(set_to_none=True)
-    return agreement(*gradients)
+    return agreement(*[self.policy_gradient(batch, rows, learning) for rows in (first, second)])
 
 @patch
 def policy_gradient(self:PPO, batch:TurnBatch, rows, learning:list)->list[Tensor]:
     "Gradients of the policy's loss of some turns, of the parameters that are `learning`."
-    c = self.config
-    self.policy.zero_grad(set_to_none=True)
+    c, gradients = self.config, [torch.zeros_like(p) for p in learning]
     total = max(self.divisor(batch, rows), torch.finfo(torch.float32).tiny)
     for part in np.array_split(rows, -(-len(rows) * c.optim.microbatches // self.minibatch) or 1):
         if not len(part): continue
-        with self.learner.quiet(False):
-            scores = self.policy.score([batch.prompts[i] for i in part], [batch.responses[i] for i in part],
-                                       c.sampling.temperature, entropy=False)
-            seen = self.on_device(batch, part, scores.mask.shape[1])
-            self.objective(scores, seen, total)[0].backward()
-    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learning]
+        scores = self.policy.score([batch.prompts[i] for i in part], [batch.responses[i] for i in part],
+                                   c.sampling.temperature, entropy=False)
+        loss, _ = self.objective(scores, self.on_device(batch, part, scores.mask.shape[1]), total)
+        # not `backward`: DDP would take these for the gradients of an update, and share them among processes
+        for g, new in zip(gradients, torch.autograd.grad(loss, learning, allow_unused=True)):
+            if new is not None: g += new
+    return gradients
 
 @patch
 def thoughts_of(self:PPO, batch:TurnBatch, turns:list)->dict:

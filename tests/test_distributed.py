@@ -95,6 +95,17 @@ def test_two_processes_are_one(launch, blind_model, stage, mode):
 
 
 @pytest.mark.slow
+def test_signals_are_measured_between_updates_of_two_processes(blind_model, tmp_path):
+    "Their gradients are nobody's step: DDP, which has learned from several minibatches before, must not take them for one."
+    done = subprocess.run([*DDP, "-m", "rl4vlm.cli", *(
+        "ppo --task NumberLine --updates 2 --rollout.envs 4 --rollout.steps 3 --optim.minibatch 6 --optim.value_warmup 0 "
+        f"--sampling.max_new_tokens 6 --run.eval_every 2 --run.panel val-50 --model {blind_model} --out {tmp_path}/run"
+    ).split()], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert isinstance(rows(tmp_path/"run")[2]["signal_share"], float)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", pytest.param("zero2", marks=pytest.mark.full), "zero3"])
 def test_trl_on_two_processes(launch, blind_model, mode):
     "TRL deals its prompts out otherwise than one process would; what is written must be whole."
