@@ -96,10 +96,11 @@ def test_two_processes_are_one(launch, blind_model, stage, mode):
 
 @pytest.mark.slow
 def test_signals_are_measured_between_updates_of_two_processes(blind_model, tmp_path):
-    "Their gradients are nobody's step: DDP, which has learned from several minibatches before, must not take them for one."
+    "Their gradients are nobody's step: DDP, which has learned from several minibatches, must not take them for one."
     done = subprocess.run([*DDP, "-m", "rl4vlm.cli", *(
-        "ppo --task NumberLine --updates 2 --rollout.envs 4 --rollout.steps 3 --optim.minibatch 6 --optim.value_warmup 0 "
-        f"--sampling.max_new_tokens 6 --run.eval_every 2 --run.panel val-50 --model {blind_model} --out {tmp_path}/run"
+        "ppo --task NumberLine --updates 2 --rollout.envs 4 --rollout.steps 3 --optim.minibatch 6 "
+        "--optim.value_warmup 0 --sampling.max_new_tokens 6 --run.eval_every 2 --run.panel val-50 "
+        f"--model {blind_model} --out {tmp_path}/run"
     ).split()], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert isinstance(rows(tmp_path/"run")[2]["signal_share"], float)
