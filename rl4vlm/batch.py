@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from .advantages import ROUNDING, compute_advantages
 from .config import GROUPED, PER_TOKEN, WHITENED, LossConfig, PPOConfig
+from .one_pass import one_pass
 from .policy import VLMPolicy, token_weights
 from .types import TurnBatch, flatten
 
@@ -56,15 +57,15 @@ def score_turns(
     batch:int,         # turns in one forward pass
 )->Tensor: # (M, R)
     "Log-probs of recorded responses under the policy of now, at the temperatures at which they were sampled."
-    found, lengths = {}, [len(t.prompt.tokens) + len(t.response_ids) for t in turns]
-    order = np.argsort(lengths, kind="stable")
+    prompts, responses = [t.prompt.tokens for t in turns], [t.response_ids for t in turns]
+    found, lengths, held_by = {}, np.array([*map(len, prompts)]) + [*map(len, responses)], one_pass(prompts, responses)
+    order = np.lexsort((held_by, lengths[held_by]))   # turns of one conversation side by side
     with torch.no_grad():
         for rows in np.split(order, range(batch, len(order), batch)):
-            part = [turns[i] for i in rows]
-            prompts, responses = [t.prompt.tokens for t in part], [t.response_ids for t in part]
-            temperatures = torch.tensor([t.temperature for t in part])
-            logprobs = policy(prompts, responses, temperatures, entropy=False).logprobs.cpu()
-            found.update({i: row[:len(response)] for i, response, row in zip(rows, responses, logprobs)})
+            temperatures = torch.tensor([turns[i].temperature for i in rows])
+            logprobs = policy([prompts[i] for i in rows], [responses[i] for i in rows], temperatures,
+                              entropy=False).logprobs.cpu()
+            found.update({i: row[:len(responses[i])] for i, row in zip(rows, logprobs)})
     return pad([found[i] for i in range(len(turns))])
 
 # %% ../nbs/35_batch.ipynb #9b09a121
@@ -111,7 +112,8 @@ def recorded(
     weigh = lambda is_action: token_weights(is_action, config.loss.thought_weight, config.loss.lambda_norm)
     weights = pad([weigh(policy.action_tokens(t.response_ids, t.span)) for t in turns])
     prompts, responses = [t.prompt.tokens for t in turns], [t.response_ids for t in turns]
-    return TurnBatch(prompts, responses, pad([t.logprobs for t in turns]), weights)
+    held_by = torch.from_numpy(one_pass(prompts, responses))
+    return TurnBatch(prompts, responses, pad([t.logprobs for t in turns]), weights, conversation=held_by)
 
 def ask_reference(
     batch:TurnBatch,

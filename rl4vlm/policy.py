@@ -37,10 +37,11 @@ from rl4vlm.models import (
     read_by_processor as read_in_a_way,
     write_index,
 )
-from .core import InvariantError, UsageError, seed_everything
+from .core import InvariantError, TooLong, UsageError, seed_everything
 from .files import read_json
 from .images import as_image, image_key
 from .logprobs import Forbidden, token_scores
+from .one_pass import one_pass
 from .types import EncodedPrompt
 
 # %% ../nbs/21_policy.ipynb #46d21e6f
@@ -118,6 +119,7 @@ class VLMPolicy(nn.Module, PromptEncoder):
         self.end_id = int(self.tokenizer.eos_token_id)
         self.config, self.checkpointing, self.temperature_head, self.temperature_range = model.config, False, None, 0.0
         self.static_cache = None    # or a `StaticCaches`
+        self.tokens_read = 0        # so far, padding included
         self.plain = self.config.model_type not in FAST   # each row by itself, as its class reads it
         self.alone, self.stacked = self.config.model_type in ALONE, False   # how a class reads images and hands them on
         width = self.config.get_text_config().hidden_size
@@ -205,11 +207,19 @@ def _chat_text(self:PromptEncoder, messages:list)->str:
     from jinja2 import TemplateError
     as_parts = lambda content: [dict(type="text", text=content)] if isinstance(content, str) else content
     messages = [{**m, "content": as_parts(m["content"])} for m in messages]
-    for part in (p for m in messages for p in m["content"] if p["type"] == "text"): self.check_text(part["text"])
+    for message in messages:   # the policy may have spelt a special token, the others may not
+        if message["role"] == "assistant": message["content"] = [self._defused(p) for p in message["content"]]
+        for part in message["content"]: self.check_text(part.get("text") or "")
     try: return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except TemplateError as e:
         roles = ", ".join(m["role"] for m in messages)
         raise UsageError(f"the model's chat template refuses messages of roles {roles}: {e}")
+
+@patch
+def _defused(self:PromptEncoder, part:dict)->dict:
+    "A part of an earlier answer, in which special tokens that it spells are read as the characters they are."
+    if part["type"] != "text": return part
+    return dict(part, text=self.special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", part["text"]))
 
 @patch
 def _once(self:PromptEncoder, text:str)->dict:
@@ -248,14 +258,14 @@ def _positions(self:VLMPolicy, ids:torch.Tensor, grids)->np.ndarray: # (A, P)
 
 @patch
 def check_length(self:PromptEncoder, tokens:int, of_images:int=0, shapes:list|tuple=(), answer:int=0)->None:
-    "Raise `UsageError` if a prompt and its answer are longer than the model can read."
+    "Raise `TooLong` if a prompt and its answer are longer than the model can read."
     most = self.config.get_text_config().max_position_embeddings
     if tokens + answer <= most: return
     images = f", {of_images} of them for {len(shapes)} image(s) of {_sizes(shapes)} pixels" if len(shapes) else ""
     response = f" and an answer of {answer}" if answer else ""
-    raise UsageError(f"a prompt of {tokens} tokens{images}{response} is too long for this model, "
-                     f"which reads {most}: lower --loading.max_pixels, --task_options.history "
-                     "or --sampling.max_new_tokens, or shorten the prompt")
+    raise TooLong(f"a prompt of {tokens} tokens{images}{response} is too long for this model, "
+                  f"which reads {most}: lower --loading.max_pixels, --task_options.history "
+                  "or --sampling.max_new_tokens, or shorten the prompt")
 
 def _sizes(shapes:list|tuple)->str: return ", ".join(sorted({f"{s[0]}×{s[1]}" for s in shapes}))
 
@@ -275,7 +285,8 @@ def encode(self:VLMPolicy,
         raise UsageError(f"the messages have {wanted} image places but {len(images)} images were given")
     words = text, tuple(i.shape for i in images)
     ids, positions, text = self._texts.get_or(words, lambda: self._encode_text(messages, images))
-    return EncodedPrompt(ids, positions, images, tuple(image_key(i) for i in images), text)
+    answers = sum(m["role"] == "assistant" for m in messages)
+    return EncodedPrompt(ids, positions, images, tuple(image_key(i) for i in images), text, answers)
 
 # %% ../nbs/21_policy.ipynb #750308d3
 @patch
@@ -428,6 +439,7 @@ def hidden(self:VLMPolicy,
         if self.stacked: first = torch.cat(first)
         if self.kinds: given[self.kinds] = (batch["input_ids"] == self.config.image_token_id).long()
         given["mm_encoder_outputs"] = {"image": SimpleNamespace(pooler_output=first, deepstack_features=deeper)}
+    self.tokens_read += batch["input_ids"].numel()
     positions = batch["position_ids"] if batch["position_ids"].shape[0] > 1 else batch["position_ids"][0]
     mask = batch["attention_mask"]
     if bool(mask.all()): mask = None     # without padding the kernel needs none
@@ -500,6 +512,7 @@ def plain_inputs(self:VLMPolicy,
 def plain_states(self:VLMPolicy, prompt:EncodedPrompt, ids:torch.Tensor)->torch.Tensor: # (1 + R, H)
     "Hidden states at the end of a prompt and at each of `ids` (R,) after it."
     inputs = self.plain_inputs(prompt, ids)
+    self.tokens_read += inputs["input_ids"].numel()
     if self.body is not self.base: return self.body(**inputs, use_cache=False).last_hidden_state[0, len(prompt) - 1:]
     with _watched(output_layer(self.base)) as seen: self.base(**inputs, use_cache=False)
     return seen[0][0, -1 - len(ids):]
@@ -579,13 +592,18 @@ def temperatures(self:VLMPolicy,
 def one_sequence_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:torch.Tensor)->torch.Tensor: # (B, R, H)
     "Hidden states at the places that predict `ids` (B, R), without a cache."
     if self.plain: return torch.stack([self.plain_states(p, r[:-1]) for p, r in zip(prompts, ids)])
+    return self.whole_states(prompts, ids, mask)[:, -ids.shape[1]:]
+
+@patch
+def whole_states(self:VLMPolicy, prompts:list, ids:torch.Tensor, mask:torch.Tensor)->torch.Tensor: # (B, P + R - 1, H)
+    "Hidden states at all tokens of prompts, padded on the left, and of `ids` (B, R) but the last, without a cache."
     batch, R = self.batch(prompts), ids.shape[1]
     first = torch.tensor([int(p.positions.max()) + 1 for p in prompts], device=self.device)       # (B,)
     after = first[:, None] + torch.arange(R - 1, device=self.device)                              # (B, R - 1)
     whole = dict(input_ids=torch.cat([batch["input_ids"], ids[:, :-1]], 1),
                  attention_mask=torch.cat([batch["attention_mask"], mask[:, :-1].long()], 1),
                  position_ids=torch.cat([batch["position_ids"], after.expand(len(batch["position_ids"]), -1, -1)], 2))
-    return self.hidden(whole, prompts).last_hidden_state[:, -R:]
+    return self.hidden(whole, prompts).last_hidden_state
 
 @patch
 def checkpoint_activations(self:VLMPolicy)->None:
@@ -614,11 +632,13 @@ def response_states(self:VLMPolicy,
     ids, mask = np.zeros((len(responses), R), np.int64), np.zeros((len(responses), R), bool)
     for i, r in enumerate(responses): ids[i, :len(r)], mask[i, :len(r)] = r, True
     ids, mask = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+    conversations = any(p.answers for p in prompts) and not self.plain
+    states_of = self.conversation_states if conversations else self.one_sequence_states
     if self.checkpointing and torch.is_grad_enabled():
         self.model.train()   # the layers checkpoint in training mode only; dropout is off in both
-        try: return self.one_sequence_states(prompts, ids, mask), ids, mask
+        try: return states_of(prompts, ids, mask), ids, mask
         finally: self.model.eval()
-    if self.recurrent and not self.plain: return self.one_sequence_states(prompts, ids, mask), ids, mask
+    if conversations or self.recurrent and not self.plain: return states_of(prompts, ids, mask), ids, mask
     decoding = self.prefill(prompts)
     states = decoding.state[:, None]                                                              # (B, 1, H)
     if R > 1: states = torch.cat([states, decoding.decode(ids[:, :-1], mask[:, :-1].long())], 1)
@@ -651,6 +671,23 @@ def score(self:VLMPolicy,
 def forward(self:VLMPolicy, *args, **kwargs)->Scores:
     "`score`, under the name that wrappers for distributed training call."
     return self.score(*args, **kwargs)
+
+# %% ../nbs/21_policy.ipynb #b5767eed
+@patch
+def conversation_states(self:VLMPolicy,
+    prompts:list,         # B `EncodedPrompt`s
+    ids:torch.Tensor,     # (B, R) tokens of the responses
+    mask:torch.Tensor,    # (B, R) bool, True where there is one
+)->torch.Tensor: # (B, R, H)
+    "Hidden states at the places that predict `ids`; turns of which one row holds all are read once."
+    held_by = one_pass(prompts, [row[m].cpu().numpy() for row, m in zip(ids, mask)])
+    rows = np.unique(held_by)                                                          # indices of the turns that are read
+    states = self.whole_states([prompts[i] for i in rows], ids[rows], mask[rows])      # (rows, P + R - 1, H)
+    ends = torch.tensor([len(p) for p in prompts], device=self.device)                 # (B,)
+    padding = ends[rows].max() - ends[held_by]
+    at = (padding + ends - 1)[:, None] + torch.arange(ids.shape[1], device=self.device)
+    return states[torch.from_numpy(np.searchsorted(rows, held_by)).to(self.device)[:, None],
+                  at.clamp(max=states.shape[1] - 1)]
 
 # %% ../nbs/21_policy.ipynb #9b173bcc
 @patch

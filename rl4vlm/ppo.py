@@ -291,8 +291,8 @@ def totals_of(self:PPO, batch:TurnBatch, rows)->dict: # weights of tokens, turns
 # %% ../nbs/36_ppo.ipynb #1aec5b9f
 @patch
 def parts_of(self:PPO, batch:TurnBatch, rows)->list[np.ndarray]:
-    "The turns of a minibatch in parts of similar length, on each rank so many."
-    by_length = np.asarray(rows)[np.argsort(batch.lengths()[rows], kind="stable")]
+    "The turns of a minibatch in parts of similar length, a conversation in one, on each rank so many."
+    by_length = np.asarray(rows)[np.argsort(batch.row_lengths(rows), kind="stable")]
     parts = np.array_split(by_length, -(-self.config.optim.microbatches // self.ranks.world))
     return [p for p in parts if len(p)] if self.ranks.world == 1 else parts
 
@@ -368,8 +368,9 @@ def epochs(self:PPO, batch:TurnBatch)->Iterator[list]:
     count = max(self.ranks.gather(-(-len(batch) // self.minibatch)))   # minibatches in an epoch
     for epoch in range(self.config.optim.epochs):
         seed = stream_seed("order", self.config.seed, self.step, epoch, *[self.ranks.index] * (self.ranks.world > 1))
-        order = np.random.default_rng(seed).permutation(len(batch))
-        yield np.array_split(order, count) if count else []
+        together = batch.conversations()
+        order = [i for c in np.random.default_rng(seed).permutation(len(together)) for i in together[c]]
+        yield np.array_split(np.array(order, int), count) if count else []
 
 @patch
 def explained_variance(self:PPO, batch:TurnBatch)->dict:
@@ -600,7 +601,9 @@ def run_update(self:PPO)->tuple[dict, dict]: # metrics row, timing row
         self.check_batch(segments, batch)
         with memory_advice(f"update {self.step}", smaller):
             if self.due(self.config.run.eval_every): row.update(self.signals(batch, turns))
+            before = self.policy.tokens_read
             row.update(log, **self.update(self.teaching(batch)))
+            row["update_tokens"] = sum(self.ranks.gather(self.policy.tokens_read - before))
     if self.all_equal: row["equal_advantages"] = True
     ended = time.perf_counter()
     return row, dict(step=self.step, rollout_s=played - start, update_s=ended - played,

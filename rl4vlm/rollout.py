@@ -9,7 +9,7 @@ __all__ = ['MAX_RETRIES', 'RESERVED', 'MAX_LOST', 'KEPT', 'Actor', 'RandomActor'
 # %% ../nbs/23_rollout.ipynb #6e385644
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -17,11 +17,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 from .actions import Several, as_actions
-from .core import InvariantError, RL4VLMError, UsageError, moved, stream_seed
+from .core import InvariantError, RL4VLMError, TooLong, UsageError, moved, stream_seed
 from .env_pool import EnvPool
 from .images import image_key
 from .tasks import Task, make_task
-from .types import Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
+from .types import EncodedPrompt, Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
 
 # %% ../nbs/23_rollout.ipynb #10c7aa2b
 class Actor:
@@ -141,8 +141,18 @@ class PolicyActor(Actor):
     def _encoded(self, prompts:list)->list: # of `EncodedPrompt`
         "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."
         with self.lock:
-            for p in prompts: p.tokens = self.policy.encode(p.messages, p.images)
+            for p in prompts: p.tokens = self._read(p)
         return [p.tokens for p in prompts]
+
+    def _read(self, prompt:Prompt)->EncodedPrompt:
+        "The tokens of a prompt; a conversation that leaves no room for an answer loses its older half."
+        while True:
+            try:
+                tokens = self.policy.encode(prompt.messages, prompt.images)
+                if prompt.shorten: self.policy.check_length(len(tokens), answer=self.sampling["max_new_tokens"])
+                return tokens
+            except TooLong:
+                if not prompt.shorten or not prompt.shorten(prompt): raise
 
 # %% ../nbs/23_rollout.ipynb #cfb873e0
 @dataclass
@@ -165,6 +175,7 @@ class _Running:
     keys:list = field(default_factory=list)    # hashes of the frame's images
     counted:int = 0    # turns that count towards the limit
     retries:int = 0    # failed tries in a row
+    first:int = 0      # the earliest turn that a conversation still shows in full
 
 # %% ../nbs/23_rollout.ipynb #a1b4ff48
 MAX_RETRIES = 3   # failed tries in a row under the rule `retry`; one more counts as a no-op
@@ -181,9 +192,11 @@ class Player:
         on_lost=None,        # function (`Plan`), called when an episode was lost with its worker
         keep=lambda images, plan: images,   # what a turn remembers of its images
     ):
-        own = [m for m in ("prompt_images", "shown", "recent") if getattr(type(task), m) is not getattr(Task, m)]
+        own = [m for m in ("prompt_images", "conversation", "shown", "recent")
+               if getattr(type(task), m) is not getattr(Task, m)]
         # earlier turns whose images a prompt may show; None for any
-        self.looks_back = None if own else task.history if task.history_images else 0
+        quotes = task.history_images or task.context != "per_turn"
+        self.looks_back = None if own or task.context == "concat" else task.history if quotes else 0
         self.task, self.actor, self.next_plan, self.on_lost, self.keep = task, actor, next_plan, on_lost, keep
         self.pool = EnvPool(task, envs, actor.needs_oracle, "auto" if workers == -1 else workers, timeout)
         self.begun, self.running, self.finished, self.lost = [0] * envs, {}, [], 0   # `lost`: number of episodes
@@ -217,8 +230,20 @@ class Player:
     def next_prompt(self, episode:_Running)->Prompt:
         "What the actor is asked next."
         seed = stream_seed("draw", *episode.plan.key, len(episode.turns))
-        messages = self.task.prompt(episode.frame, episode.past)
-        return Prompt(messages, self.task.prompt_images(episode.frame, episode.past), seed, episode.frame)
+        messages, images = self.task.conversation(episode.frame, episode.past, episode.first)
+        return Prompt(messages, images, seed, episode.frame, shorten=self._shorten(episode))
+
+    def _shorten(self, episode:_Running)->Callable[[Prompt], bool]|None:
+        "What takes the older half of the earlier turns out of a conversation, for good."
+        task, frame, past = self.task.of(episode.frame), episode.frame, list(episode.past)
+        if task.context == "per_turn": return None
+        def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
+            first = max(episode.first, task.first_kept(len(past)))
+            if first >= len(past): return False
+            episode.first = first + (len(past) - first + 1) // 2
+            prompt.messages, prompt.images = task.conversation(frame, past, episode.first)
+            return True
+        return shorten
 
     def close(self)->None: self.pool.close()
 
@@ -240,7 +265,8 @@ def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn
 def _kept(self:Player, prompt:Prompt, plan:Plan)->Prompt:
     "What a turn remembers of its prompt: the tokens that were read stay only where the images do."
     images = self.keep(prompt.images, plan)
-    return replace(prompt, images=images, frame=None, tokens=prompt.tokens if images is prompt.images else None)
+    tokens = prompt.tokens if images is prompt.images else None
+    return replace(prompt, images=images, frame=None, shorten=None, tokens=tokens)
 
 @patch
 def _anchor(self:Player, episode:_Running)->str:
@@ -491,7 +517,8 @@ def state(self:Player)->dict:
     "What `restore` needs, as plain values."
     def plain(episode):
         turns = [{k: getattr(t, k) for k in KEPT} for t in episode.turns]
-        return dict(seed=episode.plan.seed, key=list(episode.plan.key), group=episode.plan.group, turns=turns)
+        return dict(seed=episode.plan.seed, key=list(episode.plan.key), group=episode.plan.group, first=episode.first,
+                    turns=turns)
     return dict(begun=list(self.begun), running={str(i): plain(episode) for i, episode in self.running.items()})
 
 @patch
@@ -507,3 +534,4 @@ def restore(self:Player, state:dict)->None:
             results = self.pool.step({i: turn.played}) if turn.played is not None and i in self.running else {}
             self._drop(results)
             if i in self.running: self._settle(i, episode, turn, results.get(i))
+        episode.first = saved.get("first", 0)

@@ -41,7 +41,8 @@ class Task:
     goal:str = ""              # what the game is about, in a sentence or two
     fields:dict = {}           # fields of the JSON answer before the thoughts: name -> what belongs there
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
-    history:int = 0            # how many earlier turns the prompt quotes
+    context:str = "per_turn"   # each turn a prompt of its own, or a conversation: concat, window, compact
+    history:int = 0            # how many earlier turns the prompt quotes, or the conversation keeps
     history_images:bool = False   # quote them by their images instead of in words (the model must take several images)
     text_only:bool = False     # show the state in words instead of images
     invalid:str = "random"     # what happens when no action can be parsed: random, noop, retry, terminate
@@ -79,6 +80,7 @@ class Task:
 
 # %% ../nbs/12_tasks.ipynb #134f647a
 INVALID_RULES = ("random", "noop", "retry", "terminate")
+CONTEXTS = ("per_turn", "concat", "window", "compact")
 
 def _set_options(task, options:dict)->None:
     "Set attributes of `task`, refusing names it does not have and values it cannot use."
@@ -96,6 +98,16 @@ def _set_options(task, options:dict)->None:
         setattr(task, key, value)
     if task.invalid not in INVALID_RULES:
         raise UsageError(f"invalid={task.invalid!r} of task {task.name} must be one of {', '.join(INVALID_RULES)}")
+    if task.context not in CONTEXTS:
+        raise UsageError(f"context={task.context!r} of task {task.name} must be one of {', '.join(CONTEXTS)}")
+    if task.history_images and task.context != "per_turn":
+        raise UsageError(f"history_images of task {task.name} quotes images in a prompt of one turn; "
+                         f"context={task.context} shows them anyhow")
+    if task.context == "concat" and task.history:
+        raise UsageError(f"context=concat of task {task.name} shows the whole episode; history={task.history} earlier "
+                         "turns are kept by context=window or context=compact")
+    if task.context in ("window", "compact") and task.history == 0:
+        raise UsageError(f"context={task.context} of task {task.name} needs history=1 or more: the turns that it keeps")
     if task.history_images and task.history < 1:
         raise UsageError(f"history_images of task {task.name} needs history=1 or more, it is {task.history}")
     for key, least in (("max_turns", 1), ("history", 0)):
@@ -252,7 +264,8 @@ def form(self:Task, actions:list)->str:
 
 @patch
 def recent(self:Task, history:list)->list: # of `PastTurn`
-    "The last `self.history` turns."
+    "The earlier turns that are quoted: the last `self.history`, or all that a compact conversation left out."
+    if self.context != "per_turn": return list(history) if self.context == "compact" else []
     return list(history)[-self.history:] if self.history else []
 
 def _done(past:PastTurn)->str:
@@ -260,7 +273,7 @@ def _done(past:PastTurn)->str:
 
 @patch
 def quote(self:Task, history:list)->str:
-    "The line that quotes the last `self.history` turns."
+    "The line that quotes earlier turns in words."
     last = self.recent(history)
     return "Before: " + "; ".join(f"{p.frame.text} -> {_done(p)}" for p in last) if last else ""
 
@@ -389,6 +402,45 @@ def from_config(cls:Task, config)->Task:
     "The task that a `config` names, with all its options."
     return make_task(config.task, **config.task_options)
 
+# %% ../nbs/12_tasks.ipynb #8a0b12c3
+@patch
+def follow_up(self:Task,
+    before:PastTurn,    # the turn that came before
+    frame:Frame,        # now
+)->dict: # a chat message
+    "What the model is told after an answer: the images of now, and the lines that the question before did not have."
+    *shown, words = _parts(self.prompt(frame)[-1])
+    known = {line for part in _parts(self.prompt(before.frame)[-1]) for line in part.get("text", "").splitlines()}
+    lines = [line for line in words.get("text", "").splitlines() if line not in known]
+    if before.action is None: lines.insert(0, "That was no valid answer.")
+    if not lines and not shown: lines = ["Nothing has changed."]
+    told = [_say("\n".join(lines))] * bool(lines) if "text" in words else [words]
+    return dict(role="user", content=[*shown, *told])
+
+def _parts(message:dict)->list: # of parts of a message's content
+    return [_say(message["content"])] if isinstance(message["content"], str) else list(message["content"])
+
+# %% ../nbs/12_tasks.ipynb #ad0c56c8
+@patch
+def conversation(self:Task,
+    frame:Frame,           # now
+    past:list|tuple=(),    # the episode so far, a list of `PastTurn`
+    first:int=0,           # the earliest turn that may be shown in full
+)->tuple[list, list]: # chat messages; their images, each (H, W, 3) uint8
+    "What the model reads in this turn, as `context` has it."
+    if self.context == "per_turn": return self.prompt(frame, past), self.prompt_images(frame, past)
+    first = max(first, self.first_kept(len(past)))
+    kept, frames = list(past[first:]), [p.frame for p in past[first:]] + [frame]
+    messages = list(self.prompt(frames[0], past[:first]))
+    for before, after in zip(kept, frames[1:]):
+        messages += [dict(role="assistant", content=before.text), self.follow_up(before, after)]
+    return messages, [image for f in frames for image in self.prompt_images(f)]
+
+@patch
+def first_kept(self:Task, turns:int)->int:
+    "The first of so many earlier `turns` that is shown in full."
+    return 0 if self.context == "concat" else max(0, turns - self.history)
+
 # %% ../nbs/12_tasks.ipynb #58a894e0
 def weights_of(
     text:str,   # such as "NumberLine:2,Sokoban:1"
@@ -466,6 +518,9 @@ def frame(self:Mixture, observation, info:dict, env)->Frame:
 def prompt(self:Mixture, frame:Frame, history=())->list: return self.of(frame).prompt(frame, history)
 @patch
 def prompt_images(self:Mixture, frame:Frame, history=())->list: return self.of(frame).prompt_images(frame, history)
+@patch
+def conversation(self:Mixture, frame:Frame, past=(), first=0)->tuple[list, list]:
+    return self.of(frame).conversation(frame, past, first)
 @patch
 def allowed(self:Mixture, info:dict)->list: return self.part(info).allowed(info)
 @patch

@@ -43,6 +43,7 @@ class EncodedPrompt:
     images:list             # its images, each (H, W, 3) uint8
     keys:tuple              # a hash of each image
     text:str = ""           # as the chat template wrote it, where the processor has to read it again
+    answers:int = 0         # earlier answers in it, where it is a conversation
 
     def __len__(self)->int: return len(self.ids)
 
@@ -54,6 +55,7 @@ class Prompt:
     seed:int = 0                        # source of all randomness of the response
     frame:Frame|None = None             # the state that it is about; not kept beyond the turn
     tokens:EncodedPrompt|None = None    # as the policy read it
+    shorten:Any = None                  # function (this prompt) -> whether it shows fewer earlier turns now
 
 # %% ../nbs/04_types.ipynb #ef4bed8b
 @dataclass
@@ -194,6 +196,7 @@ class TurnBatch:
     values:"Tensor|None" = None       # of the same shape, as recorded
     reference:"Tensor|None" = None    # (M, R) log-probs of the reference policy
     correction:"Tensor|None" = None   # (M, R) or (M,) importance weights of trainer against sampler
+    conversation:"Tensor|None" = None # (M,) int64; turns with the same number can be read in one pass
     spread:"Tensor|None" = None       # (M,) standard deviation of the returns of the turn's group, reward units
 
     def __len__(self)->int: return len(self.prompts)
@@ -207,6 +210,19 @@ class TurnBatch:
     def lengths(self)->np.ndarray: # (M,) tokens
         "How long each turn is, with its prompt."
         return np.array([len(p) + len(r) for p, r in zip(self.prompts, self.responses)], int)
+
+    def conversations(self)->list: # of lists of indices
+        "The turns by conversation; each by itself where they are none."
+        if self.conversation is None: return [[i] for i in range(len(self))]
+        found = {}
+        for i, number in enumerate(self.conversation.tolist()): found.setdefault(number, []).append(i)
+        return [*found.values()]
+
+    def row_lengths(self, rows)->np.ndarray: # (K,) tokens
+        "How long the row is in which each of some turns is read, where all of its conversation are."
+        lengths = self.lengths()
+        longest = {i: max(lengths[j] for j in turns) for turns in self.conversations() for i in turns}
+        return np.array([longest[i] for i in rows], int)
 
     def rows(self, rows:"Tensor")->"TurnBatch":
         "Some of the turns, by their indices `rows` (K,) int64."
