@@ -14,7 +14,7 @@ def one_pass(
     prompts:list,     # M `EncodedPrompt`s
     responses:list,   # M arrays of (R,) token ids
 )->np.ndarray: # (M,) int64
-    "For each turn the index of a turn whose prompt and answer begin with its own: the last of its conversation, or itself."
+    "For each turn, the last turn of its conversation whose prompt and answer begin with its own; else itself."
     held_by, begun = np.arange(len(prompts)), {}   # begun: answers before -> tokens -> what was read and said -> turns
     for i, (p, r) in enumerate(zip(prompts, responses)):
         ids = np.concatenate([p.ids, np.asarray(r, np.int64)[:-1]])

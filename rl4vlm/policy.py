@@ -681,7 +681,7 @@ def conversation_states(self:VLMPolicy,
 )->torch.Tensor: # (B, R, H)
     "Hidden states at the places that predict `ids`; turns of which one row holds all are read once."
     held_by = one_pass(prompts, [row[m].cpu().numpy() for row, m in zip(ids, mask)])
-    rows = np.unique(held_by)                                                          # indices of the turns that are read
+    rows = np.unique(held_by)                                                         # indices of turns that are read
     states = self.whole_states([prompts[i] for i in rows], ids[rows], mask[rows])      # (rows, P + R - 1, H)
     ends = torch.tensor([len(p) for p in prompts], device=self.device)                 # (B,)
     padding = ends[rows].max() - ends[held_by]

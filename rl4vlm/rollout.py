@@ -233,19 +233,21 @@ class Player:
         messages, images = self.task.conversation(episode.frame, episode.past, episode.first)
         return Prompt(messages, images, seed, episode.frame, shorten=self._shorten(episode))
 
-    def _shorten(self, episode:_Running)->Callable[[Prompt], bool]|None:
-        "What takes the older half of the earlier turns out of a conversation, for good."
-        task, frame, past = self.task.of(episode.frame), episode.frame, list(episode.past)
-        if task.context == "per_turn": return None
-        def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
-            first = max(episode.first, task.first_kept(len(past)))
-            if first >= len(past): return False
-            episode.first = first + (len(past) - first + 1) // 2
-            prompt.messages, prompt.images = task.conversation(frame, past, episode.first)
-            return True
-        return shorten
-
     def close(self)->None: self.pool.close()
+
+# %% ../nbs/23_rollout.ipynb #ee843d9f
+@patch
+def _shorten(self:Player, episode:_Running)->Callable[[Prompt], bool]|None:
+    "What takes the older half of the earlier turns out of a conversation, for good."
+    task, frame, past = self.task.of(episode.frame), episode.frame, list(episode.past)
+    if task.context == "per_turn": return None
+    def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
+        first = max(episode.first, task.first_kept(len(past)))
+        if first >= len(past): return False
+        episode.first = first + (len(past) - first + 1) // 2
+        prompt.messages, prompt.images = task.conversation(frame, past, episode.first)
+        return True
+    return shorten
 
 # %% ../nbs/23_rollout.ipynb #64c19573
 @patch
