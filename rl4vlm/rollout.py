@@ -138,21 +138,24 @@ class PolicyActor(Actor):
         "End the engine that samples for it."
         if self.engine: self.engine.close()
 
-    def _encoded(self, prompts:list)->list: # of `EncodedPrompt`
-        "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."
-        with self.lock:
-            for p in prompts: p.tokens = self._read(p)
-        return [p.tokens for p in prompts]
+# %% ../nbs/23_rollout.ipynb #057c3012
+@patch
+def _encoded(self:PolicyActor, prompts:list)->list: # of `EncodedPrompt`
+    "Each prompt as this policy reads it: tokens that another one left there are those of another tokenizer."
+    with self.lock:
+        for p in prompts: p.tokens = self._read(p)
+    return [p.tokens for p in prompts]
 
-    def _read(self, prompt:Prompt)->EncodedPrompt:
-        "The tokens of a prompt; a conversation that leaves no room for an answer loses its older half."
-        while True:
-            try:
-                tokens = self.policy.encode(prompt.messages, prompt.images)
-                if prompt.shorten: self.policy.check_length(len(tokens), answer=self.sampling["max_new_tokens"])
-                return tokens
-            except TooLong:
-                if not prompt.shorten or not prompt.shorten(prompt): raise
+@patch
+def _read(self:PolicyActor, prompt:Prompt)->EncodedPrompt:
+    "The tokens of a prompt; a conversation that leaves no room for an answer loses its older half."
+    while True:
+        try:
+            tokens = self.policy.encode(prompt.messages, prompt.images)
+            if prompt.shorten: self.policy.check_length(len(tokens), answer=self.sampling["max_new_tokens"])
+            return tokens
+        except TooLong:
+            if not prompt.shorten or not prompt.shorten(prompt): raise
 
 # %% ../nbs/23_rollout.ipynb #cfb873e0
 @dataclass
@@ -176,6 +179,18 @@ class _Running:
     counted:int = 0    # turns that count towards the limit
     retries:int = 0    # failed tries in a row
     first:int = 0      # the earliest turn that a conversation still shows in full
+
+    def shortener(self, task:Task)->Callable[[Prompt], bool]|None:
+        "What takes the older half of the earlier turns out of the conversation of now, for good."
+        task, frame, past = task.of(self.frame), self.frame, list(self.past)
+        if task.context == "per_turn": return None
+        def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
+            first = max(self.first, task.first_kept(len(past)))
+            if first >= len(past): return False
+            self.first = first + (len(past) - first + 1) // 2
+            prompt.messages, prompt.images = task.conversation(frame, past, self.first)
+            return True
+        return shorten
 
 # %% ../nbs/23_rollout.ipynb #a1b4ff48
 MAX_RETRIES = 3   # failed tries in a row under the rule `retry`; one more counts as a no-op
@@ -231,23 +246,9 @@ class Player:
         "What the actor is asked next."
         seed = stream_seed("draw", *episode.plan.key, len(episode.turns))
         messages, images = self.task.conversation(episode.frame, episode.past, episode.first)
-        return Prompt(messages, images, seed, episode.frame, shorten=self._shorten(episode))
+        return Prompt(messages, images, seed, episode.frame, shorten=episode.shortener(self.task))
 
     def close(self)->None: self.pool.close()
-
-# %% ../nbs/23_rollout.ipynb #ee843d9f
-@patch
-def _shorten(self:Player, episode:_Running)->Callable[[Prompt], bool]|None:
-    "What takes the older half of the earlier turns out of a conversation, for good."
-    task, frame, past = self.task.of(episode.frame), episode.frame, list(episode.past)
-    if task.context == "per_turn": return None
-    def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
-        first = max(episode.first, task.first_kept(len(past)))
-        if first >= len(past): return False
-        episode.first = first + (len(past) - first + 1) // 2
-        prompt.messages, prompt.images = task.conversation(frame, past, episode.first)
-        return True
-    return shorten
 
 # %% ../nbs/23_rollout.ipynb #64c19573
 @patch

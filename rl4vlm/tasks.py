@@ -78,6 +78,22 @@ class Task:
 
     def __repr__(self)->str: return f"{self.name}({self.env_id})"
 
+# %% ../nbs/12_tasks.ipynb #2c1cf278
+CONTEXTS = ("per_turn", "concat", "window", "compact")
+
+def _check_context(task:Task)->None:
+    "Refuse a `context` that does not exist, and options beside it that it would not heed."
+    if task.context not in CONTEXTS:
+        raise UsageError(f"context={task.context!r} of task {task.name} must be one of {', '.join(CONTEXTS)}")
+    if task.history_images and task.context != "per_turn":
+        raise UsageError(f"history_images of task {task.name} quotes images in a prompt of one turn; "
+                         f"context={task.context} shows them anyhow")
+    if task.context == "concat" and task.history:
+        raise UsageError(f"context=concat of task {task.name} shows the whole episode; history={task.history} earlier "
+                         "turns are kept by context=window or context=compact")
+    if task.context in ("window", "compact") and task.history == 0:
+        raise UsageError(f"context={task.context} of task {task.name} needs history=1 or more: the turns that it keeps")
+
 # %% ../nbs/12_tasks.ipynb #134f647a
 INVALID_RULES = ("random", "noop", "retry", "terminate")
 
@@ -129,22 +145,6 @@ def _check_names(task, names)->None:
     if any(not isinstance(n, str) or not n.strip() for n in names):
         raise UsageError(f"task {task.name} has an empty action name (or one that is no string) in {list(names)}")
     if len(set(names)) < len(names): raise UsageError(f"task {task.name} names an action twice: {list(names)}")
-
-# %% ../nbs/12_tasks.ipynb #2c1cf278
-CONTEXTS = ("per_turn", "concat", "window", "compact")
-
-def _check_context(task:Task)->None:
-    "Refuse a `context` that does not exist, and options beside it that it would not heed."
-    if task.context not in CONTEXTS:
-        raise UsageError(f"context={task.context!r} of task {task.name} must be one of {', '.join(CONTEXTS)}")
-    if task.history_images and task.context != "per_turn":
-        raise UsageError(f"history_images of task {task.name} quotes images in a prompt of one turn; "
-                         f"context={task.context} shows them anyhow")
-    if task.context == "concat" and task.history:
-        raise UsageError(f"context=concat of task {task.name} shows the whole episode; history={task.history} earlier "
-                         "turns are kept by context=window or context=compact")
-    if task.context in ("window", "compact") and task.history == 0:
-        raise UsageError(f"context={task.context} of task {task.name} needs history=1 or more: the turns that it keeps")
 
 # %% ../nbs/12_tasks.ipynb #ac72b282
 from fastcore.basics import patch
