@@ -60,7 +60,7 @@ def _end(driver, profile:str, pid:int, owner:int, kill:bool=False)->None:
     kill_processes(started)
     shutil.rmtree(profile, ignore_errors=True)
 
-# %% ../../nbs/17_miniwob.ipynb #ee00b020
+# %% ../../nbs/17_miniwob.ipynb #75e1057f
 class Browser:
     "Headless Chromium with a window for each environment; begins with the first window and ends with the last."
     def __init__(self): self.driver, self.windows, self.owner, self._ending = None, [], None, None
@@ -118,7 +118,7 @@ class Browser:
 
 BROWSER = Browser()   # of this process
 
-# %% ../../nbs/17_miniwob.ipynb #aa6850b7
+# %% ../../nbs/17_miniwob.ipynb #7996fe51
 WIDTH, HEIGHT = 160, 210   # of a page, pixels
 CLOCK = 2**31 - 1          # of an episode, milliseconds: the most that a timer of a browser takes
 
@@ -161,7 +161,7 @@ def _classes()->tuple: # (environment, page)
 
     return Environment, Page
 
-# %% ../../nbs/17_miniwob.ipynb #e55fde6b
+# %% ../../nbs/17_miniwob.ipynb #7a7ee5b5
 class Element(NamedTuple):
     "Something on a page that can be clicked or typed into."
     kind:str        # button, link or field
@@ -204,7 +204,7 @@ def elements_of(
     text = lambda e: str((e.value if e.value is not None else e.text) or " ".join(t for c in e.subtree_elements if (t := c.text)))
     return [Element(kind, text(e), tuple(found) if (found := points.get(str(e.ref))) else None, e.focused) for kind, e in used]
 
-# %% ../../nbs/17_miniwob.ipynb #8a11eb30
+# %% ../../nbs/17_miniwob.ipynb #20ea2dfe
 PAGES = {   # page -> which of its elements is to be clicked, given the task
     "click-test": lambda task, e: e.kind == "button",
     "click-test-2": lambda task, e: e.text == "ONE",
@@ -235,7 +235,7 @@ def next_step(
         return ("click", field) if field.at else None
     return next((("click", e) for e in elements if e.at and PAGES[page](task, e)), None)
 
-# %% ../../nbs/17_miniwob.ipynb #83200334
+# %% ../../nbs/17_miniwob.ipynb #8c137534
 def lost_errors()->tuple:
     "Errors that say that a browser, or the way to it, is broken."
     from selenium.common.exceptions import WebDriverException
@@ -281,9 +281,35 @@ class MiniWoBEnv(gym.Env):
         self.action_space = self.inner.action_space
         self.observation_space = gym.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
 
-# %% ../../nbs/17_miniwob.ipynb #8c137534
+# %% ../../nbs/17_miniwob.ipynb #30ec08a3
 from fastcore.basics import patch
 
+@patch
+def _show(self:MiniWoBEnv, again:bool=True)->None:
+    "Go to this environment's window; open one where its browser has ended, if it is `again`."
+    page = self.inner.instance
+    if page.driver is BROWSER.driver and page.window in BROWSER.windows: return page.driver.switch_to.window(page.window)
+    if not again: raise ConnectionError("it has ended")
+    page.create_driver()
+
+@patch
+def _lose(self:MiniWoBEnv)->None:
+    "Give up the window, and the browser with it if that does not answer."
+    self.over = True
+    BROWSER.lose(self.inner.instance.driver, self.inner.instance.window)
+
+@patch
+def render(self:MiniWoBEnv)->np.ndarray: # (210, 160, 3) uint8
+    "The last picture."
+    return self.screen
+
+@patch
+def close(self:MiniWoBEnv)->None:
+    "Close the window; the last one ends the browser."
+    self.over = True
+    self.inner.instance.close()
+
+# %% ../../nbs/17_miniwob.ipynb #3e377d14
 @patch
 def reset(self:MiniWoBEnv, *, seed:int|None=None, options:dict|None=None)->tuple: # image, info
     "Load the page; in a new browser, where the old one is gone."
@@ -319,33 +345,7 @@ def _seen(self:MiniWoBEnv, observation:dict, info:dict, success:bool)->tuple: # 
     self.info = dict(task=observation["utterance"], elements=elements, success=success)
     return self.screen.copy(), self.info
 
-# %% ../../nbs/17_miniwob.ipynb #59366056
-@patch
-def _show(self:MiniWoBEnv, again:bool=True)->None:
-    "Go to this environment's window; open one where its browser has ended, if it is `again`."
-    page = self.inner.instance
-    if page.driver is BROWSER.driver and page.window in BROWSER.windows: return page.driver.switch_to.window(page.window)
-    if not again: raise ConnectionError("it has ended")
-    page.create_driver()
-
-@patch
-def _lose(self:MiniWoBEnv)->None:
-    "Give up the window, and the browser with it if that does not answer."
-    self.over = True
-    BROWSER.lose(self.inner.instance.driver, self.inner.instance.window)
-
-@patch
-def render(self:MiniWoBEnv)->np.ndarray: # (210, 160, 3) uint8
-    "The last picture."
-    return self.screen
-
-@patch
-def close(self:MiniWoBEnv)->None:
-    "Close the window; the last one ends the browser."
-    self.over = True
-    self.inner.instance.close()
-
-# %% ../../nbs/17_miniwob.ipynb #f4a500bd
+# %% ../../nbs/17_miniwob.ipynb #277154a8
 @register_task
 class MiniWoB(Task):
     "The page says that its task is done."
