@@ -33,16 +33,18 @@ def require_browser()->tuple[str, str]: # paths of Chromium and of chromedriver
     if missing: raise UsageError(f"MiniWoB++ is not installed (no module {missing[0]}): {install_extra('web')}")
     chromium, driver = next(filter(None, map(shutil.which, CHROMIUM)), None), shutil.which("chromedriver")
     if chromium and driver: return chromium, driver
-    raise UsageError(f"MiniWoB++ runs in Chromium, and {'chromedriver' if chromium else 'chromium'} is not on the PATH: "
+    lacking = "chromedriver" if chromium else "chromium"
+    raise UsageError(f"MiniWoB++ runs in Chromium, and {lacking} is not on the PATH: "
                      "apt-get install chromium chromium-driver, or the like on your system")
 
 # %% ../../nbs/17_miniwob.ipynb #2d8111f3
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
+         "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
          "--disable-crash-reporter", "--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1",
          "--window-size=500,420", "--disable-frame-rate-limit", "--disable-gpu-vsync")
-# no sandbox: it cannot start as root or in a container, and all pages are the package's; no waiting for a screen that is
-# not there: a picture takes 11 ms instead of 40
+# no sandbox: it cannot start as root or in a container, and all pages are the package's; no waiting for a screen that
+# is not there: a picture takes 11 ms instead of 40
 PATIENCE = 30   # seconds for a command
 
 def _line(error:BaseException)->str:
@@ -73,7 +75,8 @@ class Browser:
             except Exception: self.end(kill=True)
         if not self.driver: self._start()
         self.windows.append(self.driver.current_window_handle)
-        self.driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", dict(enabled=True))   # each thinks it is in front
+        # each thinks it is in front
+        self.driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", dict(enabled=True))
         return self.driver, self.windows[-1]
 
     def close(self, driver, window:str)->None:
@@ -127,13 +130,14 @@ if (typeof core !== 'object' || typeof genProblem !== 'function') return false;
 core.EPISODE_MAX_TIME = arguments[0];
 if (window.jQuery) jQuery.fx.off = true;
 const style = document.createElement('style');
-style.textContent = '* { caret-color: transparent !important; transition: none !important; animation: none !important }';
+const rules = ['caret-color: transparent', 'transition: none', 'animation: none'].map(rule => rule + ' !important;');
+style.textContent = `* { ${rules.join(' ')} }`;
 document.head.appendChild(style);
 return true;"""
 
 @lru_cache(maxsize=1)
 def _classes()->tuple: # (environment, page)
-    "MiniWoB's environment and its instance, in a window of our browser; they can be made only where `miniwob` is installed."
+    "MiniWoB's environment and its instance, in a window of our browser; made only where `miniwob` is installed."
     from miniwob.environment import MiniWoBEnvironment
     from miniwob.selenium_actions import execute_move_coords
     from miniwob.selenium_instance import SeleniumInstance
@@ -201,8 +205,10 @@ def elements_of(
     "The elements of a page that can be used, in their order on it."
     used = [(kind, e) for e in root.subtree_elements if (kind := kind_of(e))]
     points = driver.execute_script(_POINTS, [e.ref for _, e in used], WIDTH, HEIGHT)
-    text = lambda e: str((e.value if e.value is not None else e.text) or " ".join(t for c in e.subtree_elements if (t := c.text)))
-    return [Element(kind, text(e), tuple(found) if (found := points.get(str(e.ref))) else None, e.focused) for kind, e in used]
+    below = lambda e: " ".join(c.text for c in e.subtree_elements if c.text)
+    text = lambda e: str((e.value if e.value is not None else e.text) or below(e))
+    place = lambda e: tuple(points[str(e.ref)]) if str(e.ref) in points else None
+    return [Element(kind, text(e), place(e), e.focused) for kind, e in used]
 
 # %% ../../nbs/17_miniwob.ipynb #20ea2dfe
 PAGES = {   # page -> which of its elements is to be clicked, given the task
@@ -250,12 +256,13 @@ class MiniWoBEnv(gym.Env):
     """A page of MiniWoB++ in headless Chromium.
 
     ## Action space
-    A click at a point of the page, or a text for the element in focus: `action_type` 0 and `coords` (x, y) in pixels, or
-    `action_type` 1 and `text`.
+    A click at a point of the page, or a text for the element in focus: `action_type` 0 and `coords` (x, y) in pixels,
+    or `action_type` 1 and `text`.
     ## Observation space
     `Box(0, 255, (210, 160, 3), uint8)`: the page as the browser shows it, the task in yellow above.
     ## Rewards
-    The page's own, not scaled by time: +1 when the task is done, −1 when something else was done that ends it, 0 before.
+    The page's own, not scaled by time: +1 when the task is done, −1 when something else was done that ends it, 0
+    before.
     ## Starting state
     The page as the seed makes it.
     ## Episode end
@@ -271,7 +278,8 @@ class MiniWoBEnv(gym.Env):
 
     def __init__(self, page:str="click-test", render_mode:str="rgb_array"):
         if page not in PAGES:
-            raise UsageError(f"page={page!r} of MiniWoB is unknown;{did_you_mean(page, PAGES)} it has {', '.join(PAGES)}")
+            raise UsageError(f"page={page!r} of MiniWoB is unknown;{did_you_mean(page, PAGES)} it has "
+                             f"{', '.join(PAGES)}")
         require_browser()
         from miniwob.action import ActionSpaceConfig, ActionTypes
         from miniwob.reward import get_raw_reward
@@ -288,7 +296,8 @@ from fastcore.basics import patch
 def _show(self:MiniWoBEnv, again:bool=True)->None:
     "Go to this environment's window; open one where its browser has ended, if it is `again`."
     page = self.inner.instance
-    if page.driver is BROWSER.driver and page.window in BROWSER.windows: return page.driver.switch_to.window(page.window)
+    if page.driver is BROWSER.driver and page.window in BROWSER.windows:
+        return page.driver.switch_to.window(page.window)
     if not again: raise ConnectionError("it has ended")
     page.create_driver()
 
@@ -323,12 +332,16 @@ def reset(self:MiniWoBEnv, *, seed:int|None=None, options:dict|None=None)->tuple
             return self._seen(observation, info, False)
         except lost_errors() as e:
             self._lose()
-            if last: raise RL4VLMError(f"MiniWoB++'s page {self.page} did not load, in a new browser neither: {_line(e)}") from None
+            if last:
+                raise RL4VLMError(f"MiniWoB++'s page {self.page} did not load, in a new browser neither: "
+                                  f"{_line(e)}") from None
 
 @patch
 def step(self:MiniWoBEnv, action:dict)->tuple: # image, reward, terminated, truncated, info
     "Click or type; raises `EpisodeLost` where the browser does not answer."
-    if self.over: raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() first")
+    if self.over:
+        raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() "
+                                    "first")
     try:
         self._show(again=False)
         observation, reward, self.over, _, info = self.inner.step(dict(action, text=typed(action.get("text", ""))))
@@ -359,8 +372,8 @@ class MiniWoB(Task):
         super().__init__(**options)
         self.env_kwargs = dict(page=self.page)
         if self.page not in PAGES:
-            raise UsageError(f"page={self.page!r} of task {self.name} is unknown;{did_you_mean(self.page, PAGES)} it has "
-                             f"{', '.join(PAGES)}")
+            raise UsageError(f"page={self.page!r} of task {self.name} is unknown;{did_you_mean(self.page, PAGES)} "
+                             f"it has {', '.join(PAGES)}")
 
     def to_env(self, action, info)->dict:
         name, given = call_of(action)
@@ -382,7 +395,7 @@ class MiniWoB(Task):
     def oracle(self, env, info)->str|None:
         step = next_step(self.page, info["task"], info["elements"])
         if step is None: return None
-        return make_tool_call("click", at=list(step[1].at)) if step[0] == "click" else make_tool_call("type", text=step[1])
+        return make_tool_call(step[0], **dict(at=list(step[1].at)) if step[0] == "click" else dict(text=step[1]))
 
 @register_task
 class MiniWoBClickTest(MiniWoB):
