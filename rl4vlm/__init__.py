@@ -17,7 +17,7 @@ for _name in ["NumberLine", "EZPoints", "Points24", "Blackjack"]:
             _where = f"rl4vlm.envs.cards:{_name}Env"
             _gym.register(f"gym_cards/{_name}-v{_v}", entry_point=_where, kwargs=dict(version=_v))
 for _name, _where in [("PickImage", "pick_image:PickImageEnv"), ("Sokoban", "sokoban:SokobanEnv"),
-                      ("FrozenLake", "frozen_lake:LakeEnv"),
+                      ("FrozenLake", "frozen_lake:LakeEnv"), ("MiniWoB", "miniwob:MiniWoBEnv"),
                       ("ALFWorld", "alfworld:ALFWorldEnv"), ("AlfThor", "alfworld_thor:AlfThorEnv")]:
     if f"rl4vlm/{_name}-v0" not in _gym.registry:
         _gym.register(f"rl4vlm/{_name}-v0", entry_point=f"rl4vlm.envs.{_where}")

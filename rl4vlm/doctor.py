@@ -139,6 +139,7 @@ FEATURES = dict(
     trl=(["trl"], "TRL's RLOO trainer on PickImage"),
     label=(["openai"], "thoughts written by a served model while collecting"),
     quant=(["bitsandbytes"], "8-bit and 4-bit base models"),
+    web=(["miniwob", "selenium"], "MiniWoB tasks, with Chromium"),
     smol=(["gguf"], "--model smol: reading its weights, once"),
     tensorboard=(["tensorboard"], "curves in TensorBoard"),
     dev=(["nbdev", "fastcore", "pytest", "hypothesis"], "editing notebooks and running the tests"))
@@ -204,7 +205,7 @@ def _folders(gigabytes)->list:
 # %% ../nbs/55_doctor.ipynb #5a428954
 TOOLS = {"git": "the tests of the notebooks' export", "g++": "DeepSpeed's CPU kernels and ALFWorld's planner",
          "make": "ALFWorld's planner",
-         "chromium": "screenshots in the tests of the report page"}
+         "chromium": "MiniWoB tasks, and screenshots in the tests of the report page"}
 
 def check_tools()->list:
     "Compilers and other programs."
