@@ -339,9 +339,9 @@ def _words_of(told:dict, options:dict)->Task:
     try:
         if told["version"] == __version__ and told["task"] in list_tasks():
             with suppress(UsageError): return make_task(told["task"], **{**told["options"], **options})
-        words = _Served(**{**{k: told[k] for k in TOLD}, **options})
+        words = _Served(**{**{k: told[k] for k in TOLD}, "fields": dict(told["fields"]), **options})
         if told["actions"] is not None and "actions" not in options: words.actions = actions_from_json(told["actions"])
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise UsageError(f"what the server says of its task cannot be read ({type(e).__name__}: {e})") from None
     return words
 
@@ -547,8 +547,9 @@ def task_app(
     observation, state, environment = _models()
     from openenv.core.env_server import Action, create_app
     from pydantic import ConfigDict, Field
-    told = dict(protocol=PROTOCOL, version=__version__, task=task.name, options=options or {},
-                actions=actions_as_json(task.actions), **{k: getattr(task, k) for k in TOLD})
+    told = dict({k: getattr(task, k) for k in TOLD}, protocol=PROTOCOL, version=__version__, task=task.name,
+                options=options or {}, actions=actions_as_json(task.actions),
+                fields=list(task.fields.items()))   # in order: a schema's keys are sorted
     named = dict(enum=list(task.actions)) if type(task.actions) in (list, Actions) else {}
     class TaskAction(Action):
         model_config = ConfigDict(json_schema_extra=dict(rl4vlm=plain_json(told)))
@@ -566,7 +567,7 @@ def _listening(host:str, port:int)->socket.socket:
 
 def _server(app)->Any:
     import uvicorn
-    return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, lifespan="on"))
+    return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, lifespan="off"))
 
 @contextmanager
 def running_server(
