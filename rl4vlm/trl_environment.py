@@ -9,7 +9,7 @@ __all__ = ['tools_of', 'trl_environment', 'seeds_dataset', 'give_tools', 'tool_r
 import inspect
 import json
 from typing import TYPE_CHECKING, Any
-from .actions import Actions, Calls, FreeText, Number, Point, Several, as_actions
+from .actions import Calls, FreeText, Number, Point, Several, as_actions
 from .core import UsageError, episode_seed
 from .env_pool import TaskEnv
 from .tasks import Task
@@ -45,7 +45,8 @@ def _tool(name:str, arguments:dict, play)->Any:
     tool.__signature__ = inspect.Signature([own, *parameters])
     tool.__annotations__ = {**told, "return": list}
     lines = "".join(f"\n    {a}: {words}" for a, (_, words) in arguments.items())
-    tool.__doc__ = f"Play {name}." + (f"\n\nArgs:{lines}" if lines else "") + "\n\nReturns:\n    What is seen next."
+    what = dict(act="an action", say="a text").get(name, name)
+    tool.__doc__ = f"Play {what}." + (f"\n\nArgs:{lines}" if lines else "") + "\n\nReturns:\n    What is seen next."
     return tool
 
 # %% ../nbs/38_trl_environment.ipynb #45fe850e
@@ -71,7 +72,7 @@ def trl_environment(
             words = [task.goal] * first + [f"Now: {frame.text}"] * (not frame.images)
             words += [as_actions(frame.actions).menu()] * (first or not isinstance(task.actions, (list, tuple)))
             shown = [dict(type="image", image=Image.fromarray(i)) for i in frame.images]
-            return [*shown, dict(type="text", text="\n".join(w for w in words if w))]
+            return [*shown, *[dict(type="text", text="\n".join(w for w in words if w))] * any(words)]
 
         def _play(self, name:str, given:dict)->list:
             if self._over: raise ValueError("the episode has ended")
