@@ -489,9 +489,9 @@ def _told(self:Session, reward:float, terminated:bool=False, truncated:bool=Fals
                   reason=task.reason(frame.info) if shown and task.thoughts else "", prompt=prompt if own else None,
                   steps=frame.steps, success=bool(self.turns and task.success(episode)))
     words = "\n".join(p["text"] for m in prompt for p in m["content"] if "text" in p)
-    return dict(text=frame.text, prompt=words, images=[data_url(i).partition(",")[2] for i in frame.images], cause=cause,
-                actions=list(frame.actions), info=_plain_info(frame.info), rl4vlm=plain_json(served), reward=reward, done=terminated or truncated,
-                truncated=truncated)
+    return dict(text=frame.text, prompt=words, images=[data_url(i).partition(",")[2] for i in frame.images],
+                cause=cause, actions=list(frame.actions), info=_plain_info(frame.info), rl4vlm=plain_json(served),
+                reward=reward, done=terminated or truncated, truncated=truncated)
 
 def _plain_info(info:dict)->dict:
     "What of an info can be said in JSON."
