@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMPORTED', 'ESTIMATED', 'COMMANDS', 'FILES', 'FULL', 'MEMORY', 'QUIET', 'NO_NEWS', 'cmd_collect', 'cmd_preprocess',
-           'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report', 'cmd_tasks', 'cmd_merge',
-           'cmd_engine', 'cmd_alfworld', 'cmd_get', 'cmd_doctor', 'cmd_quickstart', 'cmd_pipeline', 'overview',
-           'build_parser', 'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
+           'cmd_sft', 'cmd_ppo', 'cmd_trl_rloo', 'dry_run', 'cmd_eval', 'cmd_report', 'cmd_tasks', 'cmd_serve',
+           'cmd_merge', 'cmd_engine', 'cmd_alfworld', 'cmd_get', 'cmd_doctor', 'cmd_quickstart', 'cmd_pipeline',
+           'overview', 'build_parser', 'read_options', 'disk_trouble', 'failure', 'leaves_nothing', 'main']
 
 # %% ../nbs/56_cli.ipynb #b5daced7
 import errno
@@ -38,6 +38,7 @@ from rl4vlm.config import (
     PPOConfig,
     PreprocessConfig,
     ReportConfig,
+    ServeConfig,
     SFTConfig,
     TasksConfig,
     TRLConfig,
@@ -197,6 +198,14 @@ def cmd_tasks(config:TasksConfig)->None:
     from rl4vlm.task_list import describe_tasks
     describe_tasks(config)
 
+# %% ../nbs/56_cli.ipynb #e1a90d02
+def cmd_serve(config:ServeConfig)->None:
+    "Offer a task as an OpenEnv server until it is stopped."
+    tell(f"serve  {config.task}")
+    from rl4vlm.envs.openenv import serve_task
+    Heartbeat.quiet = True
+    serve_task(config)
+
 # %% ../nbs/56_cli.ipynb #e2dcf61d
 def cmd_merge(config:MergeConfig)->None:
     "Merge an adapter into its base and write a plain checkpoint folder."
@@ -286,6 +295,7 @@ COMMANDS:dict = dict(
     collect=(cmd_collect, CollectConfig), preprocess=(cmd_preprocess, PreprocessConfig),
     sft=(cmd_sft, SFTConfig), ppo=(cmd_ppo, PPOConfig), **{"trl-rloo": (cmd_trl_rloo, TRLConfig)},
     eval=(cmd_eval, EvalConfig), report=(cmd_report, ReportConfig), tasks=(cmd_tasks, TasksConfig),
+    serve=(cmd_serve, ServeConfig),
     merge=(cmd_merge, MergeConfig), alfworld=(cmd_alfworld, AlfworldConfig), engine=(cmd_engine, EngineCommandConfig),
     get=(cmd_get, GetConfig), doctor=(cmd_doctor, DoctorConfig))
 

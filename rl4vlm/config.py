@@ -7,8 +7,8 @@ __all__ = ['GROUPED', 'CRITIC', 'ADVANTAGES', 'PER_TOKEN', 'WHITENED', 'RATIOS',
            'FilterConfig', 'PreprocessConfig', 'SFTRowsConfig', 'SFTOptimConfig', 'SFTRunConfig', 'SFTConfig',
            'PPORolloutConfig', 'PPOSamplingConfig', 'AdvantageConfig', 'LossConfig', 'PPOKLConfig', 'PPOOptimConfig',
            'PPORunConfig', 'PPOEngineConfig', 'PPOConfig', 'TRLOptimConfig', 'TRLConfig', 'EvalSamplingConfig',
-           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'MergeConfig', 'EngineCommandConfig',
-           'AlfworldConfig', 'GetConfig', 'DoctorConfig']
+           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'ServeConfig', 'MergeConfig',
+           'EngineCommandConfig', 'AlfworldConfig', 'GetConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
 from dataclasses import dataclass, field, replace
@@ -682,6 +682,25 @@ class TasksConfig(Options):
         check_range(self, "episodes", low=0)
         if self.out and not self.out.lower().endswith(".png"):
             raise UsageError(f"out={self.out!r} of TasksConfig must be the name of a .png file")
+
+# %% ../nbs/02_config.ipynb #e1a90c01
+@dataclass
+class ServeConfig(Options):
+    "A task as an OpenEnv server."
+    task: str = "NumberLine"
+    """Task to serve (`rl4vlm tasks` lists all)."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Attributes to set on the task, e.g. --task_options.history 2."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 is every one of this machine, and whoever reaches it may play."""
+    port: int = 8000
+    """Port of that address; 0 takes a free one."""
+    sessions: int = 64
+    """Players at once."""
+
+    def __post_init__(self)->None:
+        check_range(self, "port", low=0, high=65535)
+        check_range(self, "sessions", low=1)
 
 # %% ../nbs/02_config.ipynb #a7e4a819
 @dataclass

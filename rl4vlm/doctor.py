@@ -137,6 +137,7 @@ FEATURES = dict(
     alfworld=(["alfworld", "textworld", "fast_downward_textworld"], "ALFWorld tasks (text engine and drawn view)"), **{
     "alfworld-thor": (["ai2thor", "opencv-python"], "AlfThor (AI2-THOR's images)")},
     trl=(["trl"], "TRL's RLOO trainer on PickImage"),
+    openenv=(["openenv"], "--task OpenEnv and rl4vlm serve: tasks over the wire"),
     label=(["openai"], "thoughts written by a served model while collecting"),
     quant=(["bitsandbytes"], "8-bit and 4-bit base models"),
     web=(["miniwob", "selenium"], "MiniWoB tasks, with Chromium"),

@@ -140,7 +140,7 @@ def silent_runs(path, at_least=3):
 
 ROOMS = sorted(p.stem for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
 PAIRS = {"01_config_parts", "22_static_cache", "04_types", "05_store", "11_arithmetic", "13_env_pool",
-         "16_pick_image", "17_alfworld_view", "19_alfworld_thor", "20_logprobs",
+         "16_pick_image", "17_alfworld_view", "19_alfworld_thor", "19_openenv", "20_logprobs",
          "21_policy", "22_generate", "23_rollout", "25_evaluate", "30_distributed", "31_tracking", "33_tiny",
          "34_advantages", "35_batch", "35_losses", "36_ppo", "40_labellers", "41_filters",
          "42_conversations", "43_preprocess", "50_progress", "50_runs", "51_report", "54_pipeline", "55_doctor",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rl4vlm.core import RL4VLMError, UsageError
-from rl4vlm.env_pool import EnvPool, EpisodeLost, TaskEnv, descendants, live_processes
+from rl4vlm.env_pool import EnvPool, LostEnvironment, TaskEnv, descendants, live_processes
 from rl4vlm.envs import miniwob as module
 from rl4vlm.envs.miniwob import BROWSER, PAGES, MiniWoB, MiniWoBEnv, next_step, typed
 from rl4vlm.evaluate import evaluate
@@ -240,7 +240,7 @@ def test_a_browser_that_hangs_is_lost_in_time(alone, env, monkeypatch):
     held = descendants([BROWSER.driver.service.process.pid])
     os.kill(chromium_of(BROWSER.driver), signal.SIGSTOP)
     began = time.monotonic()
-    with pytest.raises(EpisodeLost, match="does not answer"): e.step(CLICK(1, 1))
+    with pytest.raises(LostEnvironment, match="does not answer"): e.step(CLICK(1, 1))
     assert time.monotonic() - began < 30 and gone(held)
     assert e.reset(seed=1)[0].any()
 
@@ -251,7 +251,7 @@ def test_another_window_lives_on(env):
     one.reset(seed=1); other.reset(seed=2)
     driver = BROWSER.driver
     driver.switch_to.window(one.inner.instance.window); driver.close()
-    with pytest.raises(EpisodeLost): one.step(CLICK(1, 1))
+    with pytest.raises(LostEnvironment): one.step(CLICK(1, 1))
     assert BROWSER.driver is driver and other.step(CLICK(1, 205))[1] == 0.0
     assert one.reset(seed=1)[0].any() and BROWSER.driver is driver
 

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 from ..actions import Calls, Point, Text, call_of
 from ..core import RL4VLMError, UsageError, did_you_mean, install_extra
-from ..env_pool import EpisodeLost, descendants, kill_processes, live_processes
+from ..env_pool import LostEnvironment, descendants, kill_processes, live_processes
 from ..parsing import make_tool_call
 from ..tasks import Task, register_task
 
@@ -338,7 +338,7 @@ def reset(self:MiniWoBEnv, *, seed:int|None=None, options:dict|None=None)->tuple
 
 @patch
 def step(self:MiniWoBEnv, action:dict)->tuple: # image, reward, terminated, truncated, info
-    "Click or type; raises `EpisodeLost` where the browser does not answer."
+    "Click or type; raises `LostEnvironment` where the browser does not answer."
     if self.over:
         raise gym.error.ResetNeeded("step() before the first reset() or after the end of an episode; call reset() "
                                     "first")
@@ -348,7 +348,7 @@ def step(self:MiniWoBEnv, action:dict)->tuple: # image, reward, terminated, trun
         return *self._seen(observation, info, reward > 0)[:1], float(reward), self.over, False, self.info
     except lost_errors() as e:
         self._lose()
-        raise EpisodeLost(f"its browser does not answer ({_line(e)})") from None
+        raise LostEnvironment(f"its browser does not answer ({_line(e)})") from None
 
 @patch
 def _seen(self:MiniWoBEnv, observation:dict, info:dict, success:bool)->tuple: # image, info
