@@ -176,7 +176,7 @@ def test_the_real_weights(tmp_path):
     ("EZPoints", '{"cards": [10, 2], "formula": "", "thoughts": "10 + 2 is 12", "action": "10"}', "10"),
     ("Blackjack", '{"thoughts": "21 is near", "action": "stand"}', "stand")])
 def test_the_border_of_thought_and_action_in_a_real_vocabulary(task, answer, action):
-    "Its tokens hold several signs, and one of them a quotation mark and the action together; the answer ends in it too."
+    "Its tokens hold several signs, one of them a quotation mark and the action together; the end token is the chat's."
     from rl4vlm.policy import PromptEncoder, VLMPolicy
     from rl4vlm.tasks import make_task
     kept = [f for f in (pretrained.cache_dir()/"pretrained").glob("smol-*") if (f/"tokenizer.json").exists()]
