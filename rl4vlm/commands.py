@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from .config import CollectConfig, PPOConfig, SFTConfig
 from .config_parts import actor_parts
-from .core import UsageError, set_status
+from .core import Heartbeat, UsageError, set_status
 from .progress import BASE, Screen, update_head, update_line
 from .run_folder import RunFolder
 from .tasks import Task, make_task
@@ -23,7 +23,7 @@ def check_names(config)->None:
     from rl4vlm.models import made_here
     from rl4vlm.panels import panel_seeds
     from rl4vlm.tasks import list_tasks
-    several = getattr(config, "tasks", [])
+    several, stage = getattr(config, "tasks", []), Heartbeat.what
     for name in several or [config.task]:
         # of several, one that lacks a package becomes a note
         if not several or name not in ("all", *list_tasks()): make_task(name, **config.task_options)
@@ -38,6 +38,7 @@ def check_names(config)->None:
         from rl4vlm.models import load_processor
         load_processor(model)
         for file in Path(model).glob("*.safetensors"): _check_weights(file)
+        set_status(stage)
 def _check_weights(file:Path)->None:
     "Refuse a file of weights that was cut off."
     from safetensors import SafetensorError, safe_open

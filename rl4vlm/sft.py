@@ -23,7 +23,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .config import SFTConfig
-from .core import InvariantError, UsageError
+from .core import InvariantError, UsageError, set_status
 from .distributed import adamw_for, launched, read_images, share_of, trainer_arguments, with_deepspeed
 from .files import read_json, replace_folder, write_atomic, write_into, write_json
 from .images import RowError, as_image
@@ -243,6 +243,10 @@ class VLMTrainer(Guarded, _Steps):
 class _Log(TrainerCallback):
     "Log the loss, and tell `progress` how far we are."
     def __init__(self, trackers, progress): self.trackers, self.progress = trackers, progress
+
+    def on_step_begin(self, args, state, control, **kwargs)->None:
+        # a large model takes long for the steps until the first loss
+        set_status(f"fine-tuning, step {state.global_step + 1} of {state.max_steps}")
 
     def on_log(self, args, state, control, logs=None, **kwargs)->None:
         if "loss" not in (logs or {}): return

@@ -169,3 +169,25 @@ def test_the_real_weights(tmp_path):
     said, wanted = (m.generate(input_ids=ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1]:].tolist()
                     for m in (policy.base, llama))
     assert said == wanted and "target" in policy.tokenizer.decode(said)
+
+
+@pytest.mark.parametrize("task, answer, action", [
+    ("NumberLine", '{"target": 4, "current": 2, "thoughts": "4 is larger than 2", "action": "+"}', "+"),
+    ("EZPoints", '{"cards": [10, 2], "formula": "", "thoughts": "10 + 2 is 12", "action": "10"}', "10"),
+    ("Blackjack", '{"thoughts": "21 is near", "action": "stand"}', "stand")])
+def test_the_border_of_thought_and_action_in_a_real_vocabulary(task, answer, action):
+    "Its tokens hold several signs, one of them a quotation mark and the action together; the end token is the chat's."
+    from rl4vlm.policy import PromptEncoder, VLMPolicy
+    from rl4vlm.tasks import make_task
+    kept = [f for f in (pretrained.cache_dir()/"pretrained").glob("smol-*") if (f/"tokenizer.json").exists()]
+    if not kept: pytest.skip("SmolLM2 is not in the cache: rl4vlm get smol")
+    encoder = PromptEncoder.load(str(kept[-1]))
+    encoder.end_id, encoder.decode = encoder.tokenizer.eos_token_id, VLMPolicy.decode.__get__(encoder)
+    ids = VLMPolicy.answer_ids(encoder, answer)
+    assert encoder.tokenizer.convert_ids_to_tokens(ids)[-1] == "<|im_end|>"   # what ends a turn of the chat
+    made = make_task(task, text_only=True)
+    parsed = made.parse(encoder.decode(ids), made.actions)
+    acts = VLMPolicy.action_tokens(encoder, ids, parsed.span)
+    assert parsed.action == action
+    assert encoder.decode(ids[~acts]) + encoder.decode(ids[acts]) == answer
+    assert encoder.decode(ids[acts]) == f' "action": "{action}"' + "}" and acts[-1]

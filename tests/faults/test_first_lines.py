@@ -43,6 +43,15 @@ def test_silent_work_is_told():
     assert len(out.getvalue().splitlines()) == len(said)     # it ends
 
 
+def test_a_model_that_was_looked_at_is_not_what_takes_long(blind_model):
+    "A large model plays and learns for minutes before a first number, and each of them said that it was looked at."
+    from rl4vlm.commands import check_names
+    from rl4vlm.config import EvalConfig
+    set_status("eval")
+    check_names(EvalConfig(model=str(blind_model)))
+    assert Heartbeat.what == "eval"
+
+
 def test_the_list_of_tasks_is_right_about_what_it_knows():
     from importlib.metadata import entry_points
     from rl4vlm.evaluate import evaluate
