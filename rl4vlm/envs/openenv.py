@@ -349,6 +349,7 @@ def _words_of(told:dict, options:dict)->Task:
 @register_task
 class OpenEnv(Task):
     "As the task says that is served; of a foreign server a field `success`, else a reward above 0 at the end."
+    env_id = "at the address of a server"
     url:str = ""            # of the server, such as http://127.0.0.1:8000
     image_field:str = ""    # of the observation, such as screen.png; by default every image that is found
     text_field:str = ""     # of the observation; by default all that is no image
