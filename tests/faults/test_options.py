@@ -32,7 +32,8 @@ READERS = dict(PPOConfig=("ppo", "batch", "advantages"), TRLConfig=("trl_rloo",)
                PipelineConfig=("pipeline",), ReportConfig=("cli",),
                TasksConfig=("task_list",), MergeConfig=("cli",), AlfworldConfig=("cli",), DoctorConfig=("cli",),
                EngineCommandConfig=("cli",), EngineConfig=("engine", "vllm_server"),
-               PPOEngineConfig=("ppo", "engine", "vllm_server"), GetConfig=("cli",), RequestConfig=("labellers",))
+               PPOEngineConfig=("ppo", "engine", "vllm_server"), GetConfig=("cli",), RequestConfig=("labellers",),
+               ServeConfig=("envs/openenv",))
 # they serve every configuration
 SHARED_READERS = ("policy", "tasks", "cli", "run_folder", "distributed", "pipeline", "commands")
 
