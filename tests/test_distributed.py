@@ -79,9 +79,10 @@ CASES += [pytest.param(stage, "ddp", marks=pytest.mark.full) for stage in ("whit
 def test_two_processes_are_one(launch, blind_model, stage, mode):
     one, two = launch(stage, "one"), launch(stage, mode)
     for a, b in zip(rows(one), rows(two), strict=True):
-        assert a.keys() == b.keys()
-        # each process looks at its own turns
-        for k in a.keys() - {"signal_share", "mutual_information", "distinct_thoughts", "thought_tokens"}:
+        assert a.keys() - {"signal_share"} == b.keys() - {"signal_share"}   # DeepSpeed's gradients are not looked at
+        # each process looks at its own turns, and has its own padding
+        own = {"signal_share", "mutual_information", "distinct_thoughts", "thought_tokens", "update_tokens"}
+        for k in a.keys() - own:
             if isinstance(a[k], float):
                 # a token more or less beyond the clip
                 assert b[k] == pytest.approx(a[k], rel=2e-3,

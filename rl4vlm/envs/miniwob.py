@@ -224,7 +224,7 @@ PAGES = {   # page -> which of its elements is to be clicked, given the task
 }
 
 def quoted(task:str)->str:
-    "The words between the first two quotation marks."
+    "The words between the first two quotation marks of a `task`."
     return task.split('"')[1]
 
 def next_step(

@@ -183,7 +183,7 @@ def picture_of(
     return np.asarray(open_image(data, "of an observation"))
 
 def pictures_in(value)->list: # of JSON values
-    "The images anywhere in an observation, in its order."
+    "The images anywhere in an observation (`value`), in its order."
     if _is_picture(value): return [value]
     if not isinstance(value, (dict, list)) or isinstance(value, list) and len(value) > 100: return []
     return [found for part in (value.values() if isinstance(value, dict) else value) for found in pictures_in(part)]
@@ -588,7 +588,7 @@ def running_server(
             thread.join(10)
 
 def serve_task(config)->None:
-    "Serve the task of a `ServeConfig` until somebody stops it."
+    "Serve the task of a `ServeConfig` (`config`) until somebody stops it."
     task = Task.from_config(config)
     app = task_app(task, config.task_options, config.sessions)
     with _listening(config.host, config.port) as door:
