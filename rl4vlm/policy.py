@@ -284,8 +284,9 @@ def encode(self:VLMPolicy,
     if wanted != len(images):
         raise UsageError(f"the messages have {wanted} image places but {len(images)} images were given")
     words = text, tuple(i.shape for i in images)
-    ids, positions, text = self._texts.get_or(words, lambda: self._encode_text(messages, images))
     answers = sum(m["role"] == "assistant" for m in messages)
+    read = lambda: self._encode_text(messages, images)
+    ids, positions, text = read() if answers else self._texts.get_or(words, read)   # a conversation is not asked twice
     return EncodedPrompt(ids, positions, images, tuple(image_key(i) for i in images), text, answers)
 
 # %% ../nbs/21_policy.ipynb #750308d3

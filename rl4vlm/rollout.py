@@ -182,8 +182,9 @@ class _Running:
 
     def shortener(self, task:Task)->Callable[[Prompt], bool]|None:
         "What takes the older half of the earlier turns out of the conversation of now, for good."
-        task, frame, past = task.of(self.frame), self.frame, list(self.past)
+        task = task.of(self.frame)
         if task.context == "per_turn": return None
+        frame, past = self.frame, list(self.past)
         def shorten(prompt:Prompt)->bool: # whether there was a turn to take out
             first = max(self.first, task.first_kept(len(past)))
             if first >= len(past): return False

@@ -62,7 +62,8 @@ class Odd:
 
 @pytest.mark.parametrize("name, options", [
     ("NumberLine", {}), ("NumberLine", dict(history=2, invalid="noop")), ("Sokoban", dict(size=5)),
-    ("MiniGridDoorKey5", {}), ("EZPoints", {}), ("PickImage", {}), ("FrozenLake", dict(text_only=True))])
+    ("MiniGridDoorKey5", {}), ("EZPoints", {}), ("PickImage", {}), ("FrozenLake", dict(text_only=True)),
+    ("NumberLine", dict(context="concat")), ("MiniGridDoorKey5", dict(context="compact", history=1))])
 def test_a_served_task_is_the_local_one(name, options):
     task = make_task(name, **options)
     with running_server(task, options) as url:
@@ -147,21 +148,8 @@ def colours():
     return create_app(Colours, Name, Shown, max_concurrent_envs=8)
 
 
-@contextlib.contextmanager
-def running(app):
-    "Any application in a thread."
-    with module._listening("127.0.0.1", 0) as door:
-        server = module._server(app)
-        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[door]), daemon=True)
-        thread.start()
-        try: yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            server.should_exit = server.force_exit = True
-            thread.join(10)
-
-
 def test_our_client_plays_a_foreign_server():
-    with running(colours()) as url:
+    with module._running(colours()) as url:
         task = OpenEnv(url=url, goal="Name it.")
         assert list(task.actions) == ["red", "green"] and task.goal == "Name it."
         class Red(Odd):
@@ -182,7 +170,7 @@ def test_our_client_plays_a_foreign_server():
 
 
 def test_what_fails_at_the_other_end_loses_one_episode():
-    with running(colours()) as url, contextlib.closing(EnvPool(OpenEnv(url=url), 2)) as pool:
+    with module._running(colours()) as url, contextlib.closing(EnvPool(OpenEnv(url=url), 2)) as pool:
         pool.reset({0: 0, 1: 1})
         with pytest.warns(RuntimeWarning, match="no green here"): results = pool.step({0: "green", 1: "green"})
         assert results[0] is None and results[1][1] == 1.0 and pool.lost == 1

@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -317,8 +317,9 @@ def interface_of(
     return dict(action=schema["action"], task=told, about={} if told else _get(url, "/metadata", timeout))
 
 # %% ../../nbs/19_openenv.ipynb #2a95fc13
-TOLD = ("goal", "fields", "thoughts", "history", "history_images", "text_only", "invalid", "max_turns")   # of a task
-OWN = ("url", "image_field", "text_field", "action_field", "timeout")                                     # options
+# attributes of a task; options of our own
+TOLD = ("goal", "fields", "thoughts", "context", "history", "history_images", "text_only", "invalid", "max_turns")
+OWN = ("url", "image_field", "text_field", "action_field", "timeout")
 
 class _Served(Task):
     "The words of a task that is known only by what its server says of it."
@@ -571,21 +572,25 @@ def _server(app)->Any:
     return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, lifespan="off"))
 
 @contextmanager
-def running_server(
-    task:Task,
-    options:dict|None=None,   # with which the task was made
-    sessions:int=64,          # at once
-    port:int=0,               # 0: any that is free
-)->Iterator[str]: # its address
-    "A server of a task in a thread of this process, as long as the context lasts."
+def _running(app, port:int=0)->Iterator[str]: # its address
+    "An application in a thread of this process, as long as the context lasts."
     with _listening("127.0.0.1", port) as door:
-        server = _server(task_app(task, options, sessions))
+        server = _server(app)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[door]), daemon=True)
         thread.start()
         try: yield f"http://127.0.0.1:{door.getsockname()[1]}"
         finally:
             server.should_exit = server.force_exit = True
             thread.join(10)
+
+def running_server(
+    task:Task,
+    options:dict|None=None,   # with which the task was made
+    sessions:int=64,          # at once
+    port:int=0,               # 0: any that is free
+)->AbstractContextManager[str]: # its address
+    "A server of a task in a thread of this process, as long as the context lasts."
+    return _running(task_app(task, options, sessions), port)
 
 def serve_task(config)->None:
     "Serve the task of a `ServeConfig` (`config`) until somebody stops it."
