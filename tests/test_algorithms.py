@@ -7,7 +7,7 @@ from rl4vlm.advantages import bilevel_gae, centred, following_values, gae, grpo,
 from rl4vlm.batch import normalised
 from rl4vlm.config import PPOConfig
 from rl4vlm.losses import ppo_loss, value_loss
-from rl4vlm.types import flatten, turn_of
+from rl4vlm.types import EncodedPrompt, flatten, turn_of
 
 # ---- Stable-Baselines3 ----
 
@@ -435,6 +435,7 @@ def test_two_ranks_have_the_advantages_of_one(estimator):
                         token_values=rng.normal(size=n).astype(np.float32))
                 for n, last in sizes]
     segments = [segment(i) for i in range(8)]
+    for t in (t for s in segments for t in s): t.prompt.tokens = EncodedPrompt(np.arange(3), np.arange(3)[None], [], ())
     policy = SimpleNamespace(action_tokens=lambda ids, span: np.ones(len(ids), bool))
     config = PPOConfig(advantage=dict(estimator=estimator, group_size=2), rollout=dict(envs=8))
     def advantages(segments, **more):

@@ -315,11 +315,27 @@ time.sleep(1000)
 """
 
 
+@pytest.fixture
+def folder():
+    "Where a browser that is killed may leave what it likes; a short path, unlike pytest's."
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: yield folder
+
+
+def test_a_browser_starts_where_the_folder_for_temporary_files_has_a_long_name(alone, tmp_path, monkeypatch):
+    "Chromium makes a socket there, whose name may have 107 characters."
+    long = tmp_path/("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    env = make_task("MiniWoBClickTest").make_env()
+    try: assert env.reset(seed=0)[0].any()
+    finally: env.close()
+
+
 @pytest.mark.parametrize("workers, way", [(0, "SIGTERM"), (1, "SIGTERM"), (0, "SIGKILL")])
-def test_no_browser_outlives_a_run(workers, way, tmp_path):
+def test_no_browser_outlives_a_run(workers, way, folder):
     script = SCRIPT.replace("from rl4vlm.tasks", "import rl4vlm.envs.miniwob\nfrom rl4vlm.tasks")
     run = subprocess.Popen([sys.executable, "-c", script, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           env={**os.environ, "TMPDIR": str(tmp_path)})
+                           env={**os.environ, "TMPDIR": str(folder)})
     assert run.stdout.readline() == b"ready\n", run.stderr.read()
     started = descendants([run.pid])
     assert len([p for p in started if "chromium" in name_of(p)]) > 3

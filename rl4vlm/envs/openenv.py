@@ -63,7 +63,8 @@ def actions_from_json(
 )->Any: # a list of names or `Actions`
     "The actions that JSON tells of; `UsageError` where it does not."
     def argument(kind:str, **values)->Any:
-        return ARGUMENTS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given:dict = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return ARGUMENTS[kind](**given)
     try:
         kind, rest = told["kind"], {k: v for k, v in told.items() if k != "kind"}
         if kind == "text": return FreeText(rest["most"], tuple(rest["examples"]))
@@ -243,7 +244,8 @@ class RemoteEnv:
 
     def close(self)->None:
         client, self.client = self.client, None
-        with suppress(Exception): client and client.close()
+        with suppress(Exception):
+            if client: client.close()
 
     def _ask(self, method:str, *arguments, **options)->Any:
         try:
@@ -486,7 +488,7 @@ def _told(self:Session, reward:float, terminated:bool=False, truncated:bool=Fals
     task, frame, shown = self.task, self.frame, not terminated
     prompt = task.prompt(frame) if shown else []
     own = {m for m in ("prompt", "menu", "form") if getattr(type(task), m) is not getattr(Task, m)}
-    episode = Episode(task.name, self.env.seed, self.turns, info=frame.info)
+    episode = Episode(task.name, self.env.seed or 0, self.turns, info=frame.info)
     served = dict(actions=actions_as_json(frame.actions), fields=task.true_fields(frame.info) if shown else {},
                   reason=task.reason(frame.info) if shown and task.thoughts else "", prompt=prompt if own else None,
                   steps=frame.steps, success=bool(self.turns and task.success(episode)))
@@ -552,7 +554,7 @@ def task_app(
     told = dict({k: getattr(task, k) for k in TOLD}, protocol=PROTOCOL, version=__version__, task=task.name,
                 options=options or {}, actions=actions_as_json(task.actions),
                 fields=list(task.fields.items()))   # in order: a schema's keys are sorted
-    named = dict(enum=list(task.actions)) if type(task.actions) in (list, Actions) else {}
+    named:Any = dict(enum=list(task.actions)) if type(task.actions) in (list, Actions) else {}
     class TaskAction(Action):
         model_config = ConfigDict(json_schema_extra=dict(rl4vlm=plain_json(told)))
         action:Any = Field(None, json_schema_extra=named, description="what the field `action` of an answer holds")
