@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from .config import PPOConfig
 from .core import InvariantError
+from .grounding import statement_terms
 from .types import Layout
 
 # %% ../nbs/34_advantages.ipynb #a2e4fcba
@@ -267,6 +268,7 @@ def compute_advantages(
 )->Estimate: # of tensors (M,), or (M, R) where tokens are steps
     "The advantages of a rollout, by the estimator that `config` names."
     rewards = torch.tensor([float(t.reward) for t in turns])                     # (M,)
+    rewards += torch.from_numpy(statement_terms(turns, config.reward.grounding, config.reward.prediction))
     c = config.advantage
     if c.estimator == "gae-token": return _padded_token_gae(turns, layout, rewards, penalty, config)
     if c.estimator == "bilevel":

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GROUPED', 'CRITIC', 'ADVANTAGES', 'PER_TOKEN', 'WHITENED', 'RATIOS', 'OBJECTIVES', 'MISMATCH', 'CollectConfig',
            'FilterConfig', 'PreprocessConfig', 'SFTRowsConfig', 'SFTOptimConfig', 'SFTRunConfig', 'SFTConfig',
-           'PPORolloutConfig', 'PPOSamplingConfig', 'AdvantageConfig', 'LossConfig', 'PPOKLConfig', 'PPOOptimConfig',
-           'PPORunConfig', 'PPOEngineConfig', 'PPOConfig', 'TRLOptimConfig', 'TRLConfig', 'EvalSamplingConfig',
-           'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig', 'ServeConfig', 'MergeConfig',
-           'EngineCommandConfig', 'AlfworldConfig', 'GetConfig', 'DoctorConfig']
+           'PPORolloutConfig', 'RewardConfig', 'PPOSamplingConfig', 'AdvantageConfig', 'LossConfig', 'PPOKLConfig',
+           'PPOOptimConfig', 'PPORunConfig', 'PPOEngineConfig', 'check_ratio', 'PPOConfig', 'TRLOptimConfig',
+           'TRLConfig', 'EvalSamplingConfig', 'EvalConfig', 'PipelineConfig', 'ReportConfig', 'TasksConfig',
+           'ServeConfig', 'MergeConfig', 'EngineCommandConfig', 'AlfworldConfig', 'GetConfig', 'DoctorConfig']
 
 # %% ../nbs/02_config.ipynb #8d523978
 from dataclasses import dataclass, field, replace
@@ -235,6 +235,17 @@ class PPORolloutConfig(RolloutConfig):
         check_range(self, "steps", low=1)
 
 @dataclass
+class RewardConfig(Options):
+    "What is paid for statements, beside the environment's reward."
+    grounding: float = 0.0
+    """A turn is paid this times (share of the task's fields that it states rightly − 1)."""
+    prediction: float = 0.0
+    """A turn is paid this times (share of what it foretells that comes true − 1), for tasks with `predict`."""
+
+    def __post_init__(self)->None:
+        for name in ("grounding", "prediction"): check_range(self, name, low=0)
+
+@dataclass
 class PPOSamplingConfig(SamplingConfig):
     "How answers are sampled in training."
     temperature_range: float = 0.0
@@ -432,6 +443,20 @@ class PPOEngineConfig(EngineConfig):
             raise UsageError("engine.max_staleness=1 plays while the policy learns, and a policy in this process can "
                              "do one of both; give --engine vllm")
 
+# %% ../nbs/02_config.ipynb #d4741173
+def check_ratio(
+    estimator:str,   # one of `ADVANTAGES`
+    ratio:str,       # one of `RATIOS`
+)->None:
+    "Refuse a `loss.ratio` of which an estimator can make nothing."
+    if ratio == "token": return
+    if estimator in PER_TOKEN:
+        raise UsageError(f"advantage.estimator={estimator} of PPOConfig gives each token an advantage of its own "
+                         f"and needs loss.ratio=token, not {ratio}")
+    if estimator == "drgrpo":
+        raise UsageError("advantage.estimator=drgrpo of PPOConfig adds up tokens, whatever the length of their "
+                         f"answer, and needs loss.ratio=token, not {ratio}")
+
 # %% ../nbs/02_config.ipynb #4a03d1e2
 @dataclass
 class PPOConfig(Options):
@@ -464,6 +489,8 @@ class PPOConfig(Options):
     """How answers are sampled."""
     engine: PPOEngineConfig = field(default_factory=PPOEngineConfig)
     """Who samples them."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What is paid beside the environment's reward."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """How advantages are estimated."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -484,13 +511,7 @@ class PPOConfig(Options):
         if a.estimator in GROUPED and self.rollout.envs % a.group_size:
             raise UsageError(f"advantage.group_size={a.group_size} of PPOConfig must divide "
                              f"rollout.envs={self.rollout.envs}, the episodes played in an update")
-        if self.loss.ratio == "token": return
-        if a.estimator in PER_TOKEN:
-            raise UsageError(f"advantage.estimator={a.estimator} of PPOConfig gives each token an advantage of its own "
-                             f"and needs loss.ratio=token, not {self.loss.ratio}")
-        if a.estimator == "drgrpo":
-            raise UsageError("advantage.estimator=drgrpo of PPOConfig adds up tokens, whatever the length of their "
-                             f"answer, and needs loss.ratio=token, not {self.loss.ratio}")
+        check_ratio(a.estimator, self.loss.ratio)
 
 # %% ../nbs/02_config.ipynb #04f89a57
 @dataclass
@@ -594,6 +615,8 @@ class EvalConfig(Options):
     """Play the random player and the oracle too."""
     agreement: bool = False
     """Ask the oracle at each turn of a model and report how often they agree."""
+    grounding: bool = False
+    """Report which share of the task's fields, and of what is foretold, the answers state rightly."""
     out: str = "runs/eval"
     """Run folder; gets results.json and the episodes."""
     seed: int = 0

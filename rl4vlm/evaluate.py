@@ -251,7 +251,7 @@ def noting(self:Evaluation, what:str, strict:bool)->Iterator:
 @patch
 def add_row(self:Evaluation, task, name:str, episodes:list, seconds:float)->None:
     "Summarise, tell and write what a player has played; a resumed row keeps the time when it was played."
-    row = dict(summarise(episodes, name, self.config.agreement), task=task.name)
+    row = dict(summarise(episodes, name, self.config.agreement, self.config.grounding), task=task.name)
     self.seconds[task.name, name] = round(max(seconds, self.seconds.get((task.name, name), 0.0)), 2)
     self.episodes[task.name, name, "sampled"] = episodes
     self.rows.append(row)
@@ -313,8 +313,8 @@ def play_model(self:Evaluation, task, name:str)->None:
     episodes = play_panel(task, greedy, c.panel, c.rollout.envs, c.seed, name, self.tell, c.rollout.workers,
                           0, self.greedy, shard)
     self.episodes[task.name, name, "greedy"] = episodes
-    row = summarise(episodes, agreement=c.agreement)
-    shown = ("success", "low", "high", "mean_return", "agreement", *mean_columns(episodes))
+    row = summarise(episodes, agreement=c.agreement, grounding=c.grounding)
+    shown = ("success", "low", "high", "mean_return", "agreement", "grounding", "prediction", *mean_columns(episodes))
     self.rows[-1].update({f"greedy_{k}": v for k, v in row.items() if k in shown})
     self.write()
 

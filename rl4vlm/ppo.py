@@ -38,7 +38,7 @@ from .policy import Scores, VLMPolicy
 from .rollout import Plan, Player, PolicyActor, has_steps, play as play_episodes
 from .run_folder import RunFolder, StopSignal, exit_for_requeue, load_newest, save_checkpoint
 from .signals import agreement, cross_scores, mutual_information, signal_share, two_halves
-from .statistics import summarise
+from .statistics import mean_statements, summarise
 from .store import EpisodeStore
 from .tasks import make_task
 from .tracking import start_trackers
@@ -400,7 +400,7 @@ def describe_rollout(
     "Numbers about a rollout, over all processes."
     mine = [(t.cause, len(t.response_ids), t.text, t.temperature, t.steps) for t in turns]
     ended = [(bool(e.success), e.total_reward, len(e)) for e in episodes]
-    parts = gather((mine, ended))
+    parts = gather((mine, ended, [SimpleNamespace(grounding=t.grounding, prediction=t.prediction) for t in turns]))
     causes, tokens, texts, temperatures, steps = zip(*(t for part in parts for t in part[0]))
     success, returns, length = zip(*found) if (found := [e for part in parts for e in part[1]]) else ([], [], [])
     average = lambda values: float(np.mean(values)) if len(values) else None
@@ -409,7 +409,8 @@ def describe_rollout(
                 mean_return=average(returns), mean_turns=average(length),
                 failed_parses=sum(failed.values()) / len(texts),
                 causes=dict(failed), response_tokens=average(tokens),
-                distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures))
+                distinct_responses=len(set(texts)) / len(texts), temperature=average(temperatures),
+                **mean_statements([s for part in parts for s in part[2]]))
 
 # %% ../nbs/36_ppo.ipynb #b9665636
 def describe_tasks(

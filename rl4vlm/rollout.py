@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from .actions import Several, as_actions
 from .core import InvariantError, RL4VLMError, TooLong, UsageError, moved, stream_seed
 from .env_pool import EnvPool
+from .grounding import grounding, prediction
 from .images import image_key
 from .tasks import Task, make_task
 from .types import EncodedPrompt, Episode, Frame, PastTurn, Prompt, Response, Turn, turn_of
@@ -262,8 +263,9 @@ def _turn(self:Player, episode:_Running, prompt:Prompt, response:Response)->Turn
     played = parsed.action if response.acted is None else parse(said).action
     if played is None and task.invalid == "random": played = as_actions(frame.actions).sample(prompt.seed)
     return Turn(self._kept(prompt, plan), response, parsed.action, parsed.cause, parsed.span, played, steps=0,
-                state=frame.text, suggestion=frame.suggestion, task=task.name, episode=plan.id,
-                index=len(episode.turns), seed=plan.seed, group=plan.group, anchor=self._anchor(episode))
+                state=frame.text, suggestion=frame.suggestion, grounding=grounding(task, parsed, frame.info),
+                task=task.name, episode=plan.id, index=len(episode.turns), seed=plan.seed, group=plan.group,
+                anchor=self._anchor(episode))
 
 @patch
 def _kept(self:Player, prompt:Prompt, plan:Plan)->Prompt:
@@ -307,7 +309,7 @@ def _answered(self:Player,
 # columns of the result table and the metrics
 RESERVED = ("name", "task", "success", "low", "high", "episodes", "mean_return", "return_low", "return_high",
             "mean_turns", "failed_parses", "causes", "kinds", "kind", "response_tokens",
-            "agreement", "step", "turns", "time", "env_steps")
+            "agreement", "grounding", "prediction", "step", "turns", "time", "env_steps")
 
 def _plain_columns(task:Task, columns)->dict: # name -> number, word or None
     "What `columns` of a task returned, as plain values; `UsageError` where it cannot be a column."
@@ -334,6 +336,9 @@ def _settle(self:Player, i:int, episode:_Running, turn:Turn, result)->None:
     before, task = episode.frame, self.task.of(episode.frame)
     if result is not None: self._take(episode, turn, result)
     elif task.invalid == "terminate": turn.terminated = True
+    if task.predict:
+        parsed = task.parse(turn.text, before.actions, cut=turn.response.cut)
+        turn.prediction = prediction(task, parsed, episode.frame.info)
     again = result is None and task.invalid == "retry" and episode.retries < MAX_RETRIES
     episode.retries = episode.retries + 1 if again else 0
     episode.counted += not again

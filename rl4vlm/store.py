@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # %% ../nbs/05_store.ipynb #a055c5e5
 COLUMNS = ("text", "action", "cause", "played", "steps", "reward", "terminated", "truncated", "state", "suggestion",
-           "acted", "episode", "index", "seed", "group", "value", "advantage", "temperature", "token_ends")
+           "acted", "grounding", "prediction", "episode", "index", "seed", "group", "value", "advantage", "temperature",
+           "token_ends")
 
 def _png(image:np.ndarray)->dict:
     from PIL import Image
@@ -65,7 +66,8 @@ def _features(decode:bool=True)->"datasets.Features":
     from datasets import Features, Image, List, Value
     of = lambda kind, names: {name: Value(kind) for name in names.split()}
     text = of("string", "text action cause played state suggestion acted episode group messages task actor columns")
-    numbers = of("float64", "reward value advantage temperature") | of("int32", "index steps") | of("int64", "seed")
+    numbers = of("float64", "reward value advantage temperature grounding prediction")
+    numbers |= of("int32", "index steps") | of("int64", "seed")
     ends = of("bool", "terminated truncated success")
     return Features(**text, **numbers, **ends, images=List(Image(decode=decode)), span=List(Value("int32")),
                     token_ends=List(Value("int32")), logprobs=List(Value("float32")))

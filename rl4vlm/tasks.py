@@ -40,6 +40,7 @@ class Task:
     actions:list = _UNSET      # names in order, or what `rl4vlm.actions` has; a method of info; None: as the space says
     goal:str = ""              # what the game is about, in a sentence or two
     fields:dict = {}           # fields of the JSON answer before the thoughts: name -> what belongs there
+    predict:dict = {}          # fields about the state after the action: name -> the one of `fields` it foretells
     thoughts:str|None = "reason briefly"   # what the "thoughts" field asks for; None for action-only answers
     context:str = "per_turn"   # each turn a prompt of its own, or a conversation: concat, window, compact
     history:int = 0            # how many earlier turns the prompt quotes, or the conversation keeps
@@ -94,6 +95,18 @@ def _check_context(task:Task)->None:
     if task.context in ("window", "compact") and task.history == 0:
         raise UsageError(f"context={task.context} of task {task.name} needs history=1 or more: the turns that it keeps")
 
+def _check_predict(task:Task)->None:
+    "Refuse a `predict` that no field answers for, or that the task cannot teach."
+    for name, field in task.predict.items():
+        if field not in task.fields:
+            hint = did_you_mean(str(field), task.fields) or " it has " + (", ".join(task.fields) or "none")
+            raise UsageError(f"predict of task {task.name}: {name!r} is to foretell {field!r}, "
+                             f"which is none of its fields;{hint}")
+        if name in (*task.fields, "thoughts", "action"):
+            raise UsageError(f"predict of task {task.name} names {name!r}, which its answers have already")
+    if task.predict and type(task).after is Task.after:
+        raise UsageError(f"predict of task {task.name} needs its after(action, info): what an example foretells")
+
 # %% ../nbs/12_tasks.ipynb #134f647a
 INVALID_RULES = ("random", "noop", "retry", "terminate")
 
@@ -120,6 +133,7 @@ def _set_options(task, options:dict)->None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"{key}={value!r} of task {task.name} must be a whole number, {least} or more")
     _check_context(task)
+    _check_predict(task)
     if isinstance(task.actions, (list, tuple)): _check_names(task, task.actions)
 
 def _fits(key:str, default, value)->bool:
@@ -265,6 +279,7 @@ def menu(self:Task, actions:list)->str:
 def form(self:Task, actions:list)->str:
     "The line that shows the form of the answer."
     fields = {**self.fields, **({"thoughts": self.thoughts} if self.thoughts else {})}
+    fields |= {name: f"{self.fields[field]}, after the action" for name, field in self.predict.items()}
     told = [f'"{k}": ({v})' for k, v in fields.items()] + [f'"action": {as_actions(actions).form()}']
     return "Answer in JSON: {" + ", ".join(told) + "}"
 
@@ -321,8 +336,16 @@ def answer(self:Task,
     "The response that states `action`, with true fields and a reason."
     values = self.true_fields(info) if self.fields else {}
     thoughts = {"thoughts": self.reason(info)} if self.thoughts else {}
+    then = self.true_fields(self.after(action, info)) if self.predict else {}
+    foretold = {name: then[field] for name, field in self.predict.items()}
     stated = self.actions.value(action) if isinstance(self.actions, Actions) else action
-    return json.dumps({**{k: values[k] for k in self.fields}, **thoughts, "action": stated}, ensure_ascii=False)
+    said = {**{k: values[k] for k in self.fields}, **thoughts, **foretold, "action": stated}
+    return json.dumps(said, ensure_ascii=False)
+
+@patch
+def after(self:Task, action:str, info:dict)->dict:
+    "The info that follows on an action, for a task that can foretell it: what its examples say in `predict`."
+    raise UsageError(f"task {self.name} cannot say what follows on {action!r}: it has no after(action, info)")
 
 @patch
 def reason(self:Task, info:dict)->str:

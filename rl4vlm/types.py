@@ -87,6 +87,8 @@ class Turn:
     steps:int = 1                       # of the environment; several where an answer names several actions
     state:str = ""                      # the state in words
     suggestion:str|None = None          # the oracle's action, where it was asked
+    grounding:float|None = None         # share of the task's fields that the response states rightly
+    prediction:float|None = None        # the same of what it foretells of the next state
     # where it belongs
     task:str = ""                       # its name; a rollout may be of several tasks
     episode:str = ""                    # id of the episode

@@ -146,6 +146,9 @@ class NumberLine(Task):
         t, c = info["Target"], info["Current"]
         return f"{t} is {'larger than' if t > c else 'smaller than' if t < c else 'equal to'} {c}"
     def oracle(self, env, info)->str|None: return "+" if info["Target"] > info["Current"] else "-"
+    def after(self, action, info)->dict:
+        last = self.env_kwargs.get("max_position", 5)
+        return dict(info, Current=min(max(info["Current"] + (1 if action == "+" else -1), 0), last))
     def success(self, episode)->bool: return episode.total_reward > 0
     def columns(self, episode)->dict:
         return dict(target_reached=float(episode.turns[-1].terminated and episode.turns[-1].reward > 0))

@@ -141,6 +141,12 @@ class FrozenLake(Task):
         holes, flag = (_say(_cells(info["lake"], sign)) for sign in "HG")
         return dict(you=_say([info["cell"]]), holes=holes, flag=flag)
 
+    def after(self, action, info)->dict:
+        "Where a step leads on firm ice; a step against the edge stays."
+        if self.is_slippery: return super().after(action, info)   # which says that it cannot be known
+        cell = tuple(min(max(x + d, 1), self.size) for x, d in zip(info["cell"], STEPS[action]))
+        return dict(info, cell=cell)
+
     def reason(self, info)->str:
         "The way, or on slippery ice the holes next to the player."
         if not self.is_slippery: return ", ".join(shortest_way(info["lake"], info["cell"])) or "none"

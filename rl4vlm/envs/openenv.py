@@ -548,6 +548,7 @@ def task_app(
     "A task as OpenEnv's package serves it."
     from rl4vlm import __version__
     if len(task.parts) > 1: raise UsageError(f"{task.name} is a mixture; serve each of its tasks")
+    if task.predict: raise UsageError(f"what {task.name} is to foretell is not served; serve it without predict")
     observation, state, environment = _models()
     from openenv.core.env_server import Action, create_app
     from pydantic import ConfigDict, Field

@@ -269,6 +269,13 @@ class Sokoban(Task):
         cells = dict(you=[level.player], boxes=level.boxes, targets=level.targets, walls=inner)
         return {name: _cells(found) for name, found in cells.items()}
 
+    def after(self, action, info)->dict:
+        "The level after the moves, up to the one that solves it."
+        level = info["level"]
+        for name in action.split(", "):
+            if not level.solved: level = moved(level, name)
+        return dict(info, level=level)
+
     def reason(self, info)->str:
         "The next push of a shortest plan."
         level, plan = info["level"], solve(info["level"])
