@@ -98,7 +98,7 @@ def read_config(
 
 # what held when there were no such options
 SINCE = dict(engine=dict(vars(EngineConfig()), max_staleness=0), ask=vars(RequestConfig()),
-             advantage=dict(answer_lambda=1.0), run=dict(signals=True),
+             advantage=dict(answer_lambda=1.0), reward=dict(grounding=0.0, prediction=0.0), run=dict(signals=True),
              loss=dict(mismatch_clip_min=0.0, mismatch_mode="auto", clip_high=None, objective="ppo"))
 
 def as_before(path:str, value)->bool:
