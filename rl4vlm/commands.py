@@ -68,8 +68,10 @@ def sft_rows(config:SFTConfig, part:str="train")->Any:
     if is_json(config.data):
         return JsonConversations(config.data, config.rows.images or None, config.rows.on_bad_row,
                                  part if config.run.best == "loss" else "all")
-    whole = Path(config.data).is_dir() or part == "validation"
-    return Conversations(Path(config.data)/f"{part}.parquet" if whole else config.data, config.rows.on_bad_row)
+    given = Path(config.data)
+    if part == "train" and not given.is_dir(): return Conversations(given, config.rows.on_bad_row)
+    of_a_run = given/"data"/f"{part}.parquet"
+    return Conversations(of_a_run if of_a_run.exists() else given/f"{part}.parquet", config.rows.on_bad_row)
 
 def check_for_model(rows, config:SFTConfig, model:str)->None:
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."

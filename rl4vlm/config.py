@@ -114,7 +114,7 @@ class FilterConfig(Options):
 class PreprocessConfig(Options):
     "Turn stored turns, LLaVA JSON or chat messages into conversations."
     data: str = "runs/collect/data/episodes"
-    """Folder of stored turns from `rl4vlm collect`, or a .json or .jsonl file in LLaVA's form or of chat messages."""
+    """Turns from `rl4vlm collect` (its run, or the folder of episodes in it), or a .json or .jsonl file in LLaVA's form or of chat messages."""
     out: str = "runs/collect"
     """Run folder; the conversations lie in its data/ folder."""
     validation_share: float = 0.05
@@ -193,7 +193,7 @@ class SFTConfig(Options):
     model: str = "tiny"
     """Model to start from: a folder, an adapter folder, a hub name, tiny[:family], or smol."""
     data: str = ""
-    """Folder from `rl4vlm preprocess`, or a .json or .jsonl file in LLaVA's form or of chat messages."""
+    """Rows from `rl4vlm preprocess` (its run, or the folder data/ in it), or a .json or .jsonl file in LLaVA's form or of chat messages."""
     captions: bool = False
     """Learn to see instead: from the task's own images and the words its `text` has for them."""
     out: str = "runs/sft"

@@ -66,9 +66,14 @@ def is_json(path)->bool:
 # %% ../nbs/43_preprocess.ipynb #9a9ab1b9
 COLUMNS = ["messages", "images", "text", "episode", "task"]
 
+def _episodes_in(path)->Path:
+    "The folder of episodes that is meant by a `path`: that of a run, or the folder itself."
+    path = Path(path)
+    return next((p for p in (path/"data"/"episodes", path/"episodes") if EpisodeStore(p).shards), path)
+
 def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."
-    rows = EpisodeStore(config.data).read()
+    rows = EpisodeStore(_episodes_in(config.data)).read()
     kept, dropped = choose(rows, config.filter, AnswerLog(RunFolder(config.out).opinions) if config.filter.judge
                            else None, config.seed)
     return dict(kept=kept, dropped=dropped, episodes=rows["episode"][:],

@@ -215,3 +215,19 @@ def test_parquet_is_checked_when_it_is_opened(row, says, tmp_path):
     assert says in str(error.value) and "\n" not in str(error.value)
     assert len(Conversations(path, "skip").bad) == 1
     assert len(Conversations(parquet(tmp_path/"good"/"train.parquet"))) == 1
+
+
+def test_a_run_is_given_for_what_lies_in_it(tmp_path):
+    from rl4vlm.collect import collect
+    from rl4vlm.commands import sft_rows
+    from rl4vlm.config import CollectConfig, PreprocessConfig, SFTConfig
+    from rl4vlm.preprocess import preprocess
+    episodes = collect(CollectConfig(episodes=20, out=str(tmp_path)))
+    counts = [preprocess(PreprocessConfig(data=str(given), out=str(tmp_path), validation_share=0.2))
+              for given in (episodes, tmp_path/"data", tmp_path)]   # the second and third beside train.parquet
+    assert counts[0]["validation"] and counts[1:] == counts[:1] * 2
+    for part in ("train", "validation"):
+        assert {len(sft_rows(SFTConfig(data=str(given)), part)) for given in (tmp_path, tmp_path/"data")} \
+            == {counts[0][part]}
+    with pytest.raises(UsageError, match="no conversations at .*nothing"):
+        sft_rows(SFTConfig(data=str(tmp_path/"nothing")), "train")
