@@ -89,6 +89,7 @@ def task_captions(task)->list:
                          f"true_fields(info) with fields")
     return rows
 
+# %% ../nbs/53_commands.ipynb #a4b9ea25
 def run_sft(
     config:SFTConfig,
     rows=None,            # conversations; by default those of `sft_rows`
