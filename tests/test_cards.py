@@ -462,3 +462,32 @@ def test_entry_points_name_all_four():
     project = tomllib.loads((Path(__file__).parent.parent/"pyproject.toml").read_text())["project"]
     for name in ("NumberLine", "EZPoints", "Points24", "Blackjack"):
         assert project["entry-points"]["rl4vlm.tasks"][name] == f"rl4vlm.envs.cards:{name}"
+
+
+def test_regret_is_what_a_rule_lies_below_best_play():
+    "The regret of a rule's turns, weighted by how often it meets them, is best play's mean return less its own."
+    from types import SimpleNamespace
+    from rl4vlm.envs.cards import DECK, Blackjack, blackjack_regret, blackjack_values, dealer_outcomes, total
+    words = lambda hard, ace, dealer: (f"player {'soft ' * (total(hard, ace) != hard)}{total(hard, ace)}, "
+                                       f"dealer {11 if dealer == 1 else dealer}")
+    def of_rule(hard, ace, dealer, rule):   # its mean return, and the regret that it gathers
+        action = rule(hard, ace, dealer)
+        given_away = blackjack_regret(words(hard, ace, dealer), action)
+        if action == "stand":
+            mine = total(hard, ace)
+            outcomes = dealer_outcomes(dealer, dealer == 1).items()
+            return sum(c * ((mine > final) - (mine < final)) for final, c in outcomes), given_away
+        below = [(-1, 0.0) if hard + v > 21 else of_rule(hard + v, ace or v == 1, dealer, rule) for v in DECK]
+        return sum(b[0] for b in below) / 13, given_away + sum(b[1] for b in below) / 13
+    cautious = lambda hard, ace, dealer: "hit" if total(hard, ace) < 14 else "stand"
+    for a, b, dealer in ((1, 6, 10), (2, 3, 5), (10, 6, 1), (1, 1, 9), (4, 8, 2)):
+        start = a + b, 1 in (a, b), dealer
+        mean, regret = of_rule(*start, cautious)
+        assert regret >= 0 and abs(max(blackjack_values(*start)) - mean - regret) < 1e-9
+    assert blackjack_regret("a queen and an ace", "hit") is None
+    assert blackjack_regret("player 12, dealer 3", None) is None
+    turns = [SimpleNamespace(state="player 12, dealer 10", played="stand", action=None),
+             SimpleNamespace(state="other words", played="hit", action="hit")]
+    regret = Blackjack().columns(SimpleNamespace(turns=turns[:1]))["regret"]
+    stand, hit = blackjack_values(12, False, 10)
+    assert regret == hit - stand > 0 and Blackjack().columns(SimpleNamespace(turns=turns))["regret"] is None

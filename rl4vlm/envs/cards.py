@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['CardGame', 'NumberLineEnv', 'NumberLine', 'PointsGame', 'EZPointsEnv', 'Points24Env', 'PointsTask', 'EZPoints',
-           'Points24', 'BlackjackEnv', 'total', 'hand', 'dealer_outcomes', 'blackjack_values', 'Blackjack']
+           'Points24', 'BlackjackEnv', 'total', 'hand', 'dealer_outcomes', 'blackjack_values', 'blackjack_regret',
+           'Blackjack']
 
 # %% ../../nbs/14_cards.ipynb #beaf89cf
+import re
 from functools import lru_cache
 from typing import Any
 import gymnasium as gym
@@ -515,6 +517,18 @@ def blackjack_values(
               for value in DECK) / len(DECK)
     return stand, hit
 
+# %% ../../nbs/14_cards.ipynb #d3f59430
+def blackjack_regret(
+    state:str,         # in words, as the task has it: player soft 18, dealer 10
+    action:str|None,   # stand or hit
+)->float|None: # reward units, 0 for the best move; None where the words are others
+    "The expected return that a move gives away."
+    seen = re.match(r"player (soft )?(\d+), dealer (\d+)", state)
+    if not seen or action not in BlackjackEnv.action_names: return None
+    soft, mine, dealer = bool(seen[1]), int(seen[2]), int(seen[3])
+    values = blackjack_values(mine - 10 * soft, soft, 1 if dealer == 11 else dealer)   # of standing, of hitting
+    return max(values) - values[list(BlackjackEnv.action_names).index(action)]
+
 # %% ../../nbs/14_cards.ipynb #95c01a47
 @register_task
 class Blackjack(Task):
@@ -539,3 +553,7 @@ class Blackjack(Task):
     def oracle(self, env, info)->str|None:
         stand, hit = blackjack_values(*hand(info["Player Card"]), info["Dealer Card"][0][0])
         return "hit" if hit > stand else "stand"
+
+    def columns(self, episode)->dict:
+        found = [blackjack_regret(t.state, t.played or t.action) for t in episode.turns]
+        return dict(regret=None if None in found else sum(found))
