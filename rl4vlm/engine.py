@@ -269,15 +269,16 @@ def sync(self:VLLM, policy:VLMPolicy, version:int)->None:
 
 @patch
 def _load_all(self:VLLM)->list: # of (address, `Failed`)
-    "Give each server the weights of this version; what went wrong."
-    failures = []
-    for url in self.up():
+    "Give the servers the weights of this version, all at once; what went wrong."
+    def load(url:str)->Failed|None:
         try: self._load(url)
-        except Failed as e: failures.append((url, e))
+        except Failed as e: return e
         except Refused as e:
             raise EngineError(f"{url} refuses the weights in {self.source} ({e}); they must be in its sight: name a "
                               "shared folder by --engine.folder") from None
-    return failures
+    urls = self.up()
+    if not urls: return []
+    with ThreadPoolExecutor(len(urls)) as pool: return [(u, e) for u, e in zip(urls, pool.map(load, urls)) if e]
 
 @patch
 def _unload(self:VLLM, url:str, label:str)->None:

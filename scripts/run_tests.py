@@ -26,8 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600   # seconds for one notebook
 TOLD = set('''
-32_sft
-20_models 21_policy 22_generate 24_families 26_contract 33_tiny 36_ppo 52_dry_run 55_doctor 56_cli algorithms
+52_dry_run 55_doctor 56_cli algorithms
 data_pipeline families faults first_result fleet frozen_lake frozen_lake_slippery glossary index install metrics
 moving_from_rl4vlm quickstart reading_a_report real_model results scaling scaling_and_clusters sokoban speed tasks
 your_environment

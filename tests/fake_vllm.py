@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
 
+LOADING = threading.Lock()   # of the process: transformers cannot load in two threads at once
+
 class FakeVLLM:
     def __init__(self, policy, port=0, adapters=True):
         self.policy, self.lock, self.takes_adapters = policy, threading.Lock(), adapters
@@ -91,7 +93,7 @@ class FakeVLLM:
             return 500, dict(error=dict(message="weights on meta"))
         assert self.paused, "the server was not paused"
         from rl4vlm.models import fill_model
-        with self.lock: fill_model(self.policy.model, folder); self.forget()
+        with LOADING, self.lock: fill_model(self.policy.model, folder); self.forget()
         return 200, {}
 
     def forget(self): self.policy._features.clear(); self.policy._features.used = 0

@@ -372,3 +372,20 @@ def test_no_environment_waits_for_the_answer_of_another():
     def broken(prompts): raise RuntimeError("no more")
     players[1].actor.act = broken
     with pytest.raises(RuntimeError, match="no more"): players[1].rollout(1)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_servers_take_new_weights_at_the_same_time(base, prompts, tmp_path, monkeypatch, kind):
+    from threading import Barrier
+    from rl4vlm.config_parts import LoRAConfig
+    policy = policy_of(base, **dict(adapter=dict(lora=LoRAConfig(r=2, alpha=4)), whole=dict(parts="all"))[kind])
+    together, handle = Barrier(2), FakeVLLM.handle   # nobody passes before both are there
+    def meet(self, path, body):
+        if path.partition("?")[0] in ("/v1/load_lora_adapter", "/update_weight_version"): together.wait(30)
+        return handle(self, path, body)
+    with FakeVLLM(policy_of(base)) as one, FakeVLLM(policy_of(base)) as two:
+        engine = engine_of(policy, tmp_path, one.url, two.url, sync=None)
+        monkeypatch.setattr(FakeVLLM, "handle", meet)
+        engine.sync(policy, 3)
+        assert {r.version for r in engine.generate(prompts, [1, 2, 3, 4], **HOW)} == {3}
+    assert not together.broken
