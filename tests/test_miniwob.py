@@ -17,7 +17,7 @@ import pytest
 from rl4vlm.core import RL4VLMError, UsageError
 from rl4vlm.env_pool import EnvPool, LostEnvironment, TaskEnv, descendants, live_processes
 from rl4vlm.envs import miniwob as module
-from rl4vlm.envs.miniwob import BROWSER, PAGES, MiniWoB, MiniWoBEnv, next_step, typed
+from rl4vlm.envs.miniwob import BROWSER, LOADED_ONCE, PAGES, MiniWoB, MiniWoBEnv, next_step, own_page, typed
 from rl4vlm.evaluate import evaluate
 from rl4vlm.rollout import Actor, OracleActor, play
 from rl4vlm.tasks import make_task
@@ -116,6 +116,46 @@ def test_a_seed_gives_the_same_pixels_whatever_was_before(env, page):
     if page == "click-dialog":
         BROWSER.end()
         assert np.array_equal(env(page).reset(seed=3)[0], first[3][0])   # and in another browser
+
+
+@pytest.mark.parametrize("page", LOADED_ONCE)
+def test_a_page_that_is_loaded_once_looks_as_if_loaded_anew(env, page, monkeypatch):
+    e, source = env(page), random.Random(0)
+    with monkeypatch.context() as anew:
+        anew.setattr(module, "LOADED_ONCE", ())
+        fresh = {seed: e.reset(seed=seed) for seed in range(8)}
+    e.reset(seed=0)
+    for seed, (image, info) in fresh.items():
+        for _ in range(3):
+            seen = [x for x in e.info["elements"] if x.at]
+            if not e.over: e.step(CLICK(*source.choice(seen).at))
+            if not e.over: e.step(CLICK(source.randrange(160), source.randrange(210)))
+            if not e.over: e.step(TYPE("left over"))
+        again, told = e.reset(seed=seed)
+        assert np.array_equal(again, image) and told == info
+
+
+def test_pages_of_ones_own_and_others_of_the_package(env, tmp_path):
+    script = """var genProblem = function() {
+  const n = core.randi(0, 9);
+  document.getElementById("query").textContent = `Click ${n}.`;
+  document.getElementById("area").innerHTML = [n, n + 1].map(k => `<button>${k}</button>`).join("");
+  for (const e of document.querySelectorAll("button"))
+    e.onclick = () => core.endEpisode(+e.textContent === n ? 1 : -1, true);
+}"""
+    class Own(MiniWoB):
+        page = own_page(script)
+        def wanted(self, task, element): return task == f"Click {element.text}."
+    assert own_page(script) == Own.page and Path(Own.page).is_file()
+    row, episodes = evaluate(Own(), OracleActor(Own()), range(6), envs=2, keep_images=0)
+    assert row["success"] == 1.0 and row["mean_turns"] == 1
+    image, info = env(Own.page).reset(seed=1)
+    assert np.array_equal(env(Own.page).reset(seed=1)[0], image)
+    other = MiniWoB(page="click-color")   # has no rule: no oracle, but it can be played
+    _, info = env("click-color").reset(seed=1)
+    assert other.oracle(None, info) is None and other.reason(info) == "nothing helps"
+    for page in ("clik-test", str(tmp_path/"none.html")):
+        with pytest.raises(UsageError, match="is unknown"): MiniWoB(page=page)
 
 
 def test_rewards_are_raw_and_the_clock_does_not_run_out(env):
