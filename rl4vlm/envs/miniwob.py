@@ -171,7 +171,7 @@ def _classes()->tuple: # (environment, page)
                 if not self.driver.execute_script(_PREPARE, CLOCK):
                     raise RL4VLMError(f"MiniWoB++'s page did not load: {self.url} is missing or not one of its pages")
             else: self.driver.execute_script(_LEAVE)
-            self.loaded = Path(self.url).stem in LOADED_ONCE
+            self.loaded = Path(self.url).stem in LOADED_ONCE or self.driver.execute_script("return !!window.loadedOnce")
             super().begin_task(seed)
 
     class Environment(MiniWoBEnvironment):
@@ -280,6 +280,9 @@ _OWN = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><link rel="stylesheet" href="{core}/core.css">
 <script src="{core}/core.js"></script><script src="{core}/d3.v3.min.js"></script>
 <script>{script}
+const setUp = genProblem;
+window.loadedOnce = true;
+genProblem = () => {{ for (const id of ["query", "area"]) document.getElementById(id).innerHTML = ""; setUp(); }};
 window.onload = () => core.startEpisode();</script></head>
 <body><div id="wrap"><div id="query"></div><div id="area"></div></div></body></html>"""
 
