@@ -139,6 +139,7 @@ LOADED_ONCE = ("click-test", "click-test-2", "click-button", "click-link", "focu
 _PREPARE = """
 if (typeof core !== 'object' || typeof genProblem !== 'function') return false;
 core.EPISODE_MAX_TIME = arguments[0];
+core.countdownTimer = () => {};
 if (window.jQuery) jQuery.fx.off = true;
 const style = document.createElement('style');
 const rules = ['caret-color: transparent', 'transition: none', 'animation: none'].map(rule => rule + ' !important;');
