@@ -556,4 +556,5 @@ class Blackjack(Task):
 
     def columns(self, episode)->dict:
         found = [blackjack_regret(t.state, t.played or t.action) for t in episode.turns]
-        return dict(regret=None if None in found else sum(found))
+        known = [r for r in found if r is not None]
+        return dict(regret=sum(known) if len(known) == len(found) else None)

@@ -268,8 +268,9 @@ def page_file(
     "The HTML of a page."
     if page.endswith(".html"): return Path(page).resolve() if Path(page).is_file() else None
     package = importlib.util.find_spec("miniwob")
-    file = Path(package.origin).parent/"html"/"miniwob"/f"{page}.html" if package else None
-    return file if file and file.is_file() else None
+    if not (package and package.origin): return None
+    file = Path(package.origin).parent/"html"/"miniwob"/f"{page}.html"
+    return file if file.is_file() else None
 
 def check_page(page:str, owner:str)->None:
     "Raise `UsageError` if there is no such `page`; `owner` is named in it."
@@ -290,7 +291,7 @@ window.onload = () => core.startEpisode();</script></head>
 def own_page(
     script:str,   # JavaScript that defines `genProblem`: fills #query with the task and #area with what is there
 )->str: # path of the HTML file, for `page`
-    "Write a page of one's own; its numbers at random come from `core.randi(low, high)` and the like, which the seed sets."
+    "Write a page of one's own; its random numbers come from `core.randi(low, high)` and the like, which the seed sets."
     require_browser()
     core = page_file("click-test").parent.parent/"core"
     text = _OWN.format(core=core.as_uri(), script=script)
