@@ -70,8 +70,8 @@ def sft_rows(config:SFTConfig, part:str="train")->Any:
                                  part if config.run.best == "loss" else "all")
     given = Path(config.data)
     if part == "train" and not given.is_dir(): return Conversations(given, config.rows.on_bad_row)
-    of_a_run = given/"data"/f"{part}.parquet"
-    return Conversations(of_a_run if of_a_run.exists() else given/f"{part}.parquet", config.rows.on_bad_row)
+    of_a_run = getattr(RunFolder(given), part)
+    return Conversations(of_a_run if of_a_run.exists() else given/of_a_run.name, config.rows.on_bad_row)
 
 def check_for_model(rows, config:SFTConfig, model:str)->None:
     "Hold the `rows` of a file against the processor of a `model`, before its weights are loaded."

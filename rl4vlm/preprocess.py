@@ -67,9 +67,10 @@ def is_json(path)->bool:
 COLUMNS = ["messages", "images", "text", "episode", "task"]
 
 def _episodes_in(path)->Path:
-    "The folder of episodes that is meant by a `path`: that of a run, or the folder itself."
+    "The folder of collected episodes that is meant by a `path`: a run, its data/, or the folder itself."
     path = Path(path)
-    return next((p for p in (path/"data"/"episodes", path/"episodes") if EpisodeStore(p).shards), path)
+    collected = RunFolder(path.parent if path.name == "data" else path).collected
+    return collected if EpisodeStore(collected).shards else path
 
 def _turns(config:PreprocessConfig)->dict:
     "The turns of a store that are good enough."

@@ -3,8 +3,8 @@
 1. rl4vlm/ is what nbs/ exports (checked on a copy, nothing here is touched).
 2. Every page of the site is sound (scripts/docs_check.py).
 3. Every notebook runs, each in a process of its own, under a time limit; saved outputs that are not those of today's
-   code are told (scripts/outputs_check.py). With `--full` they fail, but for the notebooks in `TOLD`: another processor
-   rounds sums in another order, so a difference in digits is no fault of the code.
+   code are told (scripts/outputs_check.py). With `--full` they fail; another processor rounds sums in another order, so
+   there a difference in digits is no fault of the code.
 4. tests/, by pytest.
 
 `--quick` leaves out tests marked slow, `--full` adds those marked full. `--coverage` has pytest end with a table of the
@@ -25,21 +25,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600   # seconds for one notebook
-TOLD = set('''
-52_dry_run 55_doctor 56_cli algorithms
-data_pipeline families faults first_result fleet frozen_lake frozen_lake_slippery glossary index install metrics
-moving_from_rl4vlm quickstart reading_a_report real_model results scaling scaling_and_clusters sokoban speed tasks
-your_environment
-'''.split())   # notebooks whose saved outputs were not compared yet: told, not failed
-
-
 IN_CHROMIUM = {"17_miniwob", "browser", "mini_wo_b", "mini_wo_b_click_test", "mini_wo_b_enter_text"}   # notebooks
 
 
 def no_browser():
     "What to install for the notebooks that play in Chromium; nothing where it is there, or must be."
-    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
-    return "apt-get install chromium chromium-driver" if missing and not os.environ.get("CI") else ""
+    from rl4vlm.core import UsageError
+    from rl4vlm.envs.miniwob import require_browser
+    try: require_browser()
+    except UsageError as e: return "" if os.environ.get("CI") else str(e)
+    return ""
 
 
 def run(command, timeout, **kwargs):
@@ -78,7 +73,7 @@ def check_export():
 def test_notebook(path, flags, strict):
     "Run one notebook as `nbdev_test` does; outputs other than those that are saved in it fail it if `strict`."
     env = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
-    told = ["--report"] * (path.stem in TOLD or not strict)
+    told = [] if strict else ["--report"]
     return run([sys.executable, "scripts/outputs_check.py", *told, str(path), "--flags", flags], LIMIT, env=env)
 
 
@@ -116,8 +111,9 @@ def test(args):
 
     notebooks = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb")
                        if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts and "_proc" not in p.parts)
-    without = [p for p in notebooks if p.stem in IN_CHROMIUM] if no_browser() else []
-    for path in without: print(f"skipped {path.relative_to(ROOT)}: {no_browser()}", flush=True)
+    lacking = no_browser()
+    without = [p for p in notebooks if p.stem in IN_CHROMIUM] if lacking else []
+    for path in without: print(f"skipped {path.relative_to(ROOT)}: {lacking}", flush=True)
     notebooks = [p for p in notebooks if p not in without]
     with ThreadPoolExecutor(2) as pool:
         for path, (ok, output, seconds) in zip(

@@ -34,11 +34,13 @@ CLICK, TYPE = (lambda x, y: dict(action_type=0, coords=np.array([x, y], np.float
 
 @pytest.fixture(scope="module", autouse=True)
 def folders():
-    "No test leaves a folder."
-    before = profiles()
-    yield
-    BROWSER.end()
-    assert profiles() <= before
+    "No test leaves a folder; browsers of other files' tests, which may run at the same time, have theirs elsewhere."
+    with tempfile.TemporaryDirectory(prefix="web-", dir="/tmp") as own, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", own)
+        patched.setenv("TMPDIR", own)
+        yield
+        BROWSER.end()
+        assert not profiles()
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,22 @@ def test_pages_of_ones_own_and_others_of_the_package(env, tmp_path):
     assert other.oracle(None, info) is None and other.reason(info) == "nothing helps"
     for page in ("clik-test", str(tmp_path/"none.html")):
         with pytest.raises(UsageError, match="is unknown"): MiniWoB(page=page)
+
+
+def test_a_page_of_ones_own_is_loaded_anew_unless_it_says_otherwise(env, tmp_path):
+    script = """let met = 0;
+var genProblem = function() {
+  met += 1;
+  document.getElementById("query").textContent = `Visit ${met}`;
+}"""
+    def visits(page):
+        e = env(page)
+        return [e.reset(seed=0)[1]["task"] for _ in range(3)]
+    assert visits(own_page(script)) == ["Visit 1"] * 3
+    assert visits(own_page(script, stateless=True)) == ["Visit 1", "Visit 2", "Visit 3"]   # which was not true of it
+    namesake = tmp_path/f"{LOADED_ONCE[0]}.html"
+    shutil.copy(own_page(script), namesake)
+    assert visits(str(namesake)) == ["Visit 1"] * 3
 
 
 def test_rewards_are_raw_and_the_clock_does_not_run_out(env):

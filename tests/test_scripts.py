@@ -40,9 +40,23 @@ def test_examples_to_policy(tmp_path, blind_model):
     assert moved and all("lora" in n for n in moved), "the adapter learned, and nothing else did"
 
 
-def test_coverage_is_printed_by_module_when_it_is_asked_for(tmp_path):
+@pytest.fixture(scope="module")
+def run_tests():
     spec = importlib.util.spec_from_file_location("run_tests", ROOT/"scripts"/"run_tests.py")
-    spec.loader.exec_module(run_tests := importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_notebooks_in_a_browser_are_left_out_where_there_is_none(run_tests, monkeypatch):
+    assert run_tests.IN_CHROMIUM <= {p.stem for p in (ROOT/"nbs").rglob("*.ipynb")}
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("CI", raising=False)
+    assert "install" in run_tests.no_browser()
+    monkeypatch.setenv("CI", "1")
+    assert run_tests.no_browser() == ""   # there they have to run
+
+
+def test_coverage_is_printed_by_module_when_it_is_asked_for(run_tests, tmp_path):
     (tmp_path/"test_one.py").write_text("def test_one():\n    from rl4vlm.statistics import wilson\n    wilson(1, 2)\n")
     for asked in (False, True):
         command = run_tests.pytest_command("", tmp_path/"tests.xml", asked, [tmp_path/"test_one.py"])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHROMIUM', 'FLAGS', 'PATIENCE', 'MOST_OF_A_PATH', 'BROWSER', 'WIDTH', 'HEIGHT', 'CLOCK', 'LOADED_ONCE', 'PAGES',
-           'require_browser', 'Browser', 'Element', 'kind_of', 'elements_of', 'quoted', 'next_step', 'page_file',
+           'require_browser', 'Browser', 'page_file', 'Element', 'kind_of', 'elements_of', 'quoted', 'next_step',
            'check_page', 'own_page', 'lost_errors', 'typed', 'MiniWoBEnv', 'MiniWoB', 'MiniWoBClickTest',
            'MiniWoBEnterText']
 
@@ -48,9 +48,9 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable
          "--disable-crash-reporter", "--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1",
          "--window-size=500,420", "--disable-frame-rate-limit", "--disable-gpu-vsync",
          "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup")
-# no sandbox: it cannot start as root or in a container, and all pages are the package's; no waiting for a screen that
-# is not there: an image takes 11 ms instead of 40; and no address bar's suggestions, which each window would draw
-# without end, unseen, and so keep a core busy
+# no sandbox: it cannot start as root or in a container, and all pages are the package's or one's own; no waiting for a
+# screen that is not there: an image takes 11 ms instead of 40; no suggestions of an address bar, which each window
+# would draw without end, unseen, and so keep a core busy
 PATIENCE = 30         # seconds for a command
 MOST_OF_A_PATH = 60   # characters of a folder in which Chromium makes its socket, whose name ends after 107
 
@@ -136,6 +136,17 @@ CLOCK = 2**31 - 1          # of an episode, milliseconds: the most that a timer 
 LOADED_ONCE = ("click-test", "click-test-2", "click-button", "click-link", "focus-text", "enter-text",
                "enter-password")   # pages that remember nothing
 
+def page_file(
+    page:str,   # name of a page of the package, or path of an HTML file
+)->Path|None: # None where there is no such page
+    "The HTML of a page."
+    if page.endswith(".html"): return Path(page).resolve() if Path(page).is_file() else None
+    package = importlib.util.find_spec("miniwob")
+    if not (package and package.origin): return None
+    file = Path(package.origin).parent/"html"/"miniwob"/f"{page}.html"
+    return file if file.is_file() else None
+
+# %% ../../nbs/17_miniwob.ipynb #68ddafc8
 _PREPARE = """
 if (typeof core !== 'object' || typeof genProblem !== 'function') return false;
 core.EPISODE_MAX_TIME = arguments[0];
@@ -172,7 +183,9 @@ def _classes()->tuple: # (environment, page)
                 if not self.driver.execute_script(_PREPARE, CLOCK):
                     raise RL4VLMError(f"MiniWoB++'s page did not load: {self.url} is missing or not one of its pages")
             else: self.driver.execute_script(_LEAVE)
-            self.loaded = Path(self.url).stem in LOADED_ONCE or self.driver.execute_script("return !!window.loadedOnce")
+            page = Path(self.url).stem
+            self.loaded = (page in LOADED_ONCE and self.url == page_file(page).as_uri()
+                           or self.driver.execute_script("return !!window.stateless"))
             super().begin_task(seed)
 
     class Environment(MiniWoBEnvironment):
@@ -258,20 +271,10 @@ def next_step(
         if not quoted(task).startswith(field.text): return None   # a click and letters take nothing away
         if field.focused: return "type", quoted(task)[len(field.text):]
         return ("click", field) if field.at else None
-    wanted = wanted or PAGES.get(page, lambda task, e: False)
+    wanted = wanted or PAGES[page]
     return next((("click", e) for e in elements if e.at and wanted(task, e)), None)
 
 # %% ../../nbs/17_miniwob.ipynb #b62d8678
-def page_file(
-    page:str,   # name of a page of the package, or path of an HTML file
-)->Path|None: # None where there is no such page
-    "The HTML of a page."
-    if page.endswith(".html"): return Path(page).resolve() if Path(page).is_file() else None
-    package = importlib.util.find_spec("miniwob")
-    if not (package and package.origin): return None
-    file = Path(package.origin).parent/"html"/"miniwob"/f"{page}.html"
-    return file if file.is_file() else None
-
 def check_page(page:str, owner:str)->None:
     "Raise `UsageError` if there is no such `page`; `owner` is named in it."
     if page in PAGES or page_file(page): return
@@ -282,19 +285,22 @@ _OWN = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><link rel="stylesheet" href="{core}/core.css">
 <script src="{core}/core.js"></script><script src="{core}/d3.v3.min.js"></script>
 <script>{script}
-const setUp = genProblem;
-window.loadedOnce = true;
-genProblem = () => {{ for (const id of ["query", "area"]) document.getElementById(id).innerHTML = ""; setUp(); }};
 window.onload = () => core.startEpisode();</script></head>
 <body><div id="wrap"><div id="query"></div><div id="area"></div></div></body></html>"""
 
+_STATELESS = """
+const setUp = genProblem;
+window.stateless = true;
+genProblem = () => { for (const id of ["query", "area"]) document.getElementById(id).innerHTML = ""; setUp(); };"""
+
 def own_page(
-    script:str,   # JavaScript that defines `genProblem`: fills #query with the task and #area with what is there
+    script:str,             # JavaScript that defines `genProblem`: puts the task into #query and the rest into #area
+    stateless:bool=False,   # nothing that the script keeps outlasts an episode, so a window loads the page once
 )->str: # path of the HTML file, for `page`
     "Write a page of one's own; its random numbers come from `core.randi(low, high)` and the like, which the seed sets."
     require_browser()
     core = page_file("click-test").parent.parent/"core"
-    text = _OWN.format(core=core.as_uri(), script=script)
+    text = _OWN.format(core=core.as_uri(), script=script + _STATELESS * stateless)
     path = cache_dir()/"pages"/f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists(): write_atomic(path, text)

@@ -229,5 +229,9 @@ def test_a_run_is_given_for_what_lies_in_it(tmp_path):
     for part in ("train", "validation"):
         assert {len(sft_rows(SFTConfig(data=str(given)), part)) for given in (tmp_path, tmp_path/"data")} \
             == {counts[0][part]}
+    (tmp_path/"evaluation").mkdir()
+    shutil.copytree(episodes, tmp_path/"evaluation"/"episodes")   # what a panel was played with is not to learn from
+    with pytest.raises(UsageError, match="no episodes in"):
+        preprocess(PreprocessConfig(data=str(tmp_path/"evaluation"), out=str(tmp_path/"other")))
     with pytest.raises(UsageError, match="no conversations at .*nothing"):
         sft_rows(SFTConfig(data=str(tmp_path/"nothing")), "train")
